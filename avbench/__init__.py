@@ -1,0 +1,1 @@
+"""avbench: audiovisual modality imbalance, measured."""

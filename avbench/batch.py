@@ -1,0 +1,76 @@
+"""The records that layers pass to each other: Batch, Outputs, Clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Modality = Literal["audio", "visual"]
+MODALITIES: tuple[Modality, ...] = ("audio", "visual")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One rank's slice of a global batch.
+
+    audio: float [B, 1, F, T] log-spectrograms, or None when nobody reads audio.
+    frames: float [B, K, 3, H, W] normalized images, or None when nobody reads pictures. `frames.flatten(0, 1)` is a view
+        in channels-last memory format.
+    label: int64 [B]. clip_id: int64 [B], rows of the dataset's index.
+    valid: bool [B]; False for a clip whose bytes turned out bad: it holds a stock silent clip and counts nowhere.
+    position: the batch's number within its epoch's global order.
+    global_valid: number of valid clips of the global batch over all ranks, a 0-d tensor; None until the trainer has
+        counted it.
+    """
+
+    audio: Tensor | None
+    frames: Tensor | None
+    label: Tensor
+    clip_id: Tensor
+    valid: Tensor
+    position: int = 0
+    global_valid: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def select(self, rows: Tensor) -> Batch:
+        """The batch with only these rows (bool mask [B] or int64 indices); `global_valid` is kept."""
+        return replace(
+            self,
+            audio=None if self.audio is None else self.audio[rows],
+            frames=None if self.frames is None else self.frames[rows],
+            label=self.label[rows],
+            clip_id=self.clip_id[rows],
+            valid=self.valid[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a model says of a batch, in float32 (float64 in a float64 run) before any softmax or loss.
+
+    logits: [B, classes]. unimodal_logits: per modality [B, classes], where the network has such parts.
+    extras: whatever else a method needs from the forward pass, [B, ...] each.
+    """
+
+    logits: Tensor
+    unimodal_logits: dict[str, Tensor] = field(default_factory=dict)
+    extras: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where a run is: epoch and step count from 0; step counts optimizer steps since the start of the run."""
+
+    epoch: int
+    step: int
+    epochs: int
+
+
+def true_label_confidence(probabilities: Tensor, label: Tensor) -> Tensor:
+    """Probability of the true label, [B] float32, from probabilities [B, classes] and label int64 [B]."""
+    return probabilities.gather(1, label[:, None]).squeeze(1).to(torch.float32)

@@ -1,0 +1,142 @@
+"""Rank, world size, reductions and all-to-all. With engine.py the only importer of torch.distributed.
+
+Started by torchrun, the variables are RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; started by srun,
+SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID with MASTER_ADDR and MASTER_PORT set by the job script. Alone, there is one
+rank and no process group, and every function here works all the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from avbench.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among its peers."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes what is written once."""
+        return self.rank == 0
+
+
+def world_from_environment() -> World:
+    """Rank and world size from torchrun's variables or SLURM's; one rank where neither is set.
+
+    Raises UsageError where they contradict each other or the address of rank 0 is missing.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK") if "RANK" in os.environ else (
+        "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+    # A shell inside `salloc` has SLURM_* of the allocation but is no task of a step.
+    if names[0] not in os.environ or (names[0].startswith("SLURM") and "SLURM_STEP_ID" not in os.environ):
+        return World()
+    try:
+        rank, size, local_rank = (int(os.environ.get(name, "0")) for name in names)
+    except ValueError as error:
+        raise UsageError(f"{', '.join(names)} must be whole numbers: {error}") from None
+    if not 0 <= rank < max(size, 1):
+        raise UsageError(f"{names[0]} is {rank} but {names[1]} is {size}; start with torchrun or srun, not by hand")
+    if size > 1 and not (os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT")):
+        raise UsageError(f"{names[1]} is {size} but MASTER_ADDR and MASTER_PORT are not set; see launch/README.md")
+    return World(rank, max(size, 1), local_rank)
+
+
+@contextmanager
+def process_group(*, device: torch.device, timeout_seconds: float = 1800.0) -> Iterator[World]:
+    """Join the process group that the environment describes (nccl on a GPU, gloo on a CPU), and leave it at the end."""
+    world = world_from_environment()
+    if world.size == 1:
+        yield world
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timedelta(seconds=timeout_seconds),
+    )
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+def current_world() -> World:
+    """This process in the joined process group; one rank where none was joined."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return World()
+    return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if current_world().size > 1:
+        dist.barrier()
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Sum of a tensor over ranks, as a new tensor; the tensor itself where there is one rank. A collective."""
+    if current_world().size == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total
+
+
+def gather_objects(value: object) -> list[object]:
+    """Every rank's value, in rank order, on every rank. Small things only. A collective."""
+    world = current_world()
+    if world.size == 1:
+        return [value]
+    gathered: list[object] = [None] * world.size
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
+def broadcast_object(value: object) -> object:
+    """Rank 0's value, on every rank. Small things only. A collective."""
+    if current_world().size == 1:
+        return value
+    held = [value]
+    dist.broadcast_object_list(held, src=0)
+    return held[0]
+
+
+def all_to_all(outgoing: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Send `outgoing[r]` to rank r; returns what each rank sent here, in rank order. A collective.
+
+    outgoing: one 1-D array a rank, any lengths, one dtype of fixed size (structured dtypes too). Only the bytes travel,
+    so values arrive bit for bit.
+    """
+    world = current_world()
+    if len(outgoing) != world.size:
+        raise ValueError(f"all_to_all wants one array a rank, {world.size}, and got {len(outgoing)}")
+    dtype = outgoing[0].dtype
+    if world.size == 1:
+        return [outgoing[0].copy()]
+    device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
+    sent_counts = torch.tensor([array.nbytes for array in outgoing], dtype=torch.int64, device=device)
+    received_counts = torch.empty_like(sent_counts)
+    dist.all_to_all_single(received_counts, sent_counts)
+    sizes = received_counts.tolist()
+    flat = np.concatenate([np.ascontiguousarray(array).view(np.uint8) for array in outgoing])
+    received = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+    dist.all_to_all_single(received, torch.from_numpy(flat).to(device), sizes, sent_counts.tolist())
+    pieces = np.split(received.cpu().numpy(), np.cumsum(sizes)[:-1])
+    return [piece.view(dtype) for piece in pieces]

@@ -1,0 +1,36 @@
+"""The errors a user can meet and mend. Each message names the thing, the value, what was expected and the way out.
+
+`cli.main` prints the message as one line and exits with status 2; any other exception is a defect of avbench and keeps
+its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class AvbenchError(Exception):
+    """Base of everything that a user can mend."""
+
+
+class UsageError(AvbenchError):
+    """A command, option or value that cannot be used as given."""
+
+
+class RecipeError(AvbenchError):
+    """A recipe, annotation list or media folder that cannot become clips."""
+
+
+class DatasetError(AvbenchError):
+    """A packed dataset that is missing, of another format version, or not whole."""
+
+
+class RunError(AvbenchError):
+    """A run folder that is missing, already there, locked, or does not fit what is asked of it."""
+
+
+def unknown(kind: str, value: str, known: Iterable[str]) -> str:
+    """The text for an unknown name: says what it was, the near ones, and all that there are."""
+    names = sorted(known)
+    near = get_close_matches(value, names, n=2, cutoff=0.6)
+    hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+    return f"unknown {kind} {value!r}{hint} known: {', '.join(names)}"

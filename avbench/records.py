@@ -1,0 +1,182 @@
+"""What a run leaves behind, and how it is read back: metrics (one JSON object a line) and the Parquet tables.
+
+Every table and figure is built from these files, never from memory, so a report can be made again years later.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from avbench.errors import RunError
+
+SPLITS = ("train", "val", "test")
+
+# One row a clip and seed. A modality that was not trained has nulls; so has a clip that no epoch recorded (epochs 0).
+CONFIDENCE_SCHEMA = pa.schema(
+    [
+        ("clip_id", pa.int64()),
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("label", pa.int32()),
+        ("seed", pa.int64()),
+        *(
+            field
+            for modality in ("audio", "visual")
+            for field in (
+                (f"{modality}_mean", pa.float64()),  # u: mean true-label confidence over epochs
+                (f"{modality}_std", pa.float64()),  # population standard deviation over epochs
+                (f"{modality}_epochs", pa.int32()),
+                (f"{modality}_correct_epochs", pa.int32()),
+                (f"planted_{modality}", pa.float64()),  # true quality of a planted clip; null for every other
+            )
+        ),
+    ]
+)
+
+# One row a clip, for one modality, seed and epoch: confidence/history/.
+HISTORY_SCHEMA = pa.schema([("clip_id", pa.int64()), ("confidence", pa.float32()), ("correct", pa.bool_())])
+
+
+def predictions_schema(classes: int) -> pa.Schema:
+    """One row a clip, run and seed: predictions/RUN-seedS-SPLIT.parquet.
+
+    `replaced` says which modality's features were replaced by their mean over train: "none", "audio" or "visual".
+    `uncertainty` is null for methods that have none.
+    """
+    return pa.schema(
+        [
+            ("clip_id", pa.int64()),
+            ("key", pa.string()),
+            ("split", pa.string()),
+            ("label", pa.int32()),
+            ("run", pa.string()),
+            ("method", pa.string()),
+            ("seed", pa.int64()),
+            ("epoch", pa.int32()),  # of the checkpoint that predicts, from 0
+            ("replaced", pa.string()),
+            ("prediction", pa.int32()),
+            ("probabilities", pa.list_(pa.float32(), classes)),
+            ("uncertainty", pa.float32()),
+        ]
+    )
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; renamed over it at the end, removed on an error.
+
+    Whoever reads `path` sees the old whole file or the new whole one, whatever is killed when.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(descriptor)
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o644)  # mkstemp makes files that only their owner can read
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file atomically, indented, keys in the given order."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a Parquet file atomically."""
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial)
+
+
+def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
+    """Read a Parquet file. Raises RunError where it is missing, broken, or lacks columns of `schema`."""
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such table; did the training end? `avbench train ... --resume` finishes it") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RunError(f"{path}: not a readable Parquet table ({error})") from None
+    if schema is not None:
+        missing = [name for name in schema.names if name not in table.schema.names]
+        if missing:
+            raise RunError(f"{path}: lacks the columns {', '.join(missing)}; it was not written by this version of avbench")
+    return table
+
+
+class MetricsWriter:
+    """Appends records to metrics.jsonl, one JSON object a line.
+
+    Records have `kind`: "step" (losses and rates between log intervals), "epoch" (one run's accuracies of one epoch),
+    "event" (anything a reader should know: early stop, divergence, a replaced clip) or "performance"; the rest are
+    plain numbers and strings. Numbers that are not finite are written as strings ("nan", "inf"), so that every line is
+    standard JSON.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record; it is in the file when this returns."""
+        line = json.dumps({name: _plain(value) for name, value in record.items()}, ensure_ascii=False)
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+
+    def offset(self) -> int:
+        """Size of the file in bytes: what a checkpoint keeps, so that a resumed run cuts later lines off."""
+        return self._file.tell()
+
+    def cut_back(self, offset: int) -> None:
+        """Forget every record after `offset`; they are written again by the resumed run."""
+        self._file.truncate(offset)
+        self._file.seek(offset)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path, *, kinds: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """The records of metrics.jsonl, of these kinds (all where none is named). A last line cut short is left out."""
+    if not path.exists():
+        raise RunError(f"{path}: no such file; is {path.parent} a run folder?")
+    wanted = set(kinds)
+    records = []
+    for line in path.read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break  # the process was killed while writing it
+        record = json.loads(line)
+        if not wanted or record.get("kind") in wanted:
+            records.append(record)
+    return records
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool | str | int) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    number = float(value)
+    return number if math.isfinite(number) else str(number)
