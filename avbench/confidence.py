@@ -1,0 +1,514 @@
+"""ConfidenceStore: what one unimodal network thought of every clip, epoch by epoch, spread over ranks.
+
+    record() after each batch      kept where the batch was, 12 bytes a clip
+    exchange()                     sent to the rank that owns the clip
+    commit(epoch)                  written to the history, then folded into the totals
+    save(), load(), export()       checkpoint at any world size; the table of confidence.parquet
+
+Rank r of W owns the clips floor(r N / W) to floor((r + 1) N / W), so memory is O(N / W): 32 bytes a clip owned. Nothing
+is ever summed over clips or ranks, and a clip's epochs are added up in their order, so the totals are the same bit for
+bit at any world size.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from torch import Tensor
+
+from avbench import records
+from avbench.batch import MODALITIES, Modality
+from avbench.dataset import Dataset
+from avbench.distributed import all_to_all, broadcast_object, current_world, gather_objects
+from avbench.errors import RunError
+
+FORMAT = "avbench-confidence"
+FORMAT_VERSION = 1
+
+# What the owner holds of a clip; also, row after row, the file of a rank.
+ROW = np.dtype(
+    [
+        ("sum", "<f8"),  # over committed epochs, of confidence
+        ("sum_of_squares", "<f8"),
+        ("precedence", "<u8"),  # of the open epoch's value: the larger, the earlier in global order; 0: no value
+        ("value", "<u4"),  # of the open epoch: see _pack
+        ("epochs", "<u2"),  # committed epochs in which the clip was recorded
+        ("correct_epochs", "<u2"),
+    ]
+)
+# What travels to the owner.
+PENDING = np.dtype([("clip", "<u4"), ("value", "<u4"), ("position", "<u4")])
+
+# Most that a pending value takes of a round of the exchange, all copies and temporary indices included.
+_BYTES_IN_FLIGHT = 64
+_LAST_POSITION = 2**32 - 1
+_CORRECT = np.uint32(1 << 31)
+_CHUNK_ROWS = 1 << 18  # rows handled at a time wherever a whole range is gone through
+_BLOCK_ROWS = 1 << 15  # 1 MiB of a saved file: what one checksum covers
+
+T = TypeVar("T")
+
+
+def owned_range(rank: int, ranks: int, *, clips: int) -> tuple[int, int]:
+    """First clip id that a rank owns, and the first that it no longer owns. Sizes differ by at most one."""
+    return rank * clips // ranks, (rank + 1) * clips // ranks
+
+
+def owner(clip_id: np.ndarray, ranks: int, *, clips: int) -> np.ndarray:
+    """The rank that owns each clip, int64; the inverse of owned_range."""
+    return ((np.asarray(clip_id, np.int64) + 1) * ranks - 1) // clips
+
+
+class ConfidenceStore:
+    """Confidence of the true label and correctness, of every clip and epoch, for one modality and seed.
+
+    clips: N, the length of the dataset. history: folder for the epochs' Parquet parts; None keeps no history.
+    buffer_bytes: bound of what an exchange needs beside what is stored.
+    `epochs`: number of committed epochs, so also the number of the open one.
+
+    Every rank makes its own in the joined process group and calls `exchange`, `commit`, `save`, `load` and `export` at
+    the same time as the others (they are collectives); `record` and `discard` are local.
+    """
+
+    def __init__(
+        self,
+        clips: int,
+        *,
+        modality: Modality,
+        seed: int,
+        history: Path | None = None,
+        buffer_bytes: int = 64 << 20,
+    ) -> None:
+        if not 0 < clips <= 2**32:
+            raise ValueError(f"a store holds 1 to 2**32 clips, not {clips}")
+        self.clips = clips
+        self.modality = modality
+        self.seed = seed
+        self.history = history
+        self.epochs = 0
+        self.world = current_world()
+        self._first, self._stop = owned_range(self.world.rank, self.world.size, clips=clips)
+        self._rows = np.zeros(self._stop - self._first, ROW)
+        # One block is what this rank sends in one round. Each of W ranks may send all of its block to one owner.
+        self._pending = _Pending(max(1, buffer_bytes // (_BYTES_IN_FLIGHT * self.world.size)))
+
+    @property
+    def name(self) -> str:
+        """Begins the name of every file of this store: `audio-seed0`."""
+        return f"{self.modality}-seed{self.seed}"
+
+    def record(
+        self,
+        clip_id: Tensor | np.ndarray,
+        confidence: Tensor | np.ndarray,
+        correct: Tensor | np.ndarray,
+        *,
+        position: int,
+    ) -> None:
+        """Keep this rank's part of the global batch `position` until the next exchange.
+
+        clip_id: int [B]. confidence: [B] in [0, 1], kept as float32. correct: bool [B]. In an order of batches where
+        ranks take consecutive slices. A clip recorded twice in an epoch counts once: the first by batch position, then
+        rank, then place in the slice.
+        Raises RunError, on this rank only and keeping nothing of the batch, where a confidence is no probability.
+        """
+        ids, values, right = (_array(values) for values in (clip_id, confidence, correct))
+        if ids.ndim != 1 or ids.shape != values.shape or ids.shape != right.shape:
+            raise ValueError(f"wants three arrays of one length, not shapes {ids.shape}, {values.shape}, {right.shape}")
+        if not 0 <= position <= _LAST_POSITION:
+            raise ValueError(f"position {position} is not in 0 to 2**32 - 1")
+        if len(ids) == 0:
+            return
+        if ids.min() < 0 or ids.max() >= self.clips:
+            raise ValueError(f"clip ids {ids.min()} to {ids.max()} are not all of the {self.clips} clips")
+        self._refuse_what_is_no_probability(ids, values)
+        self._pending.append(ids, _pack(values, right), position)
+
+    def exchange(self) -> None:
+        """Send what was recorded to its owners, in rounds of bounded size. A collective."""
+        blocks = self._pending.take()
+        rounds = max(gather_objects(len(blocks)))
+        blocks.reverse()  # popped from the end, first recorded first: memory is given back as the exchange goes on
+        for _ in range(rounds):
+            block = blocks.pop() if blocks else np.empty(0, PENDING)
+            self._receive(all_to_all(self._by_owner(block)))
+
+    def commit(self, epoch: int) -> None:
+        """End the open epoch: exchange, write its history, then fold it into the totals. A collective.
+
+        epoch: its number, from 0, as a guard: ValueError where it is not `self.epochs`, so nothing counts twice.
+        Raises RunError on every rank, with nothing folded, where one cannot write its part of the history.
+        """
+        if epoch != self.epochs:
+            done = f"epochs 0 to {self.epochs - 1} are committed" if self.epochs else "none is committed"
+            raise ValueError(f"{self.name}: cannot commit epoch {epoch}, {done}; next is {self.epochs}")
+        self.exchange()
+        if self.history is not None:
+            self._write_history(self.history)
+        for rows in self._chunks():
+            _fold(rows)
+        self.epochs += 1
+
+    def discard(self) -> None:
+        """Forget the open epoch, exchanged or not. Every rank does so, or some clips of the epoch stay."""
+        self._pending.take()
+        for rows in self._chunks():
+            rows["precedence"] = 0
+            rows["value"] = 0
+
+    def save(self, folder: Path) -> None:
+        """Exchange, then write totals and open epoch to a folder: NAME.json and a file of rows a rank. A collective.
+
+        The manifest NAME.json is replaced last and the previous files are removed after it: whatever is killed when,
+        the folder holds one whole save. `np.fromfile(file, ROW)` reads a file.
+        Raises RunError on every rank, with the previous save intact, where one cannot write.
+        """
+        self.exchange()
+        token = broadcast_object(secrets.token_hex(4))
+        path = folder / f"{self.name}-{token}-rank{self.world.rank:04d}.rows"
+        problem = f"{folder}: cannot save confidences"
+        try:
+            files = gather_objects(_together(problem, lambda: self._write_rows(path)))
+            _together(problem, lambda: self._write_manifest(folder, files))
+        except RunError:
+            path.unlink(missing_ok=True)
+            raise
+
+    def load(self, folder: Path) -> None:
+        """Take over what `save` wrote, at any world size then and now, reading this rank's clips only. A collective.
+
+        Parts of the history that are newer than the save are removed: their epochs will be recorded again.
+        Raises RunError on every rank, with this store unchanged, where a file is missing, of another size or damaged,
+        or was saved for another modality, seed or number of clips.
+        """
+        self._rows, self.epochs = _together(f"{folder}: cannot load confidences", lambda: self._read(folder))
+        self._pending.take()
+        if (history := self.history) is not None:
+            problem = f"{history}: cannot remove newer epochs"
+            _together(problem, lambda: self._remove_stale(history, self.epochs, ranks=0))
+
+    def _on_main_rank(self, start: int, stop: int) -> np.ndarray:
+        """The rows of clips `start` to `stop`, on rank 0; none elsewhere. A collective."""
+        lower, upper = (min(max(clip, self._first), self._stop) - self._first for clip in (start, stop))
+        nobody = [np.empty(0, ROW)] * (self.world.size - 1)
+        return np.concatenate(all_to_all([self._rows[lower:upper], *nobody]))
+
+    def _refuse_what_is_no_probability(self, ids: np.ndarray, confidence: np.ndarray) -> None:
+        bad = np.flatnonzero(~((confidence >= 0) & (confidence <= 1)))  # NaN compares false
+        if len(bad):
+            shown = ", ".join(f"clip {ids[row]}: {confidence[row]}" for row in bad[:3])
+            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            raise RunError(
+                f"{self.modality} network, seed {self.seed}: confidence is not in [0, 1] ({shown}{more}); "
+                f"it has diverged: lower its learning rate"
+            )
+
+    def _by_owner(self, block: np.ndarray) -> list[np.ndarray]:
+        """A block cut into what goes to each rank, in the order of recording."""
+        if self.world.size == 1:
+            return [block]
+        to = owner(block["clip"], self.world.size, clips=self.clips).astype(np.uint32)
+        ends = np.cumsum(np.bincount(to, minlength=self.world.size))
+        return np.split(block[np.argsort(to, kind="stable")], ends[:-1])
+
+    def _receive(self, pieces: list[np.ndarray]) -> None:
+        """Keep of each clip the value that comes first in global order, of those held and those sent by each rank."""
+        rank = np.repeat(np.arange(len(pieces), dtype=np.uint64), [len(piece) for piece in pieces])
+        received = np.concatenate(pieces)
+        # 24 bits for the rank: 0 < precedence <= 2**56. In a rank, what was recorded first arrives first.
+        precedence = np.uint64(1 << 56) - (received["position"].astype(np.uint64) << np.uint64(24) | rank)
+        row = received["clip"].astype(np.intp) - self._first
+        held = self._rows["precedence"]
+        earlier = precedence > held[row]
+        if not earlier.all():
+            row, precedence, received = row[earlier], precedence[earlier], received[earlier]
+        np.maximum.at(held, row, precedence)
+        # Reversed: of a clip twice in one slice, the last assignment stays, which is the first that was recorded.
+        first = np.flatnonzero(held[row] == precedence)[::-1]
+        self._rows["value"][row[first]] = received["value"][first]
+
+    def _chunks(self) -> Iterator[np.ndarray]:
+        """Views of the rows, some at a time, in order of clip id."""
+        for start in range(0, len(self._rows), _CHUNK_ROWS):
+            yield self._rows[start : start + _CHUNK_ROWS]
+
+    def _write_history(self, folder: Path) -> None:
+        problem = f"{folder}: cannot write the history of epoch {self.epochs}"
+        _together(problem, lambda: self._write_history_part(folder))
+        _together(problem, lambda: self._remove_stale(folder, self.epochs, ranks=self.world.size))
+
+    def _write_history_part(self, folder: Path) -> None:
+        """This rank's clips that were recorded in the open epoch, by clip id. Replaces a part of a killed run."""
+        with records.atomic_path(
+            folder / f"{self.name}-epoch{self.epochs:04d}-rank{self.world.rank:04d}.parquet"
+        ) as path:
+            # Ids ascend and floats hardly repeat: 4 bytes a clip, where the default encoding takes 13.
+            encoding = {"clip_id": "DELTA_BINARY_PACKED", "confidence": "BYTE_STREAM_SPLIT"}
+            with pq.ParquetWriter(
+                path, records.HISTORY_SCHEMA, use_dictionary=False, column_encoding=encoding
+            ) as writer:
+                for chunk, rows in enumerate(self._chunks()):
+                    recorded = np.flatnonzero(rows["precedence"])
+                    confidence, correct = _unpack(rows["value"][recorded])
+                    ids = recorded + (self._first + chunk * _CHUNK_ROWS)
+                    writer.write_table(pa.table([ids, confidence, correct], schema=records.HISTORY_SCHEMA))
+
+    def _remove_stale(self, folder: Path, epoch: int, *, ranks: int) -> None:
+        """Rank 0 removes what a killed run left of this and later epochs, but the parts of `epoch` of so many ranks."""
+        if not self.world.is_main:
+            return
+        kept = {f"{self.name}-epoch{epoch:04d}-rank{rank:04d}.parquet" for rank in range(ranks)}
+        for path in folder.glob(f"{self.name}-epoch*-rank*.parquet"):
+            if path.name not in kept and int(path.name.split("-epoch")[1].split("-")[0]) >= epoch:
+                path.unlink()
+        for path in folder.glob(f".{self.name}-epoch*.partial"):  # nobody is writing now: all ranks are past it
+            path.unlink()
+
+    def _write_rows(self, path: Path) -> dict[str, Any]:
+        """Write this rank's rows; its entry of the manifest."""
+        checksums = []
+        with records.atomic_path(path) as partial, partial.open("wb") as file:
+            for start in range(0, len(self._rows), _BLOCK_ROWS):
+                block = self._rows[start : start + _BLOCK_ROWS].view(np.uint8).data
+                checksums.append(xxhash.xxh3_64_hexdigest(block))
+                file.write(block)
+        return {"name": path.name, "first": self._first, "rows": len(self._rows), "checksums": checksums}
+
+    def _write_manifest(self, folder: Path, files: list[dict[str, Any]]) -> None:
+        """Rank 0 makes these files the save, and removes all others of this store."""
+        if not self.world.is_main:
+            return
+        manifest = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "modality": self.modality,
+            "seed": self.seed,
+            "clips": self.clips,
+            "epochs": self.epochs,
+            "block_rows": _BLOCK_ROWS,
+            "files": files,
+        }
+        records.write_json(folder / f"{self.name}.json", {**manifest, "checksum": _json_checksum(manifest)})
+        names = {entry["name"] for entry in files}
+        for path in (*folder.glob(f"{self.name}-*.rows"), *folder.glob(f".{self.name}-*.partial")):
+            if path.name not in names:
+                path.unlink()
+
+    def _read(self, folder: Path) -> tuple[np.ndarray, int]:
+        manifest = self._read_manifest(folder / f"{self.name}.json")
+        rows = np.empty(len(self._rows), ROW)
+        for entry in manifest["files"]:
+            start, stop = max(self._first, entry["first"]), min(self._stop, entry["first"] + entry["rows"])
+            if start < stop:
+                wanted = rows[start - self._first : stop - self._first]
+                _read_rows(
+                    folder / entry["name"], entry, start - entry["first"], wanted, block_rows=manifest["block_rows"]
+                )
+        return rows, manifest["epochs"]
+
+    def _read_manifest(self, path: Path) -> dict[str, Any]:
+        try:
+            manifest = json.loads(path.read_bytes())
+            checksum = manifest.pop("checksum")
+        except FileNotFoundError:
+            raise RunError(f"{path}: no saved confidences; resume from an earlier checkpoint") from None
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise RunError(f"{path}: damaged; resume from an earlier checkpoint") from None
+        if checksum != _json_checksum(manifest):
+            raise RunError(f"{path}: damaged (checksum); resume from an earlier checkpoint")
+        ours = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "modality": self.modality,
+            "seed": self.seed,
+            "clips": self.clips,
+        }
+        for field, value in ours.items():
+            if manifest[field] != value:
+                raise RunError(
+                    f"{path}: saved with {field} {manifest[field]}, this run has {value}; resume the run it is of"
+                )
+        return manifest
+
+
+class _Pending:
+    """What was recorded and not sent yet, in blocks of fixed capacity, so that growing copies nothing."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._blocks: list[np.ndarray] = []
+        self._filled = 0  # of the last block
+
+    def append(self, clip_id: np.ndarray, value: np.ndarray, position: int) -> None:
+        start = 0
+        while start < len(clip_id):
+            if not self._blocks or self._filled == self._capacity:
+                self._blocks.append(np.empty(self._capacity, PENDING))
+                self._filled = 0
+            count = min(len(clip_id) - start, self._capacity - self._filled)
+            block = self._blocks[-1][self._filled : self._filled + count]
+            block["clip"] = clip_id[start : start + count]
+            block["value"] = value[start : start + count]
+            block["position"] = position
+            self._filled += count
+            start += count
+
+    def take(self) -> list[np.ndarray]:
+        """All blocks, in the order of recording; none is left here."""
+        blocks, self._blocks = self._blocks, []
+        if blocks:
+            blocks[-1] = blocks[-1][: self._filled]
+        return blocks
+
+
+def export(path: Path, *, stores: Sequence[ConfidenceStore], dataset: Dataset) -> dict[str, int]:
+    """Write the totals of some stores, committed epochs only, as records.CONFIDENCE_SCHEMA. A collective.
+
+    One row a clip and seed, by seed and clip id; rows pass through rank 0 some at a time. Columns of a modality without
+    a store of that seed are null; so are mean and deviation of a clip that no epoch recorded (its epochs are 0).
+    The deviation is over epochs, by sums of squares, so exact to about 1e-8.
+    Returns, on every rank, how many clips no epoch recorded, quarantined ones apart, by store name (`audio-seed0`).
+    Raises RunError on every rank where rank 0 cannot write.
+    """
+    by_place = {(store.seed, store.modality): store for store in stores}
+    if len(by_place) < len(stores):
+        raise ValueError(f"two stores of one modality and seed: {', '.join(store.name for store in stores)}")
+    if wrong := [store.name for store in stores if store.clips != len(dataset)]:
+        raise ValueError(f"the dataset has {len(dataset)} clips, other than the stores {', '.join(wrong)}")
+    missing = {store.name: 0 for store in stores}
+    chunks = _gathered(by_place, clips=len(dataset), missing=missing, quarantined=dataset.quarantined)
+    failure = None
+    if current_world().is_main:
+        try:
+            with records.atomic_path(path) as partial, pq.ParquetWriter(partial, records.CONFIDENCE_SCHEMA) as writer:
+                for seed, ids, totals in chunks:
+                    writer.write_table(_confidence_table(dataset, seed, ids, totals))
+        except OSError as error:
+            failure = str(error)
+    for _ in chunks:  # the other ranks' part; on rank 0, what is left where writing failed
+        pass
+    failure, missing = broadcast_object((failure, missing))
+    if failure:
+        raise RunError(f"{path}: cannot export confidences: {failure}")
+    return missing
+
+
+def _gathered(
+    stores: dict[tuple[int, Modality], ConfidenceStore], *, clips: int, missing: dict[str, int], quarantined: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, dict[Modality, np.ndarray]]]:
+    """Chunks of (seed, clip ids, rows by modality) on rank 0, empty ones elsewhere; a collective each.
+
+    Counts into `missing`, on rank 0, the clips of each store that no epoch recorded.
+    """
+    for seed in sorted({seed for seed, _ in stores}):
+        for start in range(0, clips, _CHUNK_ROWS):
+            ids = np.arange(start, min(start + _CHUNK_ROWS, clips))
+            totals = {}
+            for modality in MODALITIES:
+                if store := stores.get((seed, modality)):
+                    totals[modality] = rows = store._on_main_rank(start, start + len(ids))
+                    if len(rows):
+                        unseen = ids[rows["epochs"] == 0]
+                        missing[store.name] += len(unseen) - int(np.isin(unseen, quarantined).sum())
+            yield seed, ids, totals
+
+
+def _confidence_table(dataset: Dataset, seed: int, ids: np.ndarray, totals: dict[Modality, np.ndarray]) -> pa.Table:
+    columns: dict[str, Any] = {
+        "clip_id": ids,
+        "key": dataset.column("key", ids),
+        "split": pa.DictionaryArray.from_arrays(dataset.splits[ids], records.SPLITS),
+        "label": dataset.labels[ids],
+        "seed": np.full(len(ids), seed),
+    }
+    for modality in MODALITIES:
+        names = [f"{modality}_{what}" for what in ("mean", "std", "epochs", "correct_epochs")]
+        values = _averages(totals[modality]) if modality in totals else [pa.nulls(len(ids))] * len(names)
+        columns.update(zip(names, values, strict=True))
+        columns[f"planted_{modality}"] = dataset.column(f"planted_{modality}", ids)
+    return pa.table(columns).select(records.CONFIDENCE_SCHEMA.names).cast(records.CONFIDENCE_SCHEMA)
+
+
+def _averages(rows: np.ndarray) -> list[Any]:
+    """Mean, population standard deviation, epochs, correct epochs; the first two null where epochs is 0."""
+    epochs = rows["epochs"]
+    unseen = epochs == 0
+    count = np.maximum(epochs, 1).astype(np.float64)
+    mean = rows["sum"] / count
+    variance = np.maximum(rows["sum_of_squares"] / count - mean**2, 0.0)  # rounding may go below 0
+    return [pa.array(mean, mask=unseen), pa.array(np.sqrt(variance), mask=unseen), epochs, rows["correct_epochs"]]
+
+
+def _fold(rows: np.ndarray) -> None:
+    """Add the open epoch to the totals of some rows, and clear it."""
+    recorded = rows["precedence"] > 0
+    confidence, correct = _unpack(rows["value"])  # 0 and False where nothing was recorded
+    confidence = confidence.astype(np.float64)
+    rows["sum"] += confidence
+    rows["sum_of_squares"] += confidence * confidence  # exact: 24 bits squared fit into 53
+    rows["epochs"] += recorded
+    rows["correct_epochs"] += correct
+    rows["precedence"] = 0
+    rows["value"] = 0
+
+
+def _pack(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """A confidence as the bits of a float32, whose sign bit says whether the prediction was correct; uint32."""
+    bits = np.ascontiguousarray(confidence, np.float32).view(np.uint32) & ~_CORRECT  # -0.0 passes for a probability
+    return np.where(correct, bits | _CORRECT, bits)
+
+
+def _unpack(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence, float32, and correct, bool."""
+    return (value & ~_CORRECT).view(np.float32), value >= _CORRECT
+
+
+def _read_rows(path: Path, entry: dict[str, Any], start: int, out: np.ndarray, *, block_rows: int) -> None:
+    """Fill `out` with the rows from `start` on of a saved file; blocks that they touch are read whole and checked."""
+    hint = "resume from an earlier checkpoint"
+    rows, stop = entry["rows"], start + len(out)
+    if not path.exists():
+        raise RunError(f"{path}: missing; {hint}")
+    if (size := path.stat().st_size) != rows * ROW.itemsize:
+        raise RunError(f"{path}: has {size} bytes, was saved with {rows * ROW.itemsize} (truncated?); {hint}")
+    with path.open("rb") as file:
+        file.seek(start // block_rows * block_rows * ROW.itemsize)
+        for first in range(start // block_rows * block_rows, stop, block_rows):
+            block = np.fromfile(file, ROW, min(block_rows, rows - first))
+            if xxhash.xxh3_64_hexdigest(block.view(np.uint8).data) != entry["checksums"][first // block_rows]:
+                raise RunError(f"{path}: damaged (checksum of rows {first} to {first + len(block) - 1}); {hint}")
+            lower, upper = max(start, first), min(stop, first + len(block))
+            out[lower - start : upper - start] = block[lower - first : upper - first]
+
+
+def _json_checksum(value: object) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
+
+
+def _together(problem: str, action: Callable[[], T]) -> T:
+    """What `action` gives on this rank; RunError on every rank where it fails on any, so that none waits for it.
+
+    problem: begins the message where the operating system refused. A collective.
+    """
+    failure = None
+    try:
+        result = action()
+    except RunError as error:
+        failure = str(error)
+    except OSError as error:
+        failure = f"{problem}: {error}"
+    for first_failure in filter(None, gather_objects(failure)):
+        raise RunError(first_failure)
+    return result
+
+
+def _array(values: Tensor | np.ndarray) -> np.ndarray:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
