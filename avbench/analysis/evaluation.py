@@ -1,0 +1,251 @@
+"""Accuracy of every run on every subset, intervals, and the paper's question. Pure functions of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from avbench.analysis.discrepancy import MODALITIES, PARTS, Floats, Mask, subsets
+
+SUBSETS = ("overall", *PARTS)
+LEVEL = 0.95
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Which of the evaluated clips one run, trained with one seed, got right.
+
+    run: its name; method: what it is an instance of ("audio" and "visual" are the unimodal networks).
+    correct: bool (N,), in the order of the discrepancies it is evaluated with.
+    """
+
+    run: str
+    method: str
+    seed: int
+    correct: Mask
+
+    @property
+    def is_unimodal(self) -> bool:
+        """Whether this is one of the two networks that read a single modality."""
+        return self.method in MODALITIES
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """One cell of the table: how many of a subset's clips a run got right, of how many.
+
+    accuracy, low, high: fractions in [0, 1], the last two a 95 % bootstrap interval; None where the subset is empty.
+    """
+
+    run: str
+    seed: int
+    subset: str
+    threshold: float
+    clips: int
+    correct: int
+    low: float | None
+    high: float | None
+
+    @property
+    def accuracy(self) -> float | None:
+        """The fraction correct; None where the subset is empty."""
+        return self.correct / self.clips if self.clips else None
+
+
+@dataclass(frozen=True)
+class AccuracyTable:
+    """Every cell: run x seed x threshold x subset, in this nesting."""
+
+    cells: tuple[Accuracy, ...]
+    thresholds: tuple[float, ...]
+    unimodal: tuple[str, ...]
+    multimodal: tuple[str, ...]
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, int, str, float], Accuracy]:
+        return {(cell.run, cell.seed, cell.subset, cell.threshold): cell for cell in self.cells}
+
+    @cached_property
+    def rows(self) -> tuple[tuple[str, int], ...]:
+        """Name and seed of each row, in order."""
+        return tuple(dict.fromkeys((cell.run, cell.seed) for cell in self.cells))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Every seed that some run has, ascending."""
+        return tuple(sorted({seed for _, seed in self.rows}))
+
+    def cell(self, run: str, seed: int, subset: str, threshold: float) -> Accuracy:
+        """One cell. Raises KeyError where there is none."""
+        return self._by_place[run, seed, subset, threshold]
+
+    def mean(self, run: str, subset: str, threshold: float) -> float | None:
+        """A run's accuracy on a subset, the mean over its seeds; None where the subset is empty."""
+        cells = [self.cell(name, seed, subset, threshold) for name, seed in self.rows if name == run]
+        values = [cell.accuracy for cell in cells if cell.accuracy is not None]
+        return float(np.mean(values)) if values else None
+
+    def clips(self, subset: str, threshold: float) -> int:
+        """How many clips a subset has; the same for every run and seed, since subsets are cut once."""
+        return self.cell(*self.rows[0], subset, threshold).clips
+
+
+def bootstrap_interval(
+    correct: NDArray[np.int64], clips: NDArray[np.int64], *, level: float = LEVEL
+) -> tuple[Floats, Floats]:
+    """Percentile bootstrap interval of accuracies, two arrays of fractions; NaN where there are no clips.
+
+    correct, clips: how many of how many clips are right, (M,) each.
+    To draw n clips with replacement, of which k are right, and count the right ones is one draw from
+    Binomial(n, k / n). So the percentiles over infinitely many resamples are that distribution's quantiles: no random
+    numbers, no seed, the same everywhere. (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.)
+    As with every bootstrap, where all clips are right, or none, the interval has no width.
+    """
+    filled = np.maximum(clips, 1)
+    distribution = stats.binom(filled, correct / filled)
+    tail = (1 - level) / 2
+    low, high = (np.where(clips > 0, distribution.ppf(q) / filled, np.nan) for q in (tail, 1 - tail))
+    return low, high
+
+
+def accuracy_table(scores: Sequence[Scores], discrepancies: Floats, thresholds: Sequence[float]) -> AccuracyTable:
+    """Accuracy of every run on every subset at every threshold, the subsets cut by these discrepancies.
+
+    discrepancies: (N,) in [-1, 1]. At every threshold there is a row "overall"; it is the same at all of them, and the
+    clip-weighted mean of the audio, visual and tie rows beside it.
+    Rows: the unimodal networks first, then the others by name. Raises ValueError on unequal lengths or no scores.
+    """
+    if not scores:
+        raise ValueError("an accuracy table needs at least one run")
+    ordered = sorted(scores, key=lambda score: (*_unimodal_first(score), score.run, score.seed))
+    everything = np.ones(len(discrepancies), bool)
+    masks = {
+        (threshold, subset): mask
+        for threshold in thresholds
+        for subset, mask in {"overall": everything, **subsets(discrepancies, threshold)}.items()
+    }
+    places = [(score, threshold, subset) for score in ordered for threshold, subset in masks]
+    clips = np.array([np.count_nonzero(masks[threshold, subset]) for _, threshold, subset in places])
+    correct = np.array(
+        [np.count_nonzero(score.correct & masks[threshold, subset]) for score, threshold, subset in places]
+    )
+    lows, highs = bootstrap_interval(correct, clips)
+    cells = tuple(
+        Accuracy(
+            run=score.run,
+            seed=score.seed,
+            subset=subset,
+            threshold=threshold,
+            clips=int(n),
+            correct=int(k),
+            low=float(low) if n else None,
+            high=float(high) if n else None,
+        )
+        for (score, threshold, subset), n, k, low, high in zip(places, clips, correct, lows, highs, strict=True)
+    )
+    is_unimodal = {score.run: score.is_unimodal for score in ordered}
+    return AccuracyTable(
+        cells,
+        thresholds=tuple(thresholds),
+        unimodal=tuple(name for name, unimodal in is_unimodal.items() if unimodal),
+        multimodal=tuple(name for name, unimodal in is_unimodal.items() if not unimodal),
+    )
+
+
+def _unimodal_first(score: Scores) -> tuple[int, str]:
+    return (MODALITIES.index(score.method), score.run) if score.is_unimodal else (len(MODALITIES), score.run)
+
+
+def rank_correlation(estimated: Floats, planted: Floats) -> float | None:
+    """Spearman's rank correlation of two discrepancies, in [-1, 1]; None where one is constant or under two long."""
+    if len(estimated) < 2 or np.ptp(estimated) == 0 or np.ptp(planted) == 0:
+        return None
+    return float(stats.spearmanr(estimated, planted).statistic)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The paper's question at one threshold: which methods beat both unimodal networks on both of their subsets?
+
+    winners: names of the runs that do; sentence: the answer in words. answered: whether there was anything to compare.
+    """
+
+    threshold: float
+    winners: tuple[str, ...]
+    sentence: str
+    answered: bool = True
+
+
+def subset_name(subset: str, threshold: float) -> str:
+    """What a subset is called in words: preferred at T = 0, dominated above it, "tied" for the rest."""
+    if subset not in MODALITIES:
+        return {"overall": "overall", "tie": "tied"}[subset]
+    return f"{subset}-{'dominated' if threshold > 0 else 'preferred'}"
+
+
+def verdict(table: AccuracyTable, threshold: float) -> Verdict:
+    """Does any multimodal method beat both unimodal networks on both the audio and the visual subset?
+
+    "Beats" is a strictly higher accuracy, the mean over seeds. The ties belong to neither network and are not asked.
+    """
+    names = {modality: subset_name(modality, threshold) for modality in MODALITIES}
+    at = f"At T = {threshold:g}"
+    empty = [names[modality] for modality in MODALITIES if table.clips(modality, threshold) == 0]
+    if empty:
+        return Verdict(
+            threshold, (), f"{at}, the question has no answer: no clip is {' or '.join(empty)}.", answered=False
+        )
+    if not table.multimodal:
+        return Verdict(
+            threshold, (), f"{at}, the question has no answer: no multimodal method was evaluated.", answered=False
+        )
+    bars = {modality: _best(table, table.unimodal, modality, threshold) for modality in MODALITIES}
+    winners = tuple(
+        run
+        for run in table.multimodal
+        if all((table.mean(run, modality, threshold) or 0.0) > bars[modality][1] for modality in MODALITIES)
+    )
+    if winners:
+        verb = "beats" if len(winners) == 1 else "beat"
+        parts = "both the " + " and the ".join(f"{names[modality]} clips" for modality in MODALITIES)
+        return Verdict(threshold, winners, f"{at}, {_listed(winners)} {verb} both unimodal networks on {parts}.")
+    reached = " and ".join(
+        f"{100 * _best(table, table.multimodal, modality, threshold)[1]:.1f} % on the {names[modality]} clips "
+        f"({bars[modality][0]}: {100 * bars[modality][1]:.1f} %)"
+        for modality in MODALITIES
+    )
+    subject = f"{table.multimodal[0]} does not beat" if len(table.multimodal) == 1 else "no multimodal method beats"
+    highest = "it reaches" if len(table.multimodal) == 1 else "the highest are"
+    return Verdict(threshold, (), f"{at}, {subject} both unimodal networks on both subsets: {highest} {reached}.")
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """The paper's question over all thresholds, as one sentence."""
+    asked = [verdict for verdict in verdicts if verdict.answered]
+    if not asked:
+        return "There was nothing to compare at any threshold."
+    losing = _listed([f"{verdict.threshold:g}" for verdict in asked if not verdict.winners])
+    if not any(verdict.winners for verdict in asked):
+        return f"No multimodal method beats both unimodal networks on both subsets at T = {losing}."
+    winning = "; ".join(
+        f"{_listed(verdict.winners)} at T = {verdict.threshold:g}" for verdict in asked if verdict.winners
+    )
+    rest = f"; none at T = {losing}" if losing else ""
+    return f"These beat both unimodal networks on both subsets: {winning}{rest}."
+
+
+def _best(table: AccuracyTable, runs: Sequence[str], subset: str, threshold: float) -> tuple[str, float]:
+    """The most accurate of these runs on a subset that is not empty, and its accuracy; the first of equals."""
+    means = {run: table.mean(run, subset, threshold) or 0.0 for run in runs}
+    best = max(means, key=lambda run: means[run])
+    return best, means[best]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """a, b and c"""
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)

@@ -1,0 +1,494 @@
+"""Reading run folders: predictions and confidences of one split, checked against each other, as arrays.
+
+Every mistake that files can hold is found here, so that what follows only computes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_epochs, average_over_seeds, discrepancy
+from avbench.analysis.evaluation import Scores
+from avbench.errors import RunError, UsageError, unknown
+from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA, SPLITS, predictions_schema, read_table
+
+Ids = NDArray[np.int64]
+Epochs = Literal["all", "best"] | tuple[int, int]
+
+_HISTORY_PART = re.compile(r"(?P<modality>[a-z]+)-seed(?P<seed>-?\d+)-epoch(?P<epoch>\d+)-rank\d+\.parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """What a run folder says of itself: dataset.json, config.toml (its text) and environment.json."""
+
+    path: Path
+    dataset: Mapping[str, Any]
+    config: str
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What became of the clips of a split: listed = evaluated + unrecorded + unpredicted.
+
+    unrecorded: predicted, but some network recorded no confidence of them. unpredicted: neither (their bytes were bad).
+    """
+
+    listed: int
+    evaluated: int
+    unrecorded: int
+    unpredicted: int
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The evaluated clips of a split, in ascending order of id, N of them, and what every run made of them.
+
+    confidence: per modality (N,) mean over epochs, then over seeds; no NaN. seeds: which seeds each mean is over.
+    planted: true discrepancy of planted clips, (N,), NaN for a clip that has none; None where no clip has one.
+    """
+
+    folders: tuple[RunFolder, ...]
+    split: str
+    clip_ids: Ids
+    confidence: Mapping[str, Floats]
+    seeds: Mapping[str, tuple[int, ...]]
+    scores: tuple[Scores, ...]
+    planted: Floats | None
+    coverage: Coverage
+
+    @property
+    def discrepancies(self) -> Floats:
+        """Estimated modality discrepancy of each evaluated clip, (N,)."""
+        return discrepancy(self.confidence["audio"], self.confidence["visual"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Predictions:
+    """One run's predictions of a split with both modalities, by ascending clip id."""
+
+    path: Path
+    run: str
+    method: str
+    seed: int
+    epoch: int
+    clip_ids: Ids
+    labels: Ids
+    predictions: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class _Confidences:
+    """One folder's confidences of a split, by ascending clip id; NaN where nothing was recorded."""
+
+    folder: Path
+    clip_ids: Ids
+    labels: Ids
+    planted: Mapping[str, Floats]
+    means: Mapping[tuple[str, int], Floats]  # by modality and seed; only those that recorded something
+
+
+def parse_epochs(text: str) -> Epochs:
+    """`all`, `best` or `FIRST:LAST` (both inclusive, counted from 0). Raises UsageError for anything else."""
+    if text == "all" or text == "best":
+        return text  # type: ignore[return-value]
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if match is None:
+        raise UsageError(f"--confidence-epochs {text!r}: expected all, best or FIRST:LAST, epochs from 0, such as 5:9")
+    first, last = int(match[1]), int(match[2])
+    if first > last:
+        raise UsageError(
+            f"--confidence-epochs {text}: the first epoch comes after the last; did you mean {last}:{first}?"
+        )
+    return first, last
+
+
+def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
+    """Read one split of these run folders together, as if one training had left them.
+
+    Raises UsageError for an unknown split or no folder; RunError for a folder that is none, files that are missing,
+    damaged or contradict each other, and where audio or visual network or its confidences are missing.
+    """
+    if split not in SPLITS:
+        raise UsageError(unknown("split", split, SPLITS))
+    if not paths:
+        raise UsageError("no run folder given: `avbench evaluate RUN`")
+    twice = [path for path, count in Counter(Path(path).resolve() for path in paths).items() if count > 1]
+    if twice:
+        raise UsageError(f"{twice[0]}: given twice; give each run folder once")
+    folders = tuple(_read_folder(Path(path)) for path in paths)
+    _check_same_dataset(folders)
+    by_folder = {folder.path: _read_predictions(folder.path, split) for folder in folders}
+    predictions = [table for tables in by_folder.values() for table in tables]
+    _check_names(predictions)
+    _check_unimodal(predictions, paths)
+    _check_same_clips(predictions)
+    confidences = [
+        _read_confidences(folder.path, split)
+        for folder in folders
+        if any(table.method in MODALITIES for table in by_folder[folder.path])
+    ]
+    _check_against_predictions(confidences, predictions[0], split)
+    listed = confidences[0]
+    seeds = _seeds(confidences, predictions, epochs, split)
+    averages = {modality: average_over_seeds(by_seed) for modality, by_seed in seeds.items()}
+    predicted = np.isin(listed.clip_ids, predictions[0].clip_ids)
+    recorded = ~np.isnan(averages["audio"] + averages["visual"])
+    kept = predicted & recorded
+    _check_kept(listed, kept, split, paths)
+    return Results(
+        folders=folders,
+        split=split,
+        clip_ids=listed.clip_ids[kept],
+        confidence={modality: average[kept] for modality, average in averages.items()},
+        seeds={modality: tuple(sorted(by_seed)) for modality, by_seed in seeds.items()},
+        scores=tuple(_score(table, listed.clip_ids[kept]) for table in predictions),
+        planted=_planted_discrepancy(listed, kept),
+        coverage=Coverage(
+            listed=len(kept),
+            evaluated=int(kept.sum()),
+            unrecorded=int((predicted & ~recorded).sum()),
+            unpredicted=int((~predicted).sum()),
+        ),
+    )
+
+
+def _read_folder(path: Path) -> RunFolder:
+    if not path.is_dir():
+        raise RunError(f"{path}: no such run folder; make one with `avbench train ... --out {path}`")
+    try:
+        config = (path / "config.toml").read_text(encoding="utf-8")
+        dataset, environment = (
+            json.loads((path / name).read_text(encoding="utf-8")) for name in ("dataset.json", "environment.json")
+        )
+    except FileNotFoundError as error:
+        missing = Path(str(error.filename)).name
+        raise RunError(
+            f"{path}: not a run folder, it has no {missing}; give a folder that `avbench train` wrote"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise RunError(f"{path}: config.toml, dataset.json or environment.json cannot be read ({error})") from None
+    for name in ("name", "classes", "index_sha256"):
+        if not isinstance(dataset, dict) or name not in dataset:
+            raise RunError(f"{path / 'dataset.json'}: has no {name!r}; it was not written by this version of avbench")
+    return RunFolder(path, dataset, config, environment)
+
+
+def _check_same_dataset(folders: Sequence[RunFolder]) -> None:
+    first = folders[0]
+    for other in folders[1:]:
+        if other.dataset["index_sha256"] != first.dataset["index_sha256"]:
+            raise RunError(
+                f"{first.path} and {other.path} were trained on different datasets "
+                f"({first.dataset['name']} {first.dataset['index_sha256'][:8]}, "
+                f"{other.dataset['name']} {other.dataset['index_sha256'][:8]}); evaluate them apart"
+            )
+
+
+def _integers(table: pa.Table, name: str, path: Path) -> Ids:
+    column = table.column(name)
+    if column.null_count:
+        raise RunError(f"{path}: column {name} has {column.null_count} empty values; the file is damaged")
+    try:
+        return column.cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid:
+        raise RunError(f"{path}: column {name} holds {column.type}, not whole numbers") from None
+
+
+def _floats(table: pa.Table, name: str) -> Floats:
+    """A column as float64, NaN for null."""
+    return table.column(name).cast(pa.float64()).fill_null(np.nan).to_numpy()
+
+
+def _check_ids_once(clip_ids: Ids, path: Path) -> None:
+    """Sorted ids, each once."""
+    again = np.flatnonzero(np.diff(clip_ids) == 0)
+    if len(again):
+        raise RunError(f"{path}: lists clip {clip_ids[again[0]]} twice; the file is damaged")
+
+
+# Predictions
+
+
+def _read_predictions(folder: Path, split: str) -> list[_Predictions]:
+    files = sorted((folder / "predictions").glob("*.parquet"))
+    if not files:
+        raise RunError(
+            f"{folder}: holds no predictions; did the training end? `avbench train ... --resume` finishes it"
+        )
+    wanted = [file for file in files if re.search(rf"-seed-?\d+-{split}$", file.stem)]
+    if not wanted:
+        there = sorted({file.stem.rsplit("-", 1)[-1] for file in files})
+        raise RunError(
+            f"{folder}: has no predictions of the {split} split, only of {', '.join(there)}; choose with --split"
+        )
+    return [_read_prediction_table(file, split) for file in wanted]
+
+
+def _read_prediction_table(path: Path, split: str) -> _Predictions:
+    table = read_table(path, predictions_schema(1))
+    table = table.filter(pc.equal(table.column("replaced"), "none"))
+    if table.num_rows == 0:
+        raise RunError(f"{path}: holds no prediction with both modalities; train the run again")
+    found = {name: table.column(name).unique().to_pylist() for name in ("run", "method", "seed", "epoch", "split")}
+    mixed = [name for name, values in found.items() if len(values) != 1]
+    if mixed or found["split"] != [split]:
+        raise RunError(
+            f"{path}: must hold one run, one seed and the {split} split, but has {found[(mixed or ['split'])[0]]}"
+        )
+    table = table.sort_by("clip_id")
+    clip_ids = _integers(table, "clip_id", path)
+    _check_ids_once(clip_ids, path)
+    return _Predictions(
+        path=path,
+        run=found["run"][0],
+        method=found["method"][0],
+        seed=found["seed"][0],
+        epoch=found["epoch"][0],
+        clip_ids=clip_ids,
+        labels=_integers(table, "label", path),
+        predictions=_integers(table, "prediction", path),
+    )
+
+
+def _check_names(predictions: Sequence[_Predictions]) -> None:
+    seen: dict[tuple[str, int], _Predictions] = {}
+    methods: dict[str, _Predictions] = {}
+    for table in predictions:
+        same = seen.setdefault((table.run, table.seed), table)
+        if same is not table:
+            raise RunError(
+                f"{same.path} and {table.path} both hold the run {table.run!r} with seed {table.seed}; "
+                f"evaluate them apart, or train one under another name (--methods NAME={table.method})"
+            )
+        namesake = methods.setdefault(table.run, table)
+        if namesake.method != table.method:
+            raise RunError(
+                f"{namesake.path} and {table.path} use the name {table.run!r} for different methods "
+                f"({namesake.method}, {table.method}); evaluate them apart, or train one under another name"
+            )
+
+
+def _check_unimodal(predictions: Sequence[_Predictions], paths: Sequence[Path]) -> None:
+    methods = {table.method for table in predictions}
+    missing = [modality for modality in MODALITIES if modality not in methods]
+    if missing:
+        there = ", ".join(sorted({table.run for table in predictions}))
+        raise RunError(
+            f"{', '.join(map(str, paths))}: no {' and no '.join(missing)} network among the runs ({there}), and the "
+            f"subsets are cut by both; train with `--methods {','.join(missing)}` and give that run folder too"
+        )
+
+
+def _check_same_clips(predictions: Sequence[_Predictions]) -> None:
+    first = predictions[0]
+    for other in predictions[1:]:
+        if not np.array_equal(first.clip_ids, other.clip_ids):
+            odd = np.setxor1d(first.clip_ids, other.clip_ids)
+            raise RunError(
+                f"{first.path} and {other.path} predict different clips ({len(odd)} are in one only, the first is clip "
+                f"{odd[0]}); evaluate them apart or train again on the whole dataset"
+            )
+        if not np.array_equal(first.labels, other.labels):
+            raise RunError(
+                f"{first.path} and {other.path} give different labels to the same clips; train one of them again"
+            )
+
+
+def _score(table: _Predictions, clip_ids: Ids) -> Scores:
+    rows = np.searchsorted(table.clip_ids, clip_ids)
+    return Scores(table.run, table.method, table.seed, correct=(table.predictions == table.labels)[rows])
+
+
+# Confidences
+
+
+def _read_confidences(folder: Path, split: str) -> _Confidences:
+    path = folder / "confidence.parquet"
+    table = read_table(path, CONFIDENCE_SCHEMA)
+    table = table.filter(pc.equal(table.column("split"), split)).sort_by(
+        [("seed", "ascending"), ("clip_id", "ascending")]
+    )
+    if table.num_rows == 0:
+        raise RunError(f"{path}: holds no clip of the {split} split; choose another with --split")
+    seeds = _integers(table, "seed", path)
+    means: dict[tuple[str, int], Floats] = {}
+    parts = {
+        int(seed): table.slice(int(np.argmax(seeds == seed)), int((seeds == seed).sum())) for seed in np.unique(seeds)
+    }
+    first = next(iter(parts.values()))
+    clip_ids = _integers(first, "clip_id", path)
+    for seed, part in parts.items():
+        part_ids = _integers(part, "clip_id", path)
+        _check_ids_once(part_ids, path)
+        if not np.array_equal(part_ids, clip_ids):
+            raise RunError(f"{path}: seed {seed} lists other clips than seed {min(parts)}; the file is damaged")
+        for modality in MODALITIES:
+            if part.column(f"{modality}_mean").null_count < part.num_rows:
+                means[modality, seed] = _checked_mean(part, modality, path)
+    return _Confidences(
+        folder=folder,
+        clip_ids=clip_ids,
+        labels=_integers(first, "label", path),
+        planted={modality: _floats(first, f"planted_{modality}") for modality in MODALITIES},
+        means=means,
+    )
+
+
+def _checked_mean(part: pa.Table, modality: str, path: Path) -> Floats:
+    """Mean confidences, NaN for null only: a NaN that was written is damage, not a clip that nobody saw."""
+    values = _floats(part, f"{modality}_mean")
+    recorded = ~part.column(f"{modality}_mean").is_null().to_numpy()
+    _check_values(values, recorded, _integers(part, "clip_id", path), f"{path}: the {modality} confidence")
+    return values
+
+
+def _check_values(values: Floats, recorded: NDArray[np.bool_], clip_ids: Ids, what: str) -> None:
+    wrong = recorded & ~((values >= 0) & (values <= 1))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise RunError(
+            f"{what} of clip {clip_ids[row]} is {values[row]}, not a probability ({int(wrong.sum())} such values); "
+            f"that run diverged or the file is damaged: train it again"
+        )
+
+
+def _check_against_predictions(confidences: Sequence[_Confidences], predictions: _Predictions, split: str) -> None:
+    for table in confidences:
+        path = table.folder / "confidence.parquet"
+        recorded = np.zeros(len(table.clip_ids), bool)
+        for values in table.means.values():
+            recorded |= ~np.isnan(values)
+        strangers = np.setdiff1d(predictions.clip_ids, table.clip_ids)
+        unpredicted = np.setdiff1d(table.clip_ids[recorded], predictions.clip_ids)
+        for odd, where, elsewhere in ((strangers, predictions.path, path), (unpredicted, path, predictions.path)):
+            if len(odd):
+                raise RunError(
+                    f"{where} and {elsewhere} name different clips of the {split} split: {len(odd)} are in the former "
+                    f"only, the first is clip {odd[0]}; both must come from one finished training"
+                )
+        rows = np.searchsorted(table.clip_ids, predictions.clip_ids)
+        if not np.array_equal(table.labels[rows], predictions.labels):
+            raise RunError(
+                f"{path} and {predictions.path} give different labels to the same clips; train the run again"
+            )
+        if not np.array_equal(table.clip_ids, confidences[0].clip_ids):
+            raise RunError(
+                f"{confidences[0].folder} and {table.folder} list different clips of the {split} split; "
+                f"evaluate them apart"
+            )
+
+
+def _seeds(
+    confidences: Sequence[_Confidences], predictions: Sequence[_Predictions], epochs: Epochs, split: str
+) -> dict[str, dict[int, Floats]]:
+    """Per modality and seed, the mean confidence over the chosen epochs."""
+    found: dict[str, dict[int, Floats]] = {modality: {} for modality in MODALITIES}
+    owners: dict[tuple[str, int], Path] = {}
+    for table in confidences:
+        for (modality, seed), mean in table.means.items():
+            owner = owners.setdefault((modality, seed), table.folder)
+            if owner is not table.folder:
+                raise RunError(
+                    f"{owner} and {table.folder} both recorded the {modality} confidence with seed {seed}; "
+                    f"leave one out"
+                )
+            if epochs == "all":
+                found[modality][seed] = mean
+                continue
+            first, last = _best_epoch(predictions, table.folder, modality, seed) if epochs == "best" else epochs
+            found[modality][seed] = _average_of_history(
+                table.folder / "confidence" / "history", modality, seed, (first, last), table.clip_ids
+            )
+    for modality, by_seed in found.items():
+        if not any((~np.isnan(values)).any() for values in by_seed.values()):
+            where = ", ".join(str(table.folder / "confidence.parquet") for table in confidences)
+            raise RunError(
+                f"{where}: no {modality} confidence of the {split} split was recorded; train the {modality} network "
+                f"(--methods {modality}) or choose another --split"
+            )
+    return found
+
+
+def _best_epoch(predictions: Sequence[_Predictions], folder: Path, modality: str, seed: int) -> tuple[int, int]:
+    """The epoch that the unimodal network's predictions come from, chosen by validation accuracy, as a range."""
+    candidates = [
+        table
+        for table in predictions
+        if (table.method, table.seed) == (modality, seed) and table.path.is_relative_to(folder)
+    ]
+    if len(candidates) != 1:
+        raise RunError(
+            f"{folder}: has {len(candidates)} {modality} networks with seed {seed}, so `--confidence-epochs best` "
+            f"names no epoch; give FIRST:LAST"
+        )
+    return candidates[0].epoch, candidates[0].epoch
+
+
+def _average_of_history(folder: Path, modality: str, seed: int, epochs: tuple[int, int], clip_ids: Ids) -> Floats:
+    """Mean over an inclusive range of recorded epochs, for these clips."""
+    parts: dict[int, list[Path]] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        match = _HISTORY_PART.fullmatch(path.name)
+        if match and match["modality"] == modality and int(match["seed"]) == seed:
+            parts.setdefault(int(match["epoch"]), []).append(path)
+    if not parts:
+        raise RunError(f"{folder}: holds no history of {modality}, seed {seed}; use `--confidence-epochs all`")
+    missing = [epoch for epoch in range(epochs[0], min(epochs[1], max(parts) + 1) + 1) if epoch not in parts]
+    if missing or epochs[0] > max(parts):
+        raise UsageError(
+            f"--confidence-epochs {epochs[0]}:{epochs[1]}: {modality}, seed {seed} has no epoch "
+            f"{(missing or epochs)[0]}; {folder} holds epochs {min(parts)} to {max(parts)}"
+        )
+    return average_over_epochs(_epochs_of(parts, epochs, clip_ids))
+
+
+def _epochs_of(parts: Mapping[int, Sequence[Path]], epochs: tuple[int, int], clip_ids: Ids) -> Iterator[Floats]:
+    for epoch in range(epochs[0], epochs[1] + 1):
+        values = np.full(len(clip_ids), np.nan)
+        for path in parts[epoch]:
+            table = read_table(path, HISTORY_SCHEMA)
+            part_ids, confidence = _integers(table, "clip_id", path), _floats(table, "confidence")
+            _check_values(confidence, np.ones(len(part_ids), bool), part_ids, f"{path}: the confidence")
+            ours = np.isin(part_ids, clip_ids)
+            rows = np.searchsorted(clip_ids, part_ids[ours])
+            if len(np.unique(rows)) < len(rows) or not np.isnan(values[rows]).all():
+                raise RunError(
+                    f"{path}: epoch {epoch} holds some clips twice; the history is damaged, train the run again"
+                )
+            values[rows] = confidence[ours]
+        yield values
+
+
+# The evaluated clips
+
+
+def _check_kept(listed: _Confidences, kept: NDArray[np.bool_], split: str, paths: Sequence[Path]) -> None:
+    where = ", ".join(map(str, paths))
+    if not kept.any():
+        raise RunError(
+            f"{where}: no clip of the {split} split has an audio and a visual confidence; nothing to evaluate"
+        )
+    labels = np.unique(listed.labels[kept])
+    if len(labels) < 2:
+        raise RunError(
+            f"{where}: every evaluated clip of the {split} split has the same class (number {labels[0]}); accuracies "
+            f"mean nothing there: pack a {split} split with two classes or more"
+        )
+
+
+def _planted_discrepancy(listed: _Confidences, kept: NDArray[np.bool_]) -> Floats | None:
+    values = (listed.planted["audio"] - listed.planted["visual"])[kept]
+    return None if np.isnan(values).all() else values
