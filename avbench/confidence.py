@@ -62,11 +62,6 @@ def owned_range(rank: int, ranks: int, *, clips: int) -> tuple[int, int]:
     return rank * clips // ranks, (rank + 1) * clips // ranks
 
 
-def owner(clip_id: np.ndarray, ranks: int, *, clips: int) -> np.ndarray:
-    """The rank that owns each clip, int64; the inverse of owned_range."""
-    return ((np.asarray(clip_id, np.int64) + 1) * ranks - 1) // clips
-
-
 class ConfidenceStore:
     """Confidence of the true label and correctness, of every clip and epoch, for one modality and seed.
 
@@ -212,12 +207,14 @@ class ConfidenceStore:
             )
 
     def _by_owner(self, block: np.ndarray) -> list[np.ndarray]:
-        """A block cut into what goes to each rank, in the order of recording."""
-        if self.world.size == 1:
-            return [block]
-        to = owner(block["clip"], self.world.size, clips=self.clips).astype(np.uint32)
-        ends = np.cumsum(np.bincount(to, minlength=self.world.size))
-        return np.split(block[np.argsort(to, kind="stable")], ends[:-1])
+        """A block cut into what goes to each rank, by clip id, values of one clip in the order of recording."""
+        # Sorting numbers that hold the place too is stable, ten times faster than a stable argsort, and lets the owner
+        # go through its rows from one end to the other.
+        place = np.arange(len(block), dtype=np.uint64)
+        keys = np.sort(block["clip"].astype(np.uint64) << np.uint64(32) | place)
+        ordered = np.take(block, (keys & np.uint64(2**32 - 1)).astype(np.intp))
+        starts = [owned_range(rank, self.world.size, clips=self.clips)[0] for rank in range(1, self.world.size)]
+        return np.split(ordered, np.searchsorted(keys, np.array(starts, np.uint64) << np.uint64(32)))
 
     def _receive(self, pieces: list[np.ndarray]) -> None:
         """Keep of each clip the value that comes first in global order, of those held and those sent by each rank."""
@@ -229,7 +226,7 @@ class ConfidenceStore:
         held = self._rows["precedence"]
         earlier = precedence > held[row]
         if not earlier.all():
-            row, precedence, received = row[earlier], precedence[earlier], received[earlier]
+            row, precedence, received = row[earlier], precedence[earlier], np.compress(earlier, received)
         np.maximum.at(held, row, precedence)
         # Reversed: of a clip twice in one slice, the last assignment stays, which is the first that was recorded.
         first = np.flatnonzero(held[row] == precedence)[::-1]
