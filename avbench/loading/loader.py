@@ -1,0 +1,438 @@
+"""Batches for one rank: reads, checks, decodes ahead of the consumer.
+
+A thread of the loader's own goes through the epoch: it asks the order for the clips, checks their bytes against the
+index, feeds the memory-mapped bytes to DALI, and puts finished batches into a short queue. It alone talks to DALI.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from avbench.batch import MODALITIES, Batch, Modality
+from avbench.dataset import Dataset, checksum, shard_name
+from avbench.distributed import World
+from avbench.errors import DatasetError, UsageError, unknown
+from avbench.loading.features import Preset, VisualPreset
+from avbench.loading.order import (
+    EpochOrder,
+    SequentialOrder,
+    ShardWindows,
+    crop_boxes,
+    flips,
+    middle_frames,
+    random_frames,
+)
+from avbench.loading.pipeline import (
+    AudioFeed,
+    FeaturePipeline,
+    Feed,
+    VisualFeed,
+    audio_pipeline,
+    finish_audio,
+    finish_frames,
+    stock_audio,
+    stock_box,
+    stock_picture,
+    visual_pipeline,
+)
+
+_SLICES_AT_ONCE = 32  # batches whose clips are computed together, see EpochOrder.rank_slices
+_CPU = torch.device("cpu")
+_ALONE = World()
+
+
+class Loader:
+    """Yields this rank's slices of the batches of a dataset's clips.
+
+    clip_ids: which clips, int64; not copied when training. batch_size: of the global batch. seed: the order seed,
+        shared by all runs of a pass. device: where batches end up, and DALI works.
+    training: shuffled, with random crop, flip and frame, all keyed by (seed, epoch, clip id); otherwise ascending ids
+        and the test transform.
+    modalities: what to decode; of a modality that nobody reads no byte is touched.
+    threads: of DALI, for each modality. prefetch: batches worked on ahead of the consumer; one more waits finished.
+    shuffle_shards: 0 shuffles over the whole epoch; a number restricts shuffling to windows of that many whole shards,
+        for slow storage.
+
+    A clip whose bytes do not fit their checksum is replaced by a stock silent clip and picture, has `valid` False, and
+    is named in `bad_clips` (clip id -> what was wrong). Bytes that fit but cannot be decoded raise DatasetError.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        clip_ids: np.ndarray,
+        *,
+        preset: Preset,
+        batch_size: int,
+        seed: int,
+        training: bool,
+        modalities: Sequence[Modality] = MODALITIES,
+        device: torch.device = _CPU,
+        world: World = _ALONE,
+        threads: int = 1,
+        prefetch: int = 2,
+        shuffle_shards: int = 0,
+    ) -> None:
+        for name, value in (("batch_size", batch_size), ("threads", threads), ("prefetch", prefetch)):
+            if value < 1:
+                raise UsageError(f"{name} is {value}; the loader needs at least 1")
+        if not len(clip_ids):
+            raise DatasetError(f"{dataset.path}: no clips to load; the split is empty or all of it is quarantined")
+        self.dataset = dataset
+        self.preset = preset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.training = training
+        self.device = device
+        self.world = world
+        self.threads = threads
+        self.prefetch = prefetch
+        self.bad_clips: dict[int, str] = {}
+        self._clip_ids = clip_ids if training else np.sort(clip_ids)
+        self._windows = ShardWindows.of(dataset.shards[clip_ids], shards=shuffle_shards) if shuffle_shards else None
+        self._pipelines: dict[Modality, FeaturePipeline] = {}
+        self._position = {"epoch": 0, "batch": 0}
+        self._worker: _Worker | None = None
+        self.modalities = modalities
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return -(-len(self._clip_ids) // self.batch_size)
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """What is decoded; a change takes effect at the next `epoch()`."""
+        return self._modalities
+
+    @modalities.setter
+    def modalities(self, modalities: Sequence[Modality]) -> None:
+        for modality in modalities:
+            if modality not in MODALITIES:
+                raise UsageError(unknown("modality", modality, MODALITIES))
+        self._modalities = tuple(modality for modality in MODALITIES if modality in modalities)
+
+    def state_dict(self) -> dict[str, int]:
+        """The next batch to come: `epoch(state["epoch"], first_batch=state["batch"])` goes on from here.
+
+        After the last batch of an epoch, batch is `len(self)` of that epoch.
+        """
+        return dict(self._position)
+
+    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from `first_batch` on; earlier ones are neither read nor decoded.
+
+        `Batch.position` is the batch's number. A slice is empty ([0, ...] tensors) where a global batch has fewer clips
+        than there are ranks. One epoch at a time: starting another ends this one.
+        """
+        self.close_epoch()
+        self._position = {"epoch": epoch, "batch": first_batch}
+        worker = self._worker = _Worker(self._work(epoch, first_batch, self._modalities))
+        try:
+            for finished in worker:
+                self.bad_clips.update(finished.bad)
+                self._position = {"epoch": epoch, "batch": finished.batch.position + 1}
+                yield finished.batch
+                if worker is not self._worker:
+                    raise RuntimeError("this epoch ended early: the loader was closed or another epoch was started")
+        finally:
+            worker.stop()
+
+    def close_epoch(self) -> None:
+        """Stop working ahead, if an epoch is under way."""
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+    def close(self) -> None:
+        """Stop working ahead and let go of DALI's memory and threads; a later `epoch()` builds them again."""
+        self.close_epoch()
+        self._pipelines.clear()
+
+    def _work(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Finished]:
+        """The epoch's batches; runs in the worker's thread."""
+        pipelines = {modality: self._pipeline(modality) for modality in modalities}
+        ahead: deque[_Prepared] = deque()
+        try:
+            for prepared in self._prepare(epoch, first_batch, modalities):
+                for modality, feed in prepared.feeds.items():
+                    pipelines[modality].feed(feed)
+                ahead.append(prepared)
+                if len(ahead) == self.prefetch:
+                    yield self._finish(ahead.popleft(), modalities)
+            while ahead:
+                yield self._finish(ahead.popleft(), modalities)
+        finally:
+            for modality in modalities:
+                if modality in self._pipelines:
+                    self._pipelines[modality].drain()
+
+    def _prepare(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Prepared]:
+        """Choose this rank's clips and check their bytes, batch by batch."""
+        reader = _Reader(self.dataset, self.preset, modalities)
+        order = self._order(epoch)
+        for first in range(first_batch, len(order), _SLICES_AT_ONCE):
+            positions = range(first, min(first + _SLICES_AT_ONCE, len(order)))
+            slices = order.rank_slices(positions, self.world.rank, self.world.size)
+            for position, clip_ids in zip(positions, slices, strict=True):
+                crops = self._crops(clip_ids, epoch)
+                yield reader.prepare(position, clip_ids, crops)
+
+    def _order(self, epoch: int) -> EpochOrder | SequentialOrder:
+        if self.training:
+            return EpochOrder(self._clip_ids, self.seed, epoch, self.batch_size, windows=self._windows)
+        return SequentialOrder(self._clip_ids, self.batch_size)
+
+    def _crops(self, clip_ids: np.ndarray, epoch: int) -> _Crops:
+        """Which frames of these clips, and which part of them."""
+        counts = self.dataset.frame_counts(clip_ids)
+        widths, heights = self.dataset.widths[clip_ids], self.dataset.heights[clip_ids]
+        if not self.training:
+            nothing = np.zeros(len(clip_ids), np.int64)
+            whole = np.stack([nothing, nothing, widths, heights], axis=1)
+            return _Crops(middle_frames(counts, count=self.preset.visual.frames), whole, nothing.astype(bool))
+        visual: VisualPreset = self.preset.visual
+        key = {"seed": self.seed, "epoch": epoch}
+        return _Crops(
+            random_frames(clip_ids, counts, count=visual.frames, **key),
+            crop_boxes(clip_ids, widths, heights, scale=visual.scale, ratio=visual.ratio, **key),
+            flips(clip_ids, **key),
+        )
+
+    def _pipeline(self, modality: Modality) -> FeaturePipeline:
+        """The modality's pipeline, built when first asked for and kept."""
+        if modality not in self._pipelines:
+            clips = -(-self.batch_size // self.world.size)
+            self._pipelines[modality] = self._build(modality, clips=clips, depth=self.prefetch)
+        return self._pipelines[modality]
+
+    def _build(self, modality: Modality, *, clips: int, depth: int) -> FeaturePipeline:
+        options = {"threads": self.threads, "device": self.device, "depth": depth}
+        if modality == "visual":
+            return visual_pipeline(self.preset.visual, max_batch_size=clips * self.preset.visual.frames, **options)
+        # A look at the whole column, once: resampling has a price even where the rates are equal.
+        resample = bool((self.dataset.sample_rates != self.preset.audio.sample_rate_hz).any())
+        return audio_pipeline(self.preset.audio, resample=resample, max_batch_size=clips, **options)
+
+    def _finish(self, prepared: _Prepared, modalities: tuple[Modality, ...]) -> _Finished:
+        """Wait for DALI and make the Batch."""
+        taken: dict[Modality, torch.Tensor] = {}
+        for modality in modalities:
+            try:
+                taken[modality] = self._take(modality, prepared)
+            except RuntimeError as error:
+                # DALI names neither the clip nor goes on after an error.
+                self._pipelines.pop(modality)
+                raise self._undecodable(prepared, modality) or error from None
+        batch = Batch(
+            audio=finish_audio(taken["audio"], self.preset.audio) if "audio" in taken else None,
+            frames=finish_frames(taken["visual"], frames=self.preset.visual.frames) if "visual" in taken else None,
+            label=torch.from_numpy(self.dataset.labels[prepared.clip_ids].astype(np.int64)).to(self.device),
+            clip_id=torch.from_numpy(prepared.clip_ids).to(self.device),
+            valid=torch.from_numpy(prepared.valid).to(self.device),
+            position=prepared.position,
+        )
+        return _Finished(batch, prepared.bad)
+
+    def _take(self, modality: Modality, prepared: _Prepared) -> torch.Tensor:
+        if prepared.feeds:
+            return self._pipelines[modality].take()
+        visual = self.preset.visual
+        bins, steps = self.preset.audio.shape
+        shape = (0, steps, bins) if modality == "audio" else (0, visual.height, visual.width, 3)
+        return torch.empty(shape, device=self.device)
+
+    def _undecodable(self, prepared: _Prepared, modality: Modality) -> DatasetError | None:
+        """Decode the clips of a failed batch one by one; the error that names those that fail, None where none does."""
+        failed = []
+        for row, clip_id in enumerate(prepared.clip_ids):
+            alone = self._build(modality, clips=1, depth=1)
+            try:
+                alone.feed(prepared.feeds[modality].of_clip(row, clips=len(prepared.clip_ids)))
+                alone.take()
+            except RuntimeError:
+                failed.append(self.dataset.key(clip_id))
+        if not failed:
+            return None
+        return DatasetError(
+            f"{self.dataset.path}: {modality} of {', '.join(failed)} is as it was packed but cannot be decoded; "
+            f"run `avbench verify {self.dataset.path} --quarantine` to set such clips aside"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Crops:
+    """frames: which of each clip, int64 [B, K]. boxes: left, top, width, height, int64 [B, 4]. flips: bool [B]."""
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    flips: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A rank's slice of one batch, checked and ready for DALI; no feeds where the slice is empty."""
+
+    position: int
+    clip_ids: np.ndarray
+    feeds: Mapping[Modality, Feed]
+    valid: np.ndarray
+    bad: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A batch, and what was wrong with its invalid clips."""
+
+    batch: Batch
+    bad: Mapping[int, str]
+
+
+class _Reader:
+    """Checked bytes of clips, with stock ones in place of the bad."""
+
+    def __init__(self, dataset: Dataset, preset: Preset, modalities: Sequence[Modality]) -> None:
+        self.dataset = dataset
+        self.modalities = modalities
+        self._stock = _Encoded(stock_audio(preset.audio), [stock_picture()] * preset.visual.frames)
+        self._stock_rate_hz = preset.audio.sample_rate_hz
+
+    def prepare(self, position: int, clip_ids: np.ndarray, crops: _Crops) -> _Prepared:
+        """Check the chosen bytes of these clips; a clip of which anything is bad is replaced whole."""
+        bad: dict[int, str] = {}
+        clips = []
+        for clip_id, frames in zip(clip_ids.tolist(), crops.frames.tolist(), strict=True):
+            try:
+                clips.append(self._read(clip_id, frames))
+            except _BadBytesError as error:
+                bad[clip_id] = str(error)
+                clips.append(self._stock)
+        valid = ~np.isin(clip_ids, list(bad))
+        return _Prepared(position, clip_ids, self._feeds(clip_ids, clips, crops, valid), valid, bad)
+
+    def _feeds(
+        self, clip_ids: np.ndarray, clips: Sequence[_Encoded], crops: _Crops, valid: np.ndarray
+    ) -> dict[Modality, Feed]:
+        feeds: dict[Modality, Feed] = {}
+        if len(clips) and "audio" in self.modalities:
+            rates = np.where(valid, self.dataset.sample_rates[clip_ids], self._stock_rate_hz)
+            feeds["audio"] = AudioFeed([clip.audio for clip in clips], rates)
+        if len(clips) and "visual" in self.modalities:
+            boxes = np.where(valid[:, None], crops.boxes, stock_box())
+            count = crops.frames.shape[1]
+            feeds["visual"] = VisualFeed(
+                [picture for clip in clips for picture in clip.pictures],
+                np.repeat(boxes, count, axis=0),
+                np.repeat(crops.flips, count),
+            )
+        return feeds
+
+    def _read(self, clip_id: int, frames: Sequence[int]) -> _Encoded:
+        """The clip's bytes of the modalities that are read; raises _BadBytesError where some are not as packed."""
+        data = self.dataset
+        shard = data.path / shard_name(int(data.shards[clip_id]))
+        # Reading a mapped file beyond its end kills the process: a shard cut short since it was opened must show here.
+        shard_size = shard.stat().st_size
+        audio, pictures = _NOTHING, []
+        if "audio" in self.modalities:
+            end = int(data.audio_offsets[clip_id]) + int(data.audio_sizes[clip_id])
+            _check_end(end, shard, shard_size, what="audio")
+            audio = data.audio_bytes(clip_id)
+            _check(audio, int(data.audio_checksums[clip_id]), what="audio")
+        if "visual" in self.modalities:
+            for frame in frames:
+                row = int(data.frames.first[clip_id]) + frame
+                end = int(data.frames.offset[row]) + int(data.frames.size[row])
+                _check_end(end, shard, shard_size, what=f"frame {frame}")
+                picture = data.frame_bytes(clip_id, frame)
+                _check(picture, data.frame_checksum(clip_id, frame), what=f"frame {frame}")
+                pictures.append(picture)
+        return _Encoded(audio, pictures)
+
+
+_NOTHING = np.empty(0, np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A clip's bytes as they go into DALI: views of the mapped shard; empty for a modality that nobody reads."""
+
+    audio: np.ndarray
+    pictures: Sequence[np.ndarray]
+
+
+class _BadBytesError(Exception):
+    """A component of a clip is not as it was packed."""
+
+
+def _check_end(end: int, shard: Path, shard_size: int, *, what: str) -> None:
+    if end > shard_size:
+        raise _BadBytesError(f"{what} ends at byte {end} of {shard.name}, which has {shard_size}")
+
+
+def _check(data: np.ndarray, packed: int, *, what: str) -> None:
+    found = checksum(data)
+    if found != packed:
+        raise _BadBytesError(f"{what} has checksum {found:016x}, was packed with {packed:016x}")
+
+
+_END = object()
+
+
+class _Worker:
+    """Goes through an iterator in a thread of its own, one item ahead of whoever iterates over the worker."""
+
+    def __init__(self, work: Iterator[_Finished]) -> None:
+        self._items: queue.Queue[Any] = queue.Queue(maxsize=1)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=_run, args=(work, self._items, self._stopping), name="avbench-loader", daemon=True
+        )
+        self._thread.start()
+        # A thread inside DALI must not outlive the interpreter.
+        self._finalizer = weakref.finalize(self, _stop, self._thread, self._items, self._stopping)
+
+    def __iter__(self) -> Iterator[_Finished]:
+        """Items until the work is done or stopped; raises what the work raised."""
+        while not self._stopping.is_set():
+            item = self._items.get()
+            if item is _END:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def stop(self) -> None:
+        """Have the work closed, and wait for it."""
+        self._finalizer()
+
+
+def _run(work: Iterator[_Finished], items: queue.Queue[Any], stopping: threading.Event) -> None:
+    last: object = _END
+    try:
+        with closing(work):  # type: ignore[type-var]
+            for item in work:
+                if stopping.is_set():
+                    break
+                items.put(item)
+    except BaseException as error:  # whatever it is, it belongs to the consumer
+        last = error
+    items.put(last)
+
+
+def _stop(thread: threading.Thread, items: queue.Queue[Any], stopping: threading.Event) -> None:
+    stopping.set()
+    while thread.is_alive():
+        with suppress(queue.Empty):
+            items.get(timeout=0.05)  # the thread may wait for a place in the queue
+    thread.join()

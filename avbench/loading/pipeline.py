@@ -1,0 +1,283 @@
+"""The DALI graphs: encoded bytes in, spectrograms or pictures out. One definition each, for the GPU and for the CPU.
+
+With a GPU, pictures are decoded in DALI's mixed mode and spectrograms computed on the GPU (audio is always decoded on
+the CPU: DALI has no other way); with device_id None all runs on the CPU. Inputs are handed over without a copy, so
+whoever feeds a pipeline keeps the arrays alive until the batch is taken.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import nvidia.dali.fn as fn
+import nvidia.dali.types as types
+import simplejpeg
+import soundfile
+import torch
+from nvidia.dali import Pipeline
+from torch import Tensor
+
+from avbench.loading.features import AudioPreset, VisualPreset
+
+# Audio kept beyond the wanted end before resampling, so that the filter (16 lobes) sees what follows it.
+_RESAMPLING_MARGIN_SECONDS = 0.05
+_STOCK_SIDE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFeed:
+    """What the audio graph wants for a batch of B clips: encoded bytes (uint8 each) and sample rates in Hz, [B]."""
+
+    encoded: Sequence[np.ndarray]
+    sample_rates: np.ndarray
+
+    def inputs(self) -> dict[str, Any]:
+        """By the names of the graph's inputs."""
+        return {"encoded": list(self.encoded), "sample_rate": np.asarray(self.sample_rates, np.float32)}
+
+    def of_clip(self, row: int, *, clips: int) -> AudioFeed:
+        """The feed of one of the batch's clips alone."""
+        assert clips == len(self.encoded)
+        return AudioFeed(self.encoded[row : row + 1], self.sample_rates[row : row + 1])
+
+
+@dataclass(frozen=True, slots=True)
+class VisualFeed:
+    """What the visual graph wants for N pictures: JPEG bytes, boxes (left, top, width, height) [N, 4], flips [N]."""
+
+    encoded: Sequence[np.ndarray]
+    boxes: np.ndarray
+    flips: np.ndarray
+
+    def inputs(self) -> dict[str, Any]:
+        """By the names of the graph's inputs."""
+        boxes = np.asarray(self.boxes, np.int32)
+        return {
+            "encoded": list(self.encoded),
+            "start": np.ascontiguousarray(boxes[:, :2]),
+            "shape": np.ascontiguousarray(boxes[:, 2:]),
+            "flip": np.asarray(self.flips, np.int32),
+        }
+
+    def of_clip(self, row: int, *, clips: int) -> VisualFeed:
+        """The feed of one of the batch's clips alone, with all its pictures."""
+        count = len(self.encoded) // clips
+        rows = slice(row * count, (row + 1) * count)
+        return VisualFeed(self.encoded[rows], self.boxes[rows], self.flips[rows])
+
+
+Feed = AudioFeed | VisualFeed
+
+
+class FeaturePipeline:
+    """A DALI pipeline that is fed batch by batch and works on up to `depth` of them at a time.
+
+    Batches may have any size from 1 to `max_batch_size`. `take` raises RuntimeError where DALI could not decode; the
+    pipeline is of no use afterwards.
+
+    graph: given a torch.device, defines the graph and returns its one output. stock: a batch that is sure to decode.
+    inputs: names of the graph's inputs; DALI refuses data for one that the graph does not use.
+    """
+
+    def __init__(
+        self,
+        graph: Any,
+        stock: Feed,
+        *,
+        inputs: Sequence[str],
+        max_batch_size: int,
+        threads: int,
+        device: torch.device,
+        depth: int,
+    ) -> None:
+        self.depth = depth
+        self.device = device
+        self._inputs = inputs
+        self._pipeline = Pipeline(
+            batch_size=max_batch_size,
+            num_threads=threads,
+            device_id=(device.index or 0) if device.type == "cuda" else None,
+            prefetch_queue_depth=depth,
+            exec_dynamic=True,  # so that outputs may be kept: the older executor overwrites them
+            seed=0,  # nothing in the graphs is random
+        )
+        with self._pipeline:
+            self._pipeline.set_outputs(graph(device))
+        self._pipeline.build()
+        self._fed: deque[dict[str, Any]] = deque()  # keeps the arrays alive that DALI reads
+        self._warm_up(stock)
+
+    def _warm_up(self, stock: Feed) -> None:
+        """Run the first `depth` batches, which DALI starts all at once; from here on one call starts one batch."""
+        for _ in range(self.depth):
+            self._put_inputs(stock)
+        self._pipeline.schedule_run()
+        for _ in range(self.depth):
+            self.take()
+
+    @property
+    def in_flight(self) -> int:
+        """Batches fed and not yet taken."""
+        return len(self._fed)
+
+    def feed(self, feed: Feed) -> None:
+        """Start work on a batch; returns at once."""
+        self._put_inputs(feed)
+        self._pipeline.schedule_run()
+
+    def take(self) -> Tensor:
+        """Wait for the oldest batch; a tensor of [N, ...] that is the caller's own, on the pipeline's device."""
+        (output,) = self._pipeline.share_outputs()
+        try:
+            tensor = torch.from_dlpack(output.as_tensor())
+            if self.device.type == "cuda":
+                # DALI takes its memory back when the last reference goes, not when torch's kernels are done with it:
+                # one copy into torch's own memory, finished before DALI's goes, costs little on a GPU.
+                tensor = tensor.clone()
+                torch.cuda.current_stream(self.device).synchronize()
+            return tensor
+        finally:
+            self._pipeline.release_outputs()
+            self._fed.popleft()
+
+    def drain(self) -> None:
+        """Wait for all that was fed and throw it away."""
+        while self._fed:
+            self.take()
+
+    def _put_inputs(self, feed: Feed) -> None:
+        inputs = feed.inputs()
+        for name in self._inputs:
+            self._pipeline.feed_input(name, inputs[name])
+        self._fed.append(inputs)
+
+
+def audio_pipeline(preset: AudioPreset, *, resample: bool, **options: Any) -> FeaturePipeline:
+    """Encoded audio -> powers |X|^2 or mel powers, time first: float32 [B, T, F] (`finish_audio` does the rest).
+
+    resample: whether clips may have another sample rate than the preset's.
+    """
+
+    def graph(device: torch.device) -> Any:
+        encoded = _input("encoded", types.UINT8, 1)
+        waveform, _ = fn.decoders.audio(encoded, dtype=types.FLOAT, downmix=True)
+        if resample:
+            sample_rate = _input("sample_rate", types.FLOAT, 0)
+            kept = fn.cast(sample_rate * (preset.seconds + _RESAMPLING_MARGIN_SECONDS), dtype=types.INT32)
+            waveform = _fit(waveform, fn.reshape(kept, shape=[1]))
+            waveform = fn.audio_resample(waveform, in_rate=sample_rate, out_rate=float(preset.sample_rate_hz))
+        waveform = _fit(waveform, [preset.samples])
+        return _spectrogram(waveform.gpu() if device.type == "cuda" else waveform, preset)
+
+    stock = AudioFeed([stock_audio(preset)], np.array([preset.sample_rate_hz]))
+    inputs = ("encoded", "sample_rate") if resample else ("encoded",)
+    return FeaturePipeline(graph, stock, inputs=inputs, **options)
+
+
+def _fit(waveform: Any, samples: Any) -> Any:
+    """The first samples of a waveform, zero-padded where it is shorter."""
+    return fn.slice(waveform, start=[0], shape=samples, axes=[0], out_of_bounds_policy="pad", fill_values=[0.0])
+
+
+def _spectrogram(waveform: Any, preset: AudioPreset) -> Any:
+    spectrogram = fn.spectrogram(
+        waveform,
+        nfft=preset.n_fft,
+        window_length=preset.n_fft,
+        window_step=preset.hop_length,
+        # DALI's own Hann window is half a sample off torch's periodic one, 0.4 % of the maximum.
+        window_fn=torch.hann_window(preset.n_fft).tolist(),
+        power=2,  # the root is cheaper in torch
+        layout="tf",  # about twice as fast as "ft"
+    )
+    if not preset.mel_bins:
+        return spectrogram
+    return fn.mel_filter_bank(
+        spectrogram,
+        sample_rate=float(preset.sample_rate_hz),
+        nfilter=preset.mel_bins,
+        freq_low=0.0,
+        freq_high=preset.mel_high_hz,
+        mel_formula="htk",
+        normalize=False,
+    )
+
+
+def finish_audio(powers: Tensor, preset: AudioPreset) -> Tensor:
+    """The log-spectrogram [B, 1, F, T] of the audio graph's powers [B, T, F]: in place, and a transposed view of it."""
+    if powers.device.type == "cpu":
+        # In NumPy: torch would start a team of OpenMP threads for the loader's thread, against the one that trains.
+        values = powers.numpy()
+        if not preset.mel_bins:
+            np.sqrt(values, out=values)
+        np.add(values, np.float32(preset.log_offset), out=values)
+        np.log(values, out=values)
+    else:
+        if not preset.mel_bins:
+            powers.sqrt_()
+        powers.add_(preset.log_offset).log_()
+    return powers.transpose(1, 2).unsqueeze(1)
+
+
+def visual_pipeline(preset: VisualPreset, **options: Any) -> FeaturePipeline:
+    """JPEGs -> normalized crops, float32 [N, H, W, 3]; only the part of a picture that a box covers is decoded."""
+
+    def graph(device: torch.device) -> Any:
+        encoded = _input("encoded", types.UINT8, 1)
+        start, shape, flip = (
+            _input(name, types.INT32, ndim) for name, ndim in (("start", 1), ("shape", 1), ("flip", 0))
+        )
+        crops = fn.decoders.image_slice(
+            encoded,
+            start=start,
+            shape=shape,
+            axes=[1, 0],
+            device="mixed" if device.type == "cuda" else "cpu",
+            jpeg_fancy_upsampling=True,  # the GPU's decoder then upsamples colour as the CPU's does
+            output_type=types.RGB,
+        )
+        resized = fn.resize(crops, size=[preset.height, preset.width], interp_type=types.INTERP_LINEAR, antialias=True)
+        return fn.crop_mirror_normalize(
+            resized,
+            mirror=flip,
+            dtype=types.FLOAT,
+            output_layout="HWC",
+            mean=[255 * value for value in preset.mean],
+            std=[255 * value for value in preset.deviation],
+        )
+
+    box = stock_box()[None]
+    stock = VisualFeed([stock_picture()], box, np.zeros(1, bool))
+    return FeaturePipeline(graph, stock, inputs=("encoded", "start", "shape", "flip"), **options)
+
+
+def finish_frames(pictures: Tensor, *, frames: int) -> Tensor:
+    """The visual graph's [B * K, H, W, 3] as a view [B, K, 3, H, W], channels last in memory."""
+    return pictures.unflatten(0, (-1, frames)).permute(0, 1, 4, 2, 3)
+
+
+def stock_audio(preset: AudioPreset) -> np.ndarray:
+    """A silent clip at the preset's rate, encoded, uint8: what stands in for one whose bytes are bad."""
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(preset.samples, np.int16), preset.sample_rate_hz, format="FLAC", subtype="PCM_16")
+    return np.frombuffer(file.getvalue(), np.uint8)
+
+
+def stock_picture() -> np.ndarray:
+    """A small grey JPEG, uint8: what stands in for a picture whose bytes are bad."""
+    grey = np.full((_STOCK_SIDE, _STOCK_SIDE, 3), 128, np.uint8)
+    return np.frombuffer(simplejpeg.encode_jpeg(grey, colorspace="RGB"), np.uint8)
+
+
+def stock_box() -> np.ndarray:
+    """The box of the whole stock picture: left, top, width, height."""
+    return np.array([0, 0, _STOCK_SIDE, _STOCK_SIDE])
+
+
+def _input(name: str, dtype: Any, ndim: int) -> Any:
+    return fn.external_source(name=name, dtype=dtype, ndim=ndim, batch=True, no_copy=True)
