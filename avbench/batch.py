@@ -17,8 +17,8 @@ class Batch:
     """One rank's slice of a global batch.
 
     audio: float [B, 1, F, T] log-spectrograms, or None when nobody reads audio.
-    frames: float [B, K, 3, H, W] normalized images, or None when nobody reads pictures. `frames.flatten(0, 1)` is a view
-        in channels-last memory format.
+    frames: float [B, K, 3, H, W] normalized images, or None when nobody reads pictures. `frames.flatten(0, 1)` is a
+        view in channels-last memory format.
     label: int64 [B]. clip_id: int64 [B], rows of the dataset's index.
     valid: bool [B]; False for a clip whose bytes turned out bad: it holds a stock silent clip and counts nowhere.
     position: the batch's number within its epoch's global order.

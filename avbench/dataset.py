@@ -57,7 +57,7 @@ INDEX_SCHEMA = pa.schema(
 
 def checksum(data: bytes | memoryview | np.ndarray) -> int:
     """XXH3-64 of some bytes: the checksum of each component of a clip."""
-    return xxhash.xxh3_64_intdigest(data)
+    return xxhash.xxh3_64_intdigest(data)  # type: ignore[arg-type]  # its stub knows no numpy
 
 
 def shard_name(number: int) -> str:
@@ -136,7 +136,9 @@ class Dataset:
             lines = path.read_text(encoding="utf-8").splitlines()
             return np.unique(np.array([json.loads(line)["clip_id"] for line in lines], np.int64))
         except (ValueError, KeyError):
-            raise DatasetError(f"{path}: not a quarantine list; run `avbench verify {self.path} --quarantine`") from None
+            raise DatasetError(
+                f"{path}: not a quarantine list; run `avbench verify {self.path} --quarantine`"
+            ) from None
 
     def clip_ids(self, split: str) -> np.ndarray:
         """Ids of the clips of a split that are not quarantined, ascending, int64."""
@@ -171,7 +173,7 @@ class Dataset:
         return int(self.frames.checksum[int(self.frames.first[clip_id]) + frame])
 
     def summary(self) -> dict[str, Any]:
-        """What a run folder keeps of the dataset, so that a report needs no dataset: dataset.json without the shards."""
+        """What a run folder keeps of the dataset, so that a report needs none: dataset.json without the shards."""
         kept = {name: value for name, value in self.description.items() if name != "shards"}
         return {**kept, "path": str(self.path.resolve()), "quarantined": len(self.quarantined)}
 
@@ -194,7 +196,9 @@ class Dataset:
         except (OSError, pa.ArrowInvalid) as error:
             raise DatasetError(f"{path}: not a readable index ({error}); pack the dataset again") from None
         if not table.schema.equals(INDEX_SCHEMA):
-            raise DatasetError(f"{path}: has not the columns of format version {FORMAT_VERSION}; pack the dataset again")
+            raise DatasetError(
+                f"{path}: has not the columns of format version {FORMAT_VERSION}; pack the dataset again"
+            )
         counted = sum(shard["clips"] for shard in self.description["shards"])
         if table.num_rows != counted:
             raise DatasetError(

@@ -8,17 +8,20 @@ rank and no process group, and every function here works all the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from avbench.errors import UsageError
+from avbench.errors import AvbenchError, UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,11 @@ def world_from_environment() -> World:
 
     Raises UsageError where they contradict each other or the address of rank 0 is missing.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK") if "RANK" in os.environ else (
-        "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+    names = (
+        ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        if "RANK" in os.environ
+        else ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
+    )
     # A shell inside `salloc` has SLURM_* of the allocation but is no task of a step.
     if names[0] not in os.environ or (names[0].startswith("SLURM") and "SLURM_STEP_ID" not in os.environ):
         return World()
@@ -84,6 +90,14 @@ def current_world() -> World:
     return World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
+def ranks_on_this_node() -> int:
+    """How many ranks share this machine's cores: torchrun's LOCAL_WORLD_SIZE or SLURM's, else one."""
+    for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
+        if os.environ.get(name, "").isdigit():
+            return max(int(os.environ[name]), 1)
+    return 1
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     if current_world().size > 1:
@@ -99,23 +113,36 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return total
 
 
-def gather_objects(value: object) -> list[object]:
+def gather_objects(value: T) -> list[T]:
     """Every rank's value, in rank order, on every rank. Small things only. A collective."""
     world = current_world()
     if world.size == 1:
         return [value]
-    gathered: list[object] = [None] * world.size
+    gathered: list[T] = [value] * world.size
     dist.all_gather_object(gathered, value)
     return gathered
 
 
-def broadcast_object(value: object) -> object:
+def broadcast_object(value: T) -> T:
     """Rank 0's value, on every rank. Small things only. A collective."""
     if current_world().size == 1:
         return value
-    held = [value]
+    held: list[T] = [value]
     dist.broadcast_object_list(held, src=0)
     return held[0]
+
+
+def on_main(action: Callable[[], None]) -> None:
+    """Do something on rank 0 alone; an AvbenchError that it raises is raised on every rank. A collective."""
+    error: AvbenchError | None = None
+    if current_world().is_main:
+        try:
+            action()
+        except AvbenchError as raised:
+            error = raised
+    error = broadcast_object(error)
+    if error is not None:
+        raise error
 
 
 def all_to_all(outgoing: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -121,7 +121,7 @@ class Engine:
         self._config = optimizer
         if dtype == torch.float64:
             model = model.double()
-        self.model = model.to(device, memory_format=torch.channels_last)
+        self.model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = optimizer.build(self.parameters)
         self._frozen: set[nn.Parameter] = set()
@@ -150,9 +150,7 @@ class Engine:
         self.optimizer.step()
         self._frozen.clear()
 
-    def update_grads(
-        self, parameters: Sequence[nn.Parameter], fn: Callable[[list[Tensor]], Sequence[Tensor]]
-    ) -> None:
+    def update_grads(self, parameters: Sequence[nn.Parameter], fn: Callable[[list[Tensor]], Sequence[Tensor]]) -> None:
         """Replace these parameters' averaged gradients by `fn` of them, between backward and step.
 
         Every rank calls it on the same parameters in the same order (it may be a collective).
@@ -160,8 +158,9 @@ class Engine:
         gradients = [parameter.grad for parameter in parameters]
         if any(gradient is None for gradient in gradients):
             raise ValueError("update_grads comes after backward, on parameters that are not frozen")
-        for parameter, gradient in zip(parameters, fn([g for g in gradients if g is not None]), strict=True):
-            parameter.grad = gradient
+        held = [gradient for gradient in gradients if gradient is not None]
+        for gradient, rewritten in zip(held, fn(held), strict=True):
+            gradient.copy_(rewritten)  # in place: under DDP the gradients are views of its buckets
 
     def loss_grads(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
         """Gradients of one loss alone, averaged over ranks, leaving `.grad` and the graph as they are."""
@@ -198,7 +197,7 @@ class Engine:
         """Evaluation mode, without gradients."""
         self.model.eval()
         try:
-            with torch.inference_mode():
+            with torch.no_grad():
                 yield
         finally:
             self.model.train()
@@ -279,9 +278,9 @@ def build_engine(
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the global batch, on any device (torch's SyncBatchNorm refuses a CPU).
 
-    Sums and counts are reduced over ranks before any ratio is taken, and the reduction is differentiable, so a step does
-    not depend on how the batch is cut into ranks. Two reductions, mean first, then the centred squares: exact enough in
-    float32. A rank without clips takes part.
+    Sums and counts are reduced over ranks before any ratio is taken, and the reduction is differentiable, so a step
+    does not depend on how the batch is cut into ranks. Two reductions, mean first, then the centred squares: exact
+    enough in float32. A rank without clips takes part.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -317,7 +316,7 @@ class _Sum(torch.autograd.Function):
         return sum_over_ranks(value)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return sum_over_ranks(gradient.contiguous())
 
 

@@ -113,13 +113,17 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
-        raise RunError(f"{path}: no such table; did the training end? `avbench train ... --resume` finishes it") from None
+        raise RunError(
+            f"{path}: no such table; did the training end? `avbench train ... --resume` finishes it"
+        ) from None
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a readable Parquet table ({error})") from None
     if schema is not None:
         missing = [name for name in schema.names if name not in table.schema.names]
         if missing:
-            raise RunError(f"{path}: lacks the columns {', '.join(missing)}; it was not written by this version of avbench")
+            raise RunError(
+                f"{path}: lacks the columns {', '.join(missing)}; it was not written by this version of avbench"
+            )
     return table
 
 

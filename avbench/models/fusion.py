@@ -46,7 +46,7 @@ class LateFusion(nn.Module):
         parts = full_precision(features.detach()).chunk(len(MODALITIES), dim=1)
         share_of_bias = full_precision(self.head.bias.detach()) / len(MODALITIES)
         with torch.autocast(features.device.type, enabled=False):
-            unimodal = {
+            unimodal: dict[str, Tensor] = {
                 modality: part @ column.T + share_of_bias
                 for modality, part, column in zip(MODALITIES, parts, columns, strict=True)
             }

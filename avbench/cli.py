@@ -1,0 +1,305 @@
+"""The commands: parse, call, print. The only place that exits the process.
+
+A user's mistake ends in one line and exit status 2. Every command's module is imported when it is called, so that
+`--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+# Threads that spin while they wait for each other are slower than one where cores are shared. Read when torch loads.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import tyro
+from rich.console import Console
+
+from avbench.errors import AvbenchError, UsageError, unknown
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PackArgs:
+    """Cut labelled videos into a dataset of tar shards. Started again after an interruption, it goes on."""
+
+    recipe: tyro.conf.Positional[str]
+    """A recipe by name (folder, planted) or a TOML file."""
+    out: Path
+    """The dataset folder to make."""
+    media: Path | None = None
+    """Where the videos are (planted: where they are rendered to; default: OUT-media)."""
+    set: tuple[str, ...] = ()
+    """Fields of the recipe to change, each NAME=VALUE."""
+    workers: int = 0
+    """Processes (default: one a core)."""
+    overwrite: bool = False
+    """Replace a finished dataset."""
+
+
+@dataclass(frozen=True)
+class VerifyArgs:
+    """Prove that a packed dataset is whole: sizes, checksums, counts, and that every clip decodes."""
+
+    dataset: tyro.conf.Positional[Path]
+    """A packed dataset."""
+    quarantine: bool = False
+    """Set bad clips aside, so that training leaves them out."""
+    workers: int = 0
+    """Processes (default: one a core)."""
+
+
+@dataclass(frozen=True)
+class EvaluateArgs:
+    """Tables, heatmap and an HTML page from what training left behind."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders of one dataset; the report goes into the first."""
+    split: str = "test"
+    """The split that is cut into subsets."""
+    thresholds: Annotated[tuple[float, ...], tyro.conf.arg(metavar="T")] = (0.0, 0.2, 0.4)
+    """Discrepancies beyond which a clip is dominated by a modality."""
+    confidence_epochs: str = "all"
+    """Epochs to average confidence over: all, FIRST:LAST (both included), or best."""
+
+
+@dataclass(frozen=True)
+class DemoArgs:
+    """Planted clips, pack, train, evaluate: the whole job in minutes on a CPU."""
+
+    out: Path = Path("demo")
+    """A folder for everything; must not exist."""
+    overwrite: bool = False
+    """Replace an earlier demo."""
+
+
+@dataclass(frozen=True)
+class DoctorArgs:
+    """What this machine has, and what will run where."""
+
+    path: Path = Path()
+    """The folder whose free disk counts."""
+
+
+def _pack(argv: Sequence[str]) -> None:
+    from avbench.packing.pack import pack
+    from avbench.packing.recipes import load_recipe
+
+    args = _parse(PackArgs, argv, "avbench pack")
+    recipe = load_recipe(args.recipe, _assignments(args.set))
+    media = args.media or _default_media(recipe.kind, args.out)
+    dataset = pack(recipe, media, out=args.out, workers=args.workers or _cores(), overwrite=args.overwrite)
+    clips = ", ".join(f"{count} {split}" for split, count in dataset.description["clips"].items())
+    rejects = sum(dataset.description["rejects"].values())
+    _console().print(f"{args.out}: {len(dataset)} clips ({clips}), {len(dataset.classes)} classes, {rejects} rejected")
+
+
+def _verify(argv: Sequence[str]) -> None:
+    from avbench.packing.verify import verify
+
+    args = _parse(VerifyArgs, argv, "avbench verify")
+    problems = verify(args.dataset, workers=args.workers or _cores(), quarantine=args.quarantine)
+    for problem in problems:
+        _console().print(str(problem))
+    if problems and not args.quarantine:
+        raise UsageError(f"{args.dataset}: {len(problems)} problems; --quarantine sets bad clips aside")
+    _console().print(f"{args.dataset}: {f'{len(problems)} problems, bad clips set aside' if problems else 'whole'}")
+
+
+def _train(argv: Sequence[str]) -> None:
+    from avbench.config import TrainArgs, check_resumed, load_config
+
+    saved = _saved_config(argv, load_config)
+    default = TrainArgs(saved) if saved else tyro.MISSING_NONPROP
+    args = _parse(TrainArgs, argv, "avbench train", default=default)
+    if args.resume and saved:
+        check_resumed(saved, args.run)
+    _run_training(args.run, resume=args.resume, overwrite=args.overwrite)
+
+
+def _run_training(config: Any, *, resume: bool, overwrite: bool) -> None:
+    import torch
+
+    from avbench.dataset import Dataset
+    from avbench.distributed import on_main, process_group, ranks_on_this_node
+    from avbench.loading.features import preset
+    from avbench.methods import parse_methods
+    from avbench.training.folder import RunFolder
+    from avbench.training.trainer import select_clips, train
+
+    specs = parse_methods(config.methods)
+    folder = RunFolder(config.out)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, _cores() // ranks_on_this_node()))
+    device = _device()
+    with process_group(device=device):
+        dataset = Dataset(config.dataset)
+        if overwrite and not resume:
+            on_main(folder.remove)
+        train(
+            dataset,
+            clip_ids=select_clips(dataset, classes=config.classes, fraction=config.fraction),
+            specs=specs,
+            seeds=config.seeds,
+            preset=preset(config.preset),
+            config=config.training,
+            optimizer=config.optimizer,
+            folder=folder,
+            device=device,
+            save_config=config.save,
+            resume=resume,
+        )
+
+
+def _evaluate(argv: Sequence[str]) -> None:
+    from avbench.analysis.report import evaluate, terminal_table
+
+    args = _parse(EvaluateArgs, argv, "avbench evaluate")
+    evaluation = evaluate(
+        args.runs, split=args.split, thresholds=args.thresholds, confidence_epochs=args.confidence_epochs
+    )
+    _console().print(terminal_table(evaluation))
+    for sentence in evaluation.sentences:
+        _console().print(sentence)
+    _console().print(f"report: {evaluation.page}", soft_wrap=True)
+
+
+def _demo(argv: Sequence[str]) -> None:
+    from avbench.demo import run_demo
+
+    args = _parse(DemoArgs, argv, "avbench demo")
+    run_demo(args.out, command=_dispatch, overwrite=args.overwrite)
+
+
+def _doctor(argv: Sequence[str]) -> None:
+    from avbench.doctor import examine
+
+    args = _parse(DoctorArgs, argv, "avbench doctor")
+    _console().print(examine(args.path))
+
+
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "demo": (_demo, "everything below on planted clips, in minutes, on a CPU"),
+    "pack": (_pack, "labelled videos -> a dataset of tar shards"),
+    "verify": (_verify, "prove that a dataset is whole"),
+    "train": (_train, "every method in one pass; also under torchrun"),
+    "evaluate": (_evaluate, "tables, heatmap and an HTML page of a run"),
+    "doctor": (_doctor, "what this machine has, and what will run where"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The console script: runs a command and exits with 0, or with 2 and one line after a user's mistake."""
+    try:
+        _dispatch(sys.argv[1:] if argv is None else argv)
+    except AvbenchError as error:
+        print(f"avbench: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("avbench: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _dispatch(argv: Sequence[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: avbench COMMAND ...        (avbench COMMAND --help says more)\n")
+        for name, (_, text) in COMMANDS.items():
+            print(f"  {name:<10}{text}")
+        return
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"avbench {version('avbench')}")
+        return
+    if argv[0] not in COMMANDS:
+        raise UsageError(unknown("command", argv[0], COMMANDS))
+    COMMANDS[argv[0]][0](argv[1:])
+
+
+def _parse(kind: type[T], argv: Sequence[str], program: str, *, default: Any = tyro.MISSING_NONPROP) -> T:
+    """tyro's result; its boxed complaint becomes one line."""
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            return tyro.cli(kind, prog=program, args=list(argv), default=default)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(f"{_unboxed(complaint.getvalue())}; `{program} --help` lists the options") from None
+
+
+def _unboxed(box: str) -> str:
+    lines = []
+    for line in box.splitlines():
+        text = line.strip("│╭╮╰╯─ \t")
+        if text.startswith(("For full helptext", "run ")):
+            break
+        # The first line is the box's title, which the text repeats.
+        if text and not line.startswith("╭"):
+            lines.append(text)
+    return " ".join(lines)
+
+
+def _saved_config(argv: Sequence[str], load: Callable[..., Any]) -> Any | None:
+    """What the flags override: the run's own configuration when it is resumed, else the file of --config."""
+    values = {flag: _value_of(argv, flag) for flag in ("--out", "--config")}
+    if "--resume" in argv and values["--out"] is not None:
+        file = Path(values["--out"]) / "config.toml"
+        return load(file, out=values["--out"]) if file.exists() else None
+    return load(Path(values["--config"])) if values["--config"] is not None else None
+
+
+def _value_of(argv: Sequence[str], flag: str) -> str | None:
+    for place, word in enumerate(argv):
+        if word == flag and place + 1 < len(argv):
+            return argv[place + 1]
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _assignments(texts: Sequence[str]) -> dict[str, str]:
+    for text in texts:
+        if "=" not in text:
+            raise UsageError(f"--set {text!r}: expected NAME=VALUE")
+    return {name: value for name, _, value in (text.partition("=") for text in texts)}
+
+
+def _default_media(kind: str, out: Path) -> Path:
+    if kind == "planted":
+        return out.with_name(f"{out.name}-media")
+    raise UsageError("--media is missing: the folder that holds the videos")
+
+
+def _device() -> torch.device:
+    import torch
+
+    from avbench.distributed import world_from_environment
+
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank = world_from_environment().local_rank
+    if local_rank >= torch.cuda.device_count():
+        raise UsageError(
+            f"local rank {local_rank} has no GPU of its own ({torch.cuda.device_count()} here); "
+            f"start at most one rank a GPU, or hide them for CPU training: CUDA_VISIBLE_DEVICES="
+        )
+    return torch.device("cuda", local_rank)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _console() -> Console:
+    return Console(highlight=False)

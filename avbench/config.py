@@ -1,0 +1,161 @@
+"""The configuration of a run: one frozen dataclass, composed of the owners' own, kept as TOML in the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import tomli_w
+import tyro
+
+from avbench.engine import OptimizerConfig
+from avbench.errors import UsageError, unknown
+from avbench.loading.features import PRESETS
+from avbench.records import write_text
+from avbench.training.trainer import TrainerConfig
+
+
+def _comma_list(kind: type, example: str) -> Any:
+    """A command-line value like 0,1,2 (or several words) that is a tuple in Python and a list in TOML."""
+
+    def parse(words: list[str]) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(item.strip()) for word in words for item in word.split(",") if item.strip())
+        except ValueError:
+            raise ValueError(f"expected {example}") from None
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=example,
+        instance_from_str=parse,
+        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(item, kind) for item in value),
+        str_from_instance=lambda value: [",".join(map(str, value))] if value else [],
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what `avbench train` does; `config.toml` holds it and reproduces the run."""
+
+    dataset: tyro.conf.Positional[Path]
+    """A packed dataset."""
+    out: Path
+    """The run folder to make."""
+    methods: Annotated[tuple[str, ...], _comma_list(str, "METHOD,NAME=METHOD:OPTION=VALUE,...")] = (
+        "audio",
+        "visual",
+        "baseline",
+    )
+    """Runs to train, all on the same batches."""
+    seeds: Annotated[tuple[int, ...], _comma_list(int, "0,1,2")] = (0,)
+    """Each run is trained once a seed."""
+    preset: str = "paper"
+    """How clips become spectrograms and images; `avbench doctor` lists the presets."""
+    classes: Annotated[tuple[str, ...], _comma_list(str, "CLASS,CLASS,...")] = ()
+    """Use clips of these classes only, for a cheap trial (default: all)."""
+    fraction: float = 1.0
+    """Use this share of the training clips, for a cheap trial; validation and test stay whole."""
+    training: tyro.conf.OmitArgPrefixes[TrainerConfig] = field(default_factory=TrainerConfig)
+    optimizer: tyro.conf.OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise UsageError(unknown("preset", self.preset, PRESETS))
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise UsageError(f"seeds are {list(self.seeds)}, expected different whole numbers >= 0")
+        if not 0.0 < self.fraction <= 1.0:
+            raise UsageError(f"fraction is {self.fraction}, expected a share of the training clips in (0, 1]")
+
+    def save(self, path: Path) -> None:
+        """Write as TOML, complete, atomically."""
+        write_text(path, tomli_w.dumps(_plain(dataclasses.asdict(self))))
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train every method in one pass over the data; alone, or under torchrun, on every GPU or core."""
+
+    run: tyro.conf.OmitArgPrefixes[TrainConfig]
+    config: Path | None = None
+    """Take what is not given here from this TOML file (any run folder's config.toml)."""
+    resume: bool = False
+    """Go on with the run in OUT from its last checkpoint."""
+    overwrite: bool = False
+    """Replace the run in OUT."""
+
+
+# What a resumed run may change, and where its files lie; anything else would make it another run.
+_CHANGEABLE = {"dataset", "out"} | {
+    f"training.{name}"
+    for name in ("epochs", "patience", "log_steps", "keep_checkpoints", "checkpoint_steps", "loader_threads")
+}
+
+
+def load_config(path: Path, **overrides: Any) -> TrainConfig:
+    """A configuration from TOML. Raises UsageError for a missing file, an unknown field or a value of another kind."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: not readable as TOML ({error})") from None
+    return _build(TrainConfig, {**values, **overrides}, str(path))
+
+
+def check_resumed(saved: TrainConfig, wanted: TrainConfig) -> None:
+    """Raises UsageError naming what a resumed run would change and may not."""
+    before, after = (_flat(_plain(dataclasses.asdict(config))) for config in (saved, wanted))
+    for name, value in after.items():
+        if name not in _CHANGEABLE and value != before[name]:
+            raise UsageError(
+                f"--resume cannot change {name.rpartition('.')[2].replace('_', '-')} from {before[name]!r} "
+                f"to {value!r}; leave it out, or start another run with another --out"
+            )
+
+
+def _build(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    types = get_type_hints(kind)
+    for name in values:
+        if name not in types:
+            raise UsageError(f"{where}: {unknown('field', name, types)}")
+    missing = [item.name for item in dataclasses.fields(kind) if _is_required(item) and item.name not in values]
+    if missing:
+        raise UsageError(f"{where}: lacks {', '.join(missing)}")
+    return kind(**{name: _convert(value, types[name], f"{where}: {name}") for name, value in values.items()})
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return _build(kind, value, where) if isinstance(kind, type) else value
+    if kind is Path:
+        return Path(value)
+    if isinstance(value, list):
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float, str, bool) and type(value) is not kind:
+        raise UsageError(f"{where} is {value!r}, expected {kind.__name__}")
+    return value
+
+
+def _is_required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(_flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return flat

@@ -1,0 +1,152 @@
+"""What this machine has, and which path (GPU, CPU) each stage will take here. Everything is tried, nothing assumed."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import resource
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pynvml
+import simplejpeg
+import soundfile
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from avbench.engine import has_bfloat16
+from avbench.loading.features import PRESETS
+
+_PACKAGES = (
+    "avbench",
+    "torch",
+    "torchaudio",
+    "torchvision",
+    "nvidia-dali-cuda120",
+    "deepspeed",
+    "webdataset",
+    "av",
+    "numpy",
+    "pyarrow",
+)
+# soundfile's format and subtype for each codec that shards may hold.
+_AUDIO_CODECS = {"flac": ("FLAC", "PCM_16"), "wav": ("WAV", "PCM_16"), "ogg": ("OGG", "VORBIS")}
+
+
+def examine(path: Path) -> RenderableType:
+    """Tables for the terminal. path: the folder whose free disk counts."""
+    gpus = find_gpus()
+    sections = [
+        _table("Versions", [("python", platform.python_version()), *((name, _version(name)) for name in _PACKAGES)]),
+        _table("Machine", _machine(path)),
+        _table("GPUs", gpus or [("none", "no NVIDIA driver answers; everything runs on the CPU")]),
+        _table("DALI decodes here", [(name, try_codec(name)) for name in (*_AUDIO_CODECS, "jpeg")]),
+        _table("What will run where", paths()),
+        _table("Presets", [(name, preset.description) for name, preset in PRESETS.items()]),
+    ]
+    return Group(*sections)
+
+
+def find_gpus() -> list[tuple[str, str]]:
+    """Name, memory and driver of each GPU that NVML sees."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    driver = pynvml.nvmlSystemGetDriverVersion()
+    gpus = []
+    for number in range(pynvml.nvmlDeviceGetCount()):
+        handle = pynvml.nvmlDeviceGetHandleByIndex(number)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30
+        gpus.append((f"GPU {number}", f"{pynvml.nvmlDeviceGetName(handle)}, {memory:.0f} GiB, driver {driver}"))
+    return gpus
+
+
+def paths() -> list[tuple[str, str]]:
+    """Which processor each stage takes here, and why."""
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    why = "" if cuda else f" ({_why_no_cuda()})"
+    compute = "bfloat16" if has_bfloat16(device) else "float32 (this processor has no bf16 instructions)"
+    return [
+        ("pack: video decoding", "CPU (PyAV)"),
+        ("load: audio decoding", "CPU (DALI decodes audio on the CPU only)"),
+        ("load: spectrograms", f"{'GPU' if cuda else 'CPU'} (DALI){why}"),
+        ("load: JPEG decoding", f"{'GPU, nvJPEG' if cuda else 'CPU, libjpeg-turbo'} (DALI)"),
+        ("train", f"{'GPU' if cuda else 'CPU'}, {compute}"),
+        ("train: several ranks", "nccl" if cuda else "gloo"),
+        ("deepspeed's extensions", "can be compiled" if shutil.which("c++") else "cannot be compiled: no C++ compiler"),
+    ]
+
+
+def try_codec(name: str) -> str:
+    """Decode a made-up clip of a codec with DALI, and say how it went."""
+    try:
+        _decode(name)
+    except RuntimeError as error:  # what DALI raises, whatever is wrong
+        return f"no: {str(error).strip().splitlines()[0]}"
+    return "yes, on the CPU" + (" and the GPU" if name == "jpeg" and torch.cuda.is_available() else "")
+
+
+def _decode(name: str) -> None:
+    from nvidia.dali import fn, pipeline_def, types  # its import takes a second that --help need not wait for
+
+    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    def graph() -> object:
+        encoded = fn.external_source(name="encoded", dtype=types.UINT8)
+        if name == "jpeg":
+            return fn.decoders.image(encoded)
+        return fn.decoders.audio(encoded, downmix=False)[0]
+
+    pipeline = graph()
+    pipeline.build()
+    pipeline.feed_input("encoded", [np.frombuffer(_encoded(name), np.uint8)])
+    pipeline.run()
+
+
+def _encoded(name: str) -> bytes:
+    if name == "jpeg":
+        return simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8))
+    container, subtype = _AUDIO_CODECS[name]
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(4_800, np.int16), 48_000, format=container, subtype=subtype)
+    return file.getvalue()
+
+
+def _machine(path: Path) -> list[tuple[str, str]]:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    nearest = next(parent for parent in (path.resolve(), *path.resolve().parents) if parent.exists())
+    disk = shutil.disk_usage(nearest)
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return [
+        ("cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"),
+        ("memory", f"{memory / 2**30:.1f} GiB"),
+        ("free disk", f"{disk.free / 2**30:.1f} of {disk.total / 2**30:.1f} GiB at {nearest}"),
+        ("open files", f"{files} at most"),
+    ]
+
+
+def _why_no_cuda() -> str:
+    if not torch.backends.cuda.is_built():
+        return "this torch was built without CUDA"
+    return f"torch {torch.__version__} finds no GPU; it needs a driver for CUDA {torch.version.cuda}"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _table(title: str, rows: list[tuple[str, str]]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, min_width=60)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table

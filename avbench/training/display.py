@@ -1,0 +1,114 @@
+"""What a person sees while a pass trains: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from avbench.training.run import Run
+
+_LINE_SECONDS = 10.0  # at most one plain line in so long
+
+
+class Display:
+    """Rank 0's view of a pass; on other ranks it shows nothing. A context manager."""
+
+    def __init__(self, *, epochs: int, shown: bool) -> None:
+        self._epochs = epochs
+        self._shown = shown
+        self._console = Console(stderr=True, soft_wrap=True)
+        self._live: Live | None = None
+        self._line_due = 0.0
+        self._started = time.monotonic()
+        self._done_at_start: float | None = None
+
+    def __enter__(self) -> Display:
+        if self._shown and self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if self._shown:
+            self._console.print(text, highlight=False, markup=False)
+
+    def update(
+        self, runs: Sequence[Run], latest: dict[str, dict[str, Any]], *, done: float, speed: dict[str, Any]
+    ) -> None:
+        """Show where the pass is.
+
+        latest: per run name its newest numbers. done: epochs trained, with fraction. speed: Monitor.report().
+        """
+        if not self._shown:
+            return
+        status = (
+            f"epoch {min(int(done) + 1, self._epochs)}/{self._epochs}, {_speed_text(speed)}, {self._time_left(done)}"
+        )
+        if self._live is not None:
+            self._live.update(_table(runs, latest, title=status))
+        elif time.monotonic() >= self._line_due:
+            self._line_due = time.monotonic() + _LINE_SECONDS
+            numbers = "; ".join(f"{run.name} {_run_text(latest.get(run.name, {}))}" for run in runs if run.is_training)
+            self.say(f"{status}: {numbers}")
+
+    def _time_left(self, done: float) -> str:
+        if self._done_at_start is None:
+            self._done_at_start, self._started = done, time.monotonic()
+        gained = done - self._done_at_start
+        if gained <= 0:
+            return "time left unknown"
+        return f"{_duration((time.monotonic() - self._started) / gained * (self._epochs - done))} left at most"
+
+
+def _table(runs: Sequence[Run], latest: dict[str, dict[str, Any]], *, title: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="")
+    table.add_column("run")
+    for name in ("loss", "train acc.", "val acc.", "best"):
+        table.add_column(name, justify="right")
+    table.add_column("state")
+    for run in runs:
+        numbers = latest.get(run.name, {})
+        best = f"{100 * run.progress.best_accuracy:.1f} %" if run.progress.best_epoch >= 0 else ""
+        table.add_row(
+            run.name,
+            _number(numbers.get("loss"), "{:.4f}"),
+            _number(numbers.get("accuracy"), "{:.1%}"),
+            _number(numbers.get("val_accuracy"), "{:.1%}"),
+            best,
+            run.progress.finished or "training",
+        )
+    return table
+
+
+def _run_text(numbers: dict[str, Any]) -> str:
+    parts = [f"loss {_number(numbers.get('loss'), '{:.4f}')}", f"train {_number(numbers.get('accuracy'), '{:.1%}')}"]
+    if "val_accuracy" in numbers:
+        parts.append(f"val {_number(numbers['val_accuracy'], '{:.1%}')}")
+    return " ".join(parts)
+
+
+def _speed_text(speed: dict[str, Any]) -> str:
+    parts = [f"{speed['clips_per_second']:,.0f} clips/s", f"{speed['data_wait_share']:.0%} waiting for data"]
+    if "gpu_use_share" in speed:
+        parts.append(f"GPU {speed['gpu_use_share']:.0%}, {speed['gpu_memory_bytes'] / 2**30:.1f} GiB")
+    return ", ".join(parts)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _duration(seconds: float) -> str:
+    minutes, left = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s"

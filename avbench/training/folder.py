@@ -1,0 +1,160 @@
+"""The run folder: where everything that one training leaves behind lies, and who may write to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avbench.errors import RunError
+from avbench.records import write_json
+
+_PACKAGES = ("avbench", "torch", "torchaudio", "torchvision", "nvidia-dali-cuda120", "numpy", "pyarrow", "deepspeed")
+# A writer touches its lock while it works; one of another host that is older than this has lost its process.
+_STALE_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Names of the files in a run folder."""
+
+    path: Path
+
+    config = property(lambda self: self.path / "config.toml")
+    dataset = property(lambda self: self.path / "dataset.json")
+    environment = property(lambda self: self.path / "environment.json")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    tensorboard = property(lambda self: self.path / "tensorboard")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    history = property(lambda self: self.path / "confidence" / "history")
+    confidence = property(lambda self: self.path / "confidence.parquet")
+    predictions = property(lambda self: self.path / "predictions")
+    lock = property(lambda self: self.path / "lock.json")
+
+    def prediction_file(self, run: str, seed: int, split: str) -> Path:
+        """Predictions of one run on one split."""
+        return self.predictions / f"{run}-seed{seed}-{split}.parquet"
+
+    def check_new(self) -> None:
+        """Raises RunError where the folder already holds something."""
+        if self.config.exists():
+            raise RunError(f"{self.path}: already a run; go on with it by --resume, or name another folder with --out")
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(f"{self.path}: exists and is no run folder; name another with --out")
+
+    def check_resumable(self) -> None:
+        """Raises RunError where there is no run to go on with."""
+        if not self.config.exists():
+            raise RunError(f"{self.path}: no run to resume (it has no config.toml); leave out --resume to start one")
+
+    def remove(self) -> None:
+        """Remove the run. Raises RunError where the folder is something else."""
+        if self.path.exists():
+            if not self.config.exists():
+                raise RunError(
+                    f"{self.path}: is no run folder, so --overwrite leaves it alone; name another with --out"
+                )
+            shutil.rmtree(self.path)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder: one training at a time writes to it. Raises RunError where another holds it.
+
+        The lock is a file made exclusively (flock fails on cluster file systems). One left behind by a process of this
+        host that is gone, or not touched for ten minutes by another host, is taken over.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._drop_stale_lock()
+        holder = {"host": socket.gethostname(), "process": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
+        try:
+            with self.lock.open("x", encoding="utf-8") as file:
+                json.dump(holder, file)
+        except FileExistsError:
+            raise RunError(f"{self.path}: another training holds it ({self.lock}: {self._holder()})") from None
+        try:
+            yield
+        finally:
+            self.lock.unlink(missing_ok=True)
+
+    def touch_lock(self) -> None:
+        """Show that the holder is alive."""
+        self.lock.touch()
+
+    def _holder(self) -> dict[str, Any]:
+        try:
+            return json.loads(self.lock.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def _drop_stale_lock(self) -> None:
+        if not self.lock.exists():
+            return
+        holder = self._holder()
+        if holder.get("host") == socket.gethostname():
+            gone = not _is_alive(int(holder.get("process", 0)))
+        else:
+            gone = time.time() - self.lock.stat().st_mtime > _STALE_SECONDS
+        if gone:
+            self.lock.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if process <= 0:
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def describe_environment(*, world_size: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What a run ran on: versions, machine, ranks, command."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "torch_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": str(dtype).removeprefix("torch."),
+        "world_size": world_size,
+    }
+
+
+def record_launch(folder: RunFolder, environment: dict[str, Any]) -> None:
+    """Append a launch to environment.json: a resumed run lists every machine it ran on."""
+    launches = json.loads(folder.environment.read_text("utf-8"))["launches"] if folder.environment.exists() else []
+    write_json(folder.environment, {"launches": [*launches, environment]})
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"

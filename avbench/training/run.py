@@ -1,0 +1,189 @@
+"""One run of a pass: a configured method with one seed, its engine, its place in early stopping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs, true_label_confidence
+from avbench.confidence import ConfidenceStore
+from avbench.distributed import sum_over_ranks
+from avbench.engine import Engine, OptimizerConfig, build_engine, over_the_global_batch
+from avbench.methods import RunSpec
+from avbench.methods.base import Step
+
+DIVERGED = "diverged: loss or confidence not finite"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over clips, on the device, until somebody wants to know: loss, correct, clips, confidences not finite."""
+
+    sums: Tensor
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Tally:
+        """Nothing counted."""
+        return cls(torch.zeros(4, dtype=torch.float64, device=device))
+
+    def add(self, losses: Tensor, correct: Tensor, confidence: Tensor) -> None:
+        """Count clips: losses [B], correct bool [B], true-label confidence [B]."""
+        self.sums += torch.stack(
+            [
+                losses.sum().double(),
+                correct.sum().double(),
+                torch.full_like(self.sums[2], len(losses)),
+                (~torch.isfinite(confidence)).sum().double(),
+            ]
+        )
+
+    def take(self) -> list[float]:
+        """The sums over all ranks; starts again at zero. A collective and a device synchronization."""
+        totals: list[float] = sum_over_ranks(self.sums).tolist()
+        self.sums.zero_()
+        return totals
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run is in its training; the same on every rank, and all of it in a checkpoint."""
+
+    step: int = 0
+    best_accuracy: float = -1.0  # of validation; ties keep the earliest epoch
+    best_epoch: int = -1
+    finished: str = ""  # why the run trains no more; empty while it does
+    open_epoch: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss sum, correct, clips so far
+
+    def judge(self, *, epoch: int, accuracy: float, patience: int) -> bool:
+        """Take in an epoch's validation accuracy; returns whether it is the best so far. patience 0: never stop."""
+        better = accuracy > self.best_accuracy
+        if better:
+            self.best_accuracy, self.best_epoch = accuracy, epoch
+        elif patience and epoch - self.best_epoch >= patience:
+            self.finished = f"no better validation accuracy for {patience} epochs"
+        return better
+
+
+class Run:
+    """A configured method under one seed while it trains.
+
+    store: the confidence store that the run feeds, if its method is a unimodal network.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        *,
+        seed: int,
+        classes: int,
+        optimizer: OptimizerConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_norm: str,
+        store: ConfidenceStore | None,
+    ) -> None:
+        self.spec = spec
+        self.seed = seed
+        self.store = store
+        self.method = spec.method(spec.config, classes=classes, seed=seed)
+        # Only the seed decides the initialization, so a run is the same alone and among others.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self.method.build_model()
+        if batch_norm == "global":
+            model = over_the_global_batch(model)
+        self.engine: Engine = build_engine(
+            model,
+            optimizer=optimizer,
+            device=device,
+            dtype=dtype,
+            leaves_unused_parameters=self.method.leaves_unused_parameters,
+        )
+        self._optimizer = optimizer
+        self.progress = Progress()
+        self.tally = Tally.zero(device)
+        self.log: dict[str, Any] = {}
+        self._unrecorded: list[tuple[Tensor, Tensor, Tensor, int]] = []
+
+    @property
+    def name(self) -> str:
+        """The run's name and seed, as files and tables key it."""
+        return f"{self.spec.name}-seed{self.seed}"
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the run takes part in the next step."""
+        return not self.progress.finished
+
+    def train_step(self, batch: Batch, *, epoch: int, epochs: int, total_steps: int) -> None:
+        """One optimizer step on this rank's slice of a global batch, tallied and kept for the store."""
+        clock = Clock(epoch, self.progress.step, epochs)
+        self.learning_rate = self._optimizer.learning_rate_at(clock.step, total_steps=total_steps, epoch=epoch)
+        self.engine.set_learning_rate(self.learning_rate)
+        step: Step = self.method.train_step(self.engine, batch, clock)
+        self.progress.step += 1
+        self.log = dict(step.log)
+        self._take_in(batch, step.outputs, step.losses)
+
+    def evaluate(self, batch: Batch, *, clock: Clock) -> None:
+        """Tally an evaluation batch, and keep it for the store."""
+        outputs = self.method.forward(self.engine, batch)
+        self._take_in(batch, outputs, self.method.loss(outputs, batch, clock))
+
+    def _take_in(self, batch: Batch, outputs: Outputs, losses: Tensor) -> None:
+        with torch.no_grad():
+            probabilities = self.method.probabilities(outputs)["prediction"]
+            correct = probabilities.argmax(dim=1) == batch.label
+            confidence = true_label_confidence(probabilities, batch.label)
+            self.tally.add(losses.detach(), correct, confidence)
+            if self.store is not None:
+                self._unrecorded.append((batch.clip_id, confidence, correct, batch.position))
+
+    def take_tally(self) -> list[float]:
+        """Loss sum, number correct, clips over all ranks since last asked; hands kept confidences to the store.
+
+        Where a loss or confidence is not finite on any rank, the sums say so on all, and the run is marked diverged:
+        its open epoch is discarded. A collective and a device synchronization.
+        """
+        *totals, not_finite = self.tally.take()
+        if not_finite or not math.isfinite(totals[0]):
+            self._diverge()
+        if self.store is not None and self.is_training:
+            for clip_id, confidence, correct, position in self._unrecorded:
+                self.store.record(clip_id.cpu(), confidence.cpu(), correct.cpu(), position=position)
+        self._unrecorded.clear()
+        return totals
+
+    def _diverge(self) -> None:
+        self.progress.finished = DIVERGED
+        self._unrecorded.clear()
+        if self.store is not None:
+            self.store.discard()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All of the run; a finished one needs its network no more (the best is in a file of its own)."""
+        progress = {name: getattr(self.progress, name) for name in Progress.__slots__}
+        if not self.is_training:
+            return {"progress": progress}
+        return {"progress": progress, "engine": self.engine.state_dict(), "method": self.method.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` gave."""
+        self.progress = Progress(**state["progress"])
+        if "engine" in state:
+            self.engine.load_state_dict(state["engine"])
+            self.method.load_state_dict(state["method"])
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Batch norm's buffers of this rank, by name."""
+        return {name: buffer for name, buffer in self.engine.model.named_buffers() if buffer.is_floating_point()}
+
+
+def modalities_read(runs: Sequence[Run]) -> tuple[Modality, ...]:
+    """What the loader has to decode for these runs, in the fixed order of MODALITIES."""
+    return tuple(modality for modality in MODALITIES if any(modality in run.method.modalities for run in runs))

@@ -1,0 +1,410 @@
+"""The loop: one batch, many runs.
+
+Every rank computes; rank 0 writes. All runs of a pass see the same batches in the same order, each clip decoded once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from avbench.batch import Batch, Clock
+from avbench.confidence import ConfidenceStore, export
+from avbench.dataset import Dataset
+from avbench.distributed import barrier, current_world, gather_objects, on_main, ranks_on_this_node, sum_over_ranks
+from avbench.engine import OptimizerConfig, Precision, pick_precision
+from avbench.errors import DatasetError, UsageError, unknown
+from avbench.loading.features import Preset
+from avbench.loading.loader import Loader
+from avbench.methods import RunSpec
+from avbench.records import SPLITS, MetricsWriter, write_json
+from avbench.training.checkpoint import Checkpoints, Position
+from avbench.training.display import Display
+from avbench.training.folder import RunFolder, describe_environment, record_launch
+from avbench.training.monitor import Monitor
+from avbench.training.predict import evaluate, prepare, write_predictions
+from avbench.training.run import DIVERGED, Run, modalities_read
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How a pass trains; the same for all its runs."""
+
+    epochs: int = 100
+    batch_size: int = 64
+    """Clips in a global batch, over all ranks."""
+    patience: int = 10
+    """Epochs without a better validation accuracy after which a run stops; 0: never."""
+    order_seed: int = 0
+    """Of the order of clips and their augmentation, shared by all runs."""
+    precision: Precision = "auto"
+    """auto: bfloat16 where the processor has it, else float32."""
+    batch_norm: Literal["local", "global"] = "local"
+    """local: each rank's own batch, as published; global: over all ranks."""
+    checkpoint_steps: int = 1000
+    """Steps between checkpoints within an epoch; one is always made at each epoch's end."""
+    keep_checkpoints: int = 2
+    log_steps: int = 20
+    """Steps between records in metrics.jsonl."""
+    loader_threads: int = 0
+    """Decoding threads of each rank; 0: its share of the cores."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "checkpoint_steps", "keep_checkpoints", "log_steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
+        for name in ("patience", "loader_threads"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 0")
+
+
+def train(
+    dataset: Dataset,
+    *,
+    clip_ids: dict[str, np.ndarray],
+    specs: Sequence[RunSpec],
+    seeds: Sequence[int],
+    preset: Preset,
+    config: TrainerConfig,
+    optimizer: OptimizerConfig,
+    folder: RunFolder,
+    device: torch.device,
+    save_config: Callable[[Path], None],
+    resume: bool,
+) -> None:
+    """Train every run in one pass, into a run folder that is new or, with `resume`, interrupted. A collective.
+
+    save_config writes config.toml; it is the last thing before training, so a folder that has one has begun.
+    Raises what `RunFolder` and `Trainer` raise, on every rank.
+    """
+    on_main(folder.check_resumable if resume else folder.check_new)
+    trainer = Trainer(
+        dataset,
+        clip_ids=clip_ids,
+        specs=specs,
+        seeds=seeds,
+        preset=preset,
+        config=config,
+        optimizer=optimizer,
+        folder=folder,
+        device=device,
+    )
+    with ExitStack() as stack:
+        on_main(lambda: stack.enter_context(folder.locked()))
+        on_main(lambda: save_config(folder.config))
+        trainer.fit(resume=resume)
+
+
+class Trainer:
+    """One pass over a dataset that trains every run.
+
+    clip_ids: per split ("train", "val", "test") the ids to use. Call `fit` once.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        clip_ids: dict[str, np.ndarray],
+        specs: Sequence[RunSpec],
+        seeds: Sequence[int],
+        preset: Preset,
+        config: TrainerConfig,
+        optimizer: OptimizerConfig,
+        folder: RunFolder,
+        device: torch.device,
+    ) -> None:
+        self.world = current_world()
+        self.dataset, self.clip_ids, self.config, self.folder, self.device = dataset, clip_ids, config, folder, device
+        self.dtype = pick_precision(config.precision, device)
+        check_clips(dataset, clip_ids)
+        self.stores = _stores(specs, seeds, clips=len(dataset), folder=folder)
+        self.runs = [
+            Run(
+                spec,
+                seed=seed,
+                classes=len(dataset.classes),
+                optimizer=optimizer,
+                device=device,
+                dtype=self.dtype,
+                batch_norm=config.batch_norm,
+                store=self.stores.get((spec.name, seed)),
+            )
+            for seed in seeds
+            for spec in specs
+        ]
+        self.loaders = {split: self._loader(split, preset) for split in SPLITS}
+        self.checkpoints = Checkpoints(
+            folder.checkpoints,
+            keep=config.keep_checkpoints,
+            identity={"dataset": dataset.fingerprint, "runs": [run.name for run in self.runs]},
+        )
+        self.latest: dict[str, dict[str, Any]] = {}  # per run name its newest numbers, for the display
+        self.bad_clips: dict[int, str] = {}  # of all ranks
+        self.metrics: MetricsWriter | None = None  # of rank 0
+        self.board: SummaryWriter | None = None
+
+    def fit(self, *, resume: bool) -> None:
+        """Train to the end, write predictions and confidences. A collective."""
+        with ExitStack() as stack:
+            if self.world.is_main:
+                self.metrics = stack.enter_context(closing(MetricsWriter(self.folder.metrics)))
+            self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
+            for loader in self.loaders.values():
+                stack.callback(loader.close)
+            position = self._go_on() if resume else Position(0, 0, 0, {})
+            self._describe_launch()
+            self.monitor = Monitor(self.device, world_size=self.world.size)
+            if self.world.is_main:
+                step = position.epoch * len(self.loaders["train"]) + position.batch
+                board = SummaryWriter(str(self.folder.tensorboard), purge_step=step if resume else None)
+                self.board = stack.enter_context(board)
+            for epoch in range(position.epoch, self.config.epochs):
+                if not any(run.is_training for run in self.runs):
+                    break
+                self._train_epoch(epoch, first_batch=position.batch if epoch == position.epoch else 0)
+                self._judge_epoch(epoch)
+                self._save(epoch + 1, 0)
+            self._finish()
+
+    def _train_epoch(self, epoch: int, *, first_batch: int) -> None:
+        loader = self.loaders["train"]
+        loader.modalities = modalities_read(self._training())
+        for batch in self.monitor.watch(loader.epoch(epoch, first_batch=first_batch)):
+            self._train_batch(batch, epoch)
+            done = batch.position + 1
+            if done % self.config.log_steps == 0 or done == len(loader):
+                self._log_steps(epoch, done)
+            if done % self.config.checkpoint_steps == 0 and done < len(loader):
+                self._take_tallies()
+                self._save(epoch, done)
+            if not self._training():
+                return
+
+    def _train_batch(self, batch: Batch, epoch: int) -> None:
+        batch = prepare(batch, self.dtype)
+        global_valid = sum_over_ranks(torch.tensor(len(batch), device=self.device))
+        batch = replace(batch, global_valid=global_valid)
+        for run in self._training():
+            run.train_step(
+                batch,
+                epoch=epoch,
+                epochs=self.config.epochs,
+                total_steps=self.config.epochs * len(self.loaders["train"]),
+            )
+
+    def _take_tallies(self) -> dict[str, list[float]]:
+        """Each training run's sums since last asked, also added to its open epoch; says so when one diverges."""
+        taken = {}
+        for run in self._training():
+            totals = self._tally_of(run)
+            if run.is_training:
+                run.progress.open_epoch = [a + b for a, b in zip(run.progress.open_epoch, totals, strict=True)]
+                taken[run.name] = totals
+        return taken
+
+    def _tally_of(self, run: Run) -> list[float]:
+        totals = run.take_tally()
+        if not run.is_training:
+            self._event(f"{run.name} stopped: {run.progress.finished}", run=run)
+        return totals
+
+    def _log_steps(self, epoch: int, done: int) -> None:
+        taken = self._take_tallies()
+        speed = self.monitor.report()
+        if self.world.is_main:
+            self.folder.touch_lock()
+        step = epoch * len(self.loaders["train"]) + done
+        self._write({"kind": "performance", "epoch": epoch, "batch": done, **speed})
+        for run in self.runs:
+            if run.name in taken:
+                numbers = {**_means(taken[run.name]), "learning_rate": run.learning_rate, **run.log}
+                self.latest.setdefault(run.name, {}).update(numbers)
+                self._write({"kind": "step", **_key(run), "epoch": epoch, "batch": done, **numbers})
+                self._plot(run, numbers, step)
+        self.display.update(self.runs, self.latest, done=epoch + done / len(self.loaders["train"]), speed=speed)
+
+    def _judge_epoch(self, epoch: int) -> None:
+        """Evaluate, commit the confidences of the epoch, and let each run stop or go on."""
+        self._take_tallies()
+        runs = self._training()
+        training = {run.name: _means(run.progress.open_epoch) for run in runs}
+        clock = Clock(epoch, runs[0].progress.step if runs else 0, self.config.epochs)
+        for run in runs:
+            run.engine.average_buffers()
+        validation = self._evaluate("val", runs, clock)
+        # Test clips are looked at for their confidence only: no number of theirs is shown or chosen by.
+        self._evaluate("test", [run for run in runs if run.store is not None], clock)
+        for run in self._training():
+            run.progress.open_epoch = [0.0, 0.0, 0.0]
+            if run.store is not None:
+                run.store.exchange()
+                run.store.commit(epoch)
+            numbers = {**training[run.name], **{f"val_{name}": value for name, value in validation[run.name].items()}}
+            if run.progress.judge(epoch=epoch, accuracy=numbers["val_accuracy"], patience=self.config.patience):
+                self.checkpoints.save_best(run)
+            self.latest.setdefault(run.name, {}).update(numbers)
+            self._write({"kind": "epoch", **_key(run), "epoch": epoch, **numbers})
+            self._plot(run, {f"epoch_{name}": value for name, value in numbers.items()}, epoch)
+            if not run.is_training:
+                self._event(f"{run.name} stopped after epoch {epoch}: {run.progress.finished}", run=run)
+        self._collect_bad_clips()
+
+    def _evaluate(self, split: str, runs: Sequence[Run], clock: Clock) -> dict[str, dict[str, float]]:
+        if not runs:
+            return {}
+        evaluate(self.loaders[split], runs, clock=clock, dtype=self.dtype)
+        return {run.name: _means(self._tally_of(run)) for run in runs if run.is_training}
+
+    def _save(self, epoch: int, batch: int) -> None:
+        offset = self.metrics.offset() if self.metrics is not None else 0
+        position = Position(epoch, batch, offset, self.bad_clips)
+        self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
+
+    def _go_on(self) -> Position:
+        path, complaints = self.checkpoints.newest()
+        for complaint in complaints:
+            self.display.say(f"not resumed from {complaint}")
+        if path is None:
+            position = Position(0, 0, 0, {})
+        else:
+            position = self.checkpoints.load(
+                path, runs=self.runs, stores=list(self.stores.values()), device=self.device
+            )
+            self.display.say(f"resumed from {path.name}")
+        self.bad_clips = position.bad_clips
+        if self.metrics is not None:
+            self.metrics.cut_back(position.metrics_offset)
+        return position
+
+    def _finish(self) -> None:
+        """Write what the analysis reads: confidences, and predictions of each run's best epoch."""
+        export(self.folder.confidence, stores=list(self.stores.values()), dataset=self.dataset)
+        runs = [run for run in self.runs if run.progress.finished != DIVERGED and run.progress.best_epoch >= 0]
+        for run in runs:
+            self.checkpoints.load_best(run, self.device)
+        for split in ("val", "test"):
+            if runs:
+                paths = [self.folder.prediction_file(run.spec.name, run.seed, split) for run in runs]
+                write_predictions(
+                    self.loaders[split], runs, dataset=self.dataset, split=split, paths=paths, dtype=self.dtype
+                )
+        self._write({"kind": "event", "text": "finished"})
+        barrier()
+
+    def _describe_launch(self) -> None:
+        if self.world.is_main:
+            write_json(self.folder.dataset, self.dataset.summary())
+            environment = describe_environment(world_size=self.world.size, device=self.device, dtype=self.dtype)
+            record_launch(self.folder, environment)
+
+    def _collect_bad_clips(self) -> None:
+        """Make every rank's newly found bad clips known to all, and say so once for each."""
+        found = {clip: reason for loader in self.loaders.values() for clip, reason in loader.bad_clips.items()}
+        for of_rank in gather_objects(found):
+            for clip, reason in of_rank.items():
+                if clip not in self.bad_clips:
+                    self.bad_clips[clip] = reason
+                    self._event(f"clip {self.dataset.key(clip)} is left out: {reason}")
+
+    def _training(self) -> list[Run]:
+        return [run for run in self.runs if run.is_training]
+
+    def _loader(self, split: str, preset: Preset) -> Loader:
+        cores = len(os.sched_getaffinity(0))
+        return Loader(
+            self.dataset,
+            self.clip_ids[split],
+            preset=preset,
+            batch_size=self.config.batch_size,
+            seed=self.config.order_seed,
+            training=split == "train",
+            modalities=modalities_read(self.runs),
+            device=self.device,
+            world=self.world,
+            threads=self.config.loader_threads or max(1, cores // ranks_on_this_node()),
+        )
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.metrics is not None:
+            self.metrics.write(record)
+
+    def _event(self, text: str, *, run: Run | None = None) -> None:
+        self._write({"kind": "event", **(_key(run) if run else {}), "text": text})
+        self.display.say(text)
+
+    def _plot(self, run: Run, numbers: dict[str, Any], step: int) -> None:
+        if self.board is not None:
+            for name, value in numbers.items():
+                self.board.add_scalar(f"{run.name}/{name}", float(value), step)
+
+
+def select_clips(dataset: Dataset, *, classes: Sequence[str], fraction: float) -> dict[str, np.ndarray]:
+    """Per split the ids to use: of these classes only (all where none is named), and of train this share of each class.
+
+    A dataset is packed in a random order, so the first clips of a class are a random choice that grows with `fraction`.
+    Raises UsageError for a class that the dataset does not have.
+    """
+    for name in classes:
+        if name not in dataset.classes:
+            raise UsageError(unknown(f"class of {dataset.path}", name, dataset.classes))
+    wanted = [dataset.classes.index(name) for name in classes] or range(len(dataset.classes))
+    selected = {}
+    for split in SPLITS:
+        ids = dataset.clip_ids(split)
+        share = fraction if split == "train" else 1.0
+        of_class = [ids[dataset.labels[ids] == label] for label in wanted]
+        selected[split] = np.sort(np.concatenate([part[: math.ceil(share * len(part))] for part in of_class]))
+    return selected
+
+
+def check_clips(dataset: Dataset, clip_ids: dict[str, np.ndarray]) -> None:
+    """Raises DatasetError where a split has no clips, or the test split has one class only."""
+    for split in SPLITS:
+        if len(clip_ids[split]) == 0:
+            raise DatasetError(f"{dataset.path}: the {split} split has no clips; pack it again with some")
+    if len(np.unique(dataset.labels[clip_ids["test"]])) < 2:
+        raise DatasetError(
+            f"{dataset.path}: the test split has clips of one class only, so every accuracy would be meaningless; "
+            f"pack it again with more classes in it"
+        )
+
+
+def _stores(
+    specs: Sequence[RunSpec], seeds: Sequence[int], *, clips: int, folder: RunFolder
+) -> dict[tuple[str, int], ConfidenceStore]:
+    """A store for each unimodal run. Raises UsageError where two runs would feed one."""
+    feeding: dict[str, str] = {}
+    for spec in specs:
+        modality = spec.method.confidence_of
+        if modality in feeding:
+            raise UsageError(
+                f"--methods: runs {feeding[modality]!r} and {spec.name!r} would both be the {modality} confidence; "
+                f"train one of them into another run folder"
+            )
+        if modality is not None:
+            feeding[modality] = spec.name
+    return {
+        (spec.name, seed): ConfidenceStore(clips, modality=spec.method.confidence_of, seed=seed, history=folder.history)
+        for seed in seeds
+        for spec in specs
+        if spec.method.confidence_of is not None
+    }
+
+
+def _key(run: Run) -> dict[str, Any]:
+    return {"run": run.spec.name, "method": run.spec.method.name, "seed": run.seed}
+
+
+def _means(totals: Sequence[float]) -> dict[str, float]:
+    loss, correct, clips = totals
+    return {"loss": loss / max(clips, 1.0), "accuracy": correct / max(clips, 1.0), "clips": clips}
