@@ -1,1 +1,10 @@
 """avbench: audiovisual modality imbalance, measured."""
+
+from pathlib import Path
+
+
+def shipped(folder: str) -> Path:
+    """Where a folder that is shipped with the code lies (shards, launch, benchmarks): in a checkout or in a wheel."""
+    package = Path(__file__).parent
+    inside = package / "shipped" / folder
+    return inside if inside.is_dir() else package.parent / folder

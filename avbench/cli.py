@@ -9,11 +9,11 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 # Threads that spin while they wait for each other are slower than one where cores are shared. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -39,8 +39,6 @@ class PackArgs:
     """The dataset folder to make."""
     media: Path | None = None
     """Where the videos are (planted: where they are rendered to; default: OUT-media)."""
-    set: tuple[str, ...] = ()
-    """Fields of the recipe to change, each NAME=VALUE."""
     workers: int = 0
     """Processes (default: one a core)."""
     overwrite: bool = False
@@ -93,10 +91,10 @@ class DoctorArgs:
 
 def _pack(argv: Sequence[str]) -> None:
     from avbench.packing.pack import pack
-    from avbench.packing.recipes import load_recipe
+    from avbench.packing.recipes import Recipe, load_recipe
 
-    args = _parse(PackArgs, argv, "avbench pack")
-    recipe = load_recipe(args.recipe, _assignments(args.set))
+    args, rest = _parse_known(PackArgs, argv, "avbench pack", description=_pack_help(Recipe))
+    recipe = load_recipe(args.recipe, _overrides(rest))
     media = args.media or _default_media(recipe.kind, args.out)
     dataset = pack(recipe, media, out=args.out, workers=args.workers or _cores(), overwrite=args.overwrite)
     clips = ", ".join(f"{count} {split}" for split, count in dataset.description["clips"].items())
@@ -169,8 +167,9 @@ def _evaluate(argv: Sequence[str]) -> None:
         args.runs, split=args.split, thresholds=args.thresholds, confidence_epochs=args.confidence_epochs
     )
     _console().print(terminal_table(evaluation))
-    for sentence in evaluation.sentences:
-        _console().print(sentence)
+    _console().print(evaluation.answer)
+    if evaluation.spearman is not None:
+        _console().print(f"rank correlation of estimated and planted discrepancy (Spearman): {evaluation.spearman:.2f}")
     _console().print(f"report: {evaluation.page}", soft_wrap=True)
 
 
@@ -228,10 +227,22 @@ def _dispatch(argv: Sequence[str]) -> None:
 
 def _parse(kind: type[T], argv: Sequence[str], program: str, *, default: Any = tyro.MISSING_NONPROP) -> T:
     """tyro's result; its boxed complaint becomes one line."""
+    with _one_line(program):
+        return tyro.cli(kind, prog=program, args=list(argv), default=default)
+
+
+def _parse_known(kind: type[T], argv: Sequence[str], program: str, *, description: str) -> tuple[T, list[str]]:
+    """The same, and the words that are none of its options."""
+    with _one_line(program):
+        return tyro.cli(kind, prog=program, args=list(argv), description=description, return_unknown_args=True)
+
+
+@contextmanager
+def _one_line(program: str) -> Iterator[None]:
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
-            return tyro.cli(kind, prog=program, args=list(argv), default=default)
+            yield
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -268,11 +279,27 @@ def _value_of(argv: Sequence[str], flag: str) -> str | None:
     return None
 
 
-def _assignments(texts: Sequence[str]) -> dict[str, str]:
-    for text in texts:
-        if "=" not in text:
-            raise UsageError(f"--set {text!r}: expected NAME=VALUE")
-    return {name: value for name, _, value in (text.partition("=") for text in texts)}
+def _pack_help(recipe: type) -> str:
+    fields = " ".join(
+        f"--{name.replace('_', '-')}" for name in get_type_hints(recipe) if name not in ("kind", "planted")
+    )
+    return (
+        f"{PackArgs.__doc__}\n\nEvery field of the recipe is an option too: {fields}; "
+        f"those of its table [planted] are --planted.NAME."
+    )
+
+
+def _overrides(words: Sequence[str]) -> dict[str, str]:
+    """`--window-seconds 2` or `--window-seconds=2` as {"window_seconds": "2"}: fields of the recipe to change."""
+    overrides = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not (equals or rest):
+            raise UsageError(f"{word!r} is no option with a value; `avbench pack --help` lists the options")
+        overrides[name.replace("-", "_")] = value if equals else rest.pop(0)
+    return overrides
 
 
 def _default_media(kind: str, out: Path) -> Path:

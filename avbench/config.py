@@ -96,7 +96,10 @@ _CHANGEABLE = {"dataset", "out"} | {
 
 
 def load_config(path: Path, **overrides: Any) -> TrainConfig:
-    """A configuration from TOML. Raises UsageError for a missing file, an unknown field or a value of another kind."""
+    """A configuration from TOML; required fields that it lacks are left to the command line.
+
+    Raises UsageError for a missing file, an unknown field or a value of another kind.
+    """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -122,10 +125,9 @@ def _build(kind: type, values: Mapping[str, Any], where: str) -> Any:
     for name in values:
         if name not in types:
             raise UsageError(f"{where}: {unknown('field', name, types)}")
-    missing = [item.name for item in dataclasses.fields(kind) if _is_required(item) and item.name not in values]
-    if missing:
-        raise UsageError(f"{where}: lacks {', '.join(missing)}")
-    return kind(**{name: _convert(value, types[name], f"{where}: {name}") for name, value in values.items()})
+    required = {item.name: tyro.MISSING for item in dataclasses.fields(kind) if _is_required(item)}
+    given = {name: _convert(value, types[name], f"{where}: {name}") for name, value in values.items()}
+    return kind(**{**required, **given})
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:

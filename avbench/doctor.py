@@ -19,7 +19,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from avbench.engine import has_bfloat16
-from avbench.loading.features import PRESETS
+from avbench.loading.features import PRESETS, Preset
 
 _PACKAGES = (
     "avbench",
@@ -46,7 +46,7 @@ def examine(path: Path) -> RenderableType:
         _table("GPUs", gpus or [("none", "no NVIDIA driver answers; everything runs on the CPU")]),
         _table("DALI decodes here", [(name, try_codec(name)) for name in (*_AUDIO_CODECS, "jpeg")]),
         _table("What will run where", paths()),
-        _table("Presets", [(name, preset.description) for name, preset in PRESETS.items()]),
+        _table("Presets", [(name, _features(preset)) for name, preset in PRESETS.items()]),
     ]
     return Group(*sections)
 
@@ -134,6 +134,12 @@ def _why_no_cuda() -> str:
     if not torch.backends.cuda.is_built():
         return "this torch was built without CUDA"
     return f"torch {torch.__version__} finds no GPU; it needs a driver for CUDA {torch.version.cuda}"
+
+
+def _features(preset: Preset) -> str:
+    bins, steps = preset.audio.shape
+    audio = f"audio {preset.audio.seconds:g} s at {preset.audio.sample_rate_hz} Hz -> 1 x {bins} x {steps}"
+    return f"{audio}; {preset.visual.frames} frame(s) of {preset.visual.height} x {preset.visual.width}"
 
 
 def _version(name: str) -> str:
