@@ -1,0 +1,1 @@
+"""Videos -> tar shards and an index, offline."""

@@ -1,0 +1,442 @@
+"""Clips -> tar shards, their DALI indexes, index.arrow and dataset.json.
+
+The plan comes first: every clip, sorted into splits, in a seeded random order, cut into shards. Each shard then depends on
+nothing but its part of the plan, so shards are made in any order by any number of processes, and a clip that is rejected
+only makes its shard shorter. What is done is noted under .packing/: one file a shard, written last; a pack that was
+killed, started again, makes the shards that have none.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import pyarrow as pa
+import webdataset
+
+from avbench.dataset import (
+    DESCRIPTION_FILE,
+    FORMAT,
+    FORMAT_VERSION,
+    INDEX_FILE,
+    INDEX_SCHEMA,
+    QUARANTINE_FILE,
+    REJECTS_FILE,
+    Dataset,
+    checksum,
+    sha256_of,
+    shard_name,
+)
+from avbench.errors import DatasetError, UsageError
+from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
+from avbench.packing.recipes import Clip, Recipe, check_splits, classes_of, clips_of
+from avbench.packing.workers import Beat, WorkerDied, run_tasks
+from avbench.records import SPLITS, atomic_path, write_json, write_text
+
+WORK_FOLDER = ".packing"
+_PLAN_FILE = "plan.json"
+_TAR_BLOCK = 512
+
+
+def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: bool = False) -> Dataset:
+    """Pack the recipe's clips of a media folder into the dataset folder `out`, and open it.
+
+    A pack that was interrupted is continued, with any number of workers, to the same bytes. Raises UsageError for fewer
+    than one worker; RecipeError where the recipe, the list or the media cannot become a dataset; DatasetError where `out`
+    holds something else, another pack is writing it, the disk is full or a worker dies.
+    """
+    if workers < 1:
+        raise UsageError(f"workers is {workers}; expected 1 or more")
+    with _room(out):
+        _make_way(out, overwrite=overwrite)
+        with _locked(out):
+            _claim(out, "recipe", _plain(recipe))
+            clips = clips_of(recipe, media, workers=workers)
+            classes = classes_of(recipe, clips)
+            _check_splits(out, Counter((clip.split, clip.label) for clip in clips), classes)
+            _claim(out, "clips", _fingerprint(clips, classes))
+            tasks = _plan(recipe, clips, classes, out)
+            _make_missing(tasks, workers)
+            _finish(recipe, classes, tasks, out)
+    return Dataset(out)
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """One shard to be made: its number, split and planned clips."""
+
+    number: int
+    split: str
+    clips: tuple[Clip, ...]
+    classes: tuple[str, ...]
+    recipe: Recipe
+    out: Path
+
+    @property
+    def tar(self) -> Path:
+        """Where the shard goes."""
+        return self.out / shard_name(self.number)
+
+    @property
+    def note(self) -> Path:
+        """Written when the shard is whole: its rows of the index; size, hash and rejects in the metadata."""
+        return self.out / WORK_FOLDER / f"{self.tar.stem}.arrow"
+
+
+def index_text(members: Sequence[Sequence[tuple[str, int, int]]], keys: Sequence[str]) -> str:
+    """A shard's index for DALI's fn.readers.webdataset, as its tool wds2idx writes it.
+
+    members: for each clip its members as (suffix, byte offset of the data, size in bytes).
+    """
+    lines = [f"v1.2 {len(keys)}"]
+    for key, clip in zip(keys, members, strict=True):
+        lines.append(" ".join(f"{suffix} {offset} {size} {key}.{suffix}" for suffix, offset, size in clip))
+    return "\n".join(lines) + "\n"
+
+
+def frame_suffix(number: int) -> str:
+    """Suffix of a frame's member in a shard."""
+    return f"{number:03d}.jpg"
+
+
+# The plan.
+
+
+def _plan(recipe: Recipe, clips: Sequence[Clip], classes: tuple[str, ...], out: Path) -> list[ShardTask]:
+    tasks: list[ShardTask] = []
+    for split in SPLITS:
+        # Sorting by a keyed hash is a random order that no library's version changes.
+        ordered = sorted(
+            (clip for clip in clips if clip.split == split),
+            key=lambda clip: hashlib.sha256(f"{recipe.seed}/{clip.key}".encode()).digest(),
+        )
+        for first in range(0, len(ordered), recipe.clips_per_shard):
+            part = tuple(ordered[first : first + recipe.clips_per_shard])
+            tasks.append(ShardTask(len(tasks), split, part, classes, recipe, out))
+    return tasks
+
+
+def _check_splits(out: Path, counts: Mapping[tuple[str | None, str], int], classes: Sequence[str]) -> None:
+    check_splits(_per_class(counts, classes), classes, where=str(out))
+
+
+def _per_class(counts: Mapping[tuple[str | None, str], int], classes: Sequence[str]) -> dict[str, list[int]]:
+    return {split: [counts.get((split, name), 0) for name in classes] for split in SPLITS}
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as JSON would read it back."""
+    return json.loads(json.dumps(asdict(recipe)))
+
+
+def _fingerprint(clips: Sequence[Clip], classes: Sequence[str]) -> str:
+    """Identifies what is to be packed, wherever the media folder lies."""
+    listed = [[value for name, value in asdict(clip).items() if name != "path"] for clip in clips]
+    return hashlib.sha256(json.dumps([listed, list(classes)]).encode()).hexdigest()
+
+
+# One shard.
+
+
+def _make_missing(tasks: Sequence[ShardTask], workers: int) -> None:
+    missing = [task for task in tasks if not _is_made(task)]
+    try:
+        for _ in run_tasks(
+            make_shard,
+            missing,
+            units=[len(task.clips) for task in missing],
+            workers=workers,
+            title="packing",
+            unit="clips",
+        ):
+            pass
+    except WorkerDied as death:
+        at = [missing[number].clips[begun - 1].key for number, begun in death.begun.items()]
+        raise DatasetError(
+            f"{tasks[0].out}: a packing process was killed or crashed (out of memory?), at {' or '.join(at) or 'its start'}; "
+            f"run again to go on, with fewer workers, or without that video"
+        ) from None
+
+
+def _is_made(task: ShardTask) -> bool:
+    if not task.note.exists():
+        return False
+    _, facts = _read_note(task)
+    index = task.tar.with_suffix(".idx")
+    return task.tar.exists() and task.tar.stat().st_size == facts["size_bytes"] and index.exists()
+
+
+def make_shard(task: ShardTask, beat: Beat) -> None:
+    """Decode the task's clips and write its shard, its DALI index and, last, its note. Each appears whole or not at all."""
+    rows: list[dict[str, Any]] = []
+    members: list[list[tuple[str, int, int]]] = []
+    rejects: list[dict[str, str]] = []
+    with atomic_path(task.tar) as partial:
+        with partial.open("wb") as file:
+            hashing = _Hashing(file)
+            # Fixed owner, mode and time: the same clips are the same bytes.
+            with webdataset.TarWriter(hashing, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
+                for clip in task.clips:
+                    beat()
+                    try:
+                        media = _read(clip, task)
+                    except Reject as reject:
+                        rejects.append(
+                            {"key": clip.key, "source": clip.source, "reason": reject.reason, "detail": reject.detail}
+                        )
+                        continue
+                    row, written = _write_clip(writer, clip, media, task)
+                    rows.append(row)
+                    members.append(written)
+        facts = {"size_bytes": partial.stat().st_size, "sha256": hashing.hexdigest(), "rejects": rejects}
+    write_text(task.tar.with_suffix(".idx"), index_text(members, [row["key"] for row in rows]))
+    table = pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata({"facts": json.dumps(facts)}))
+    _write_arrow(task.note, table)
+
+
+def _read(clip: Clip, task: ShardTask) -> ClipMedia:
+    if clip.label not in task.classes:
+        raise Reject(Reason.UNKNOWN_LABEL, repr(clip.label))
+    recipe = task.recipe
+    return read_clip(
+        clip.path,
+        start_seconds=clip.start_seconds,
+        seconds=clip.seconds,
+        sample_rate_hz=recipe.sample_rate_hz,
+        pictures=PictureSettings(recipe.short_side, recipe.jpeg_quality, recipe.frame_phase_seconds),
+    )
+
+
+def _write_clip(
+    writer: webdataset.TarWriter, clip: Clip, media: ClipMedia, task: ShardTask
+) -> tuple[dict[str, Any], list[tuple[str, int, int]]]:
+    """Write a clip's members; returns its row of the index, and its members as (suffix, offset, size)."""
+    recipe = task.recipe
+    audio = encode_audio(media.waveform, recipe.sample_rate_hz, suffix=recipe.audio_suffix)
+    contents = {
+        "json": json.dumps(_description(clip, media, recipe), ensure_ascii=False).encode(),
+        recipe.audio_suffix: audio,
+        **{frame_suffix(number): frame for number, frame in enumerate(media.frames)},
+    }
+    written = []
+    for suffix, data in contents.items():
+        written.append((suffix, writer.tarstream.offset + _TAR_BLOCK, len(data)))
+        writer.write({"__key__": clip.key, suffix: data})  # one at a time: it would sort them by suffix
+    (_, audio_offset, audio_size), frames = written[1], written[2:]
+    row = {
+        "key": clip.key,
+        "label": task.classes.index(clip.label),
+        "split": SPLITS.index(task.split),
+        "source": clip.source,
+        "start_seconds": clip.start_seconds,
+        "shard": task.number,
+        "audio_offset": audio_offset,
+        "audio_size": audio_size,
+        "audio_checksum": checksum(audio),
+        "samples": len(media.waveform),
+        "sample_rate": recipe.sample_rate_hz,
+        "width": media.width,
+        "height": media.height,
+        "frame_offset": [offset for _, offset, _ in frames],
+        "frame_size": [size for _, _, size in frames],
+        "frame_checksum": [checksum(frame) for frame in media.frames],
+        "planted_audio": clip.planted_audio,
+        "planted_visual": clip.planted_visual,
+    }
+    return row, written
+
+
+def _description(clip: Clip, media: ClipMedia, recipe: Recipe) -> dict[str, Any]:
+    """What a reader of the shard alone learns of a clip: its member .json."""
+    planted = {"planted_audio": clip.planted_audio, "planted_visual": clip.planted_visual}
+    return {
+        "label": clip.label,
+        "split": clip.split,
+        "source": clip.source,
+        "start_seconds": clip.start_seconds,
+        "duration_seconds": round(media.seconds, 6),
+        "frames": len(media.frames),
+        "width": media.width,
+        "height": media.height,
+        "sample_rate_hz": recipe.sample_rate_hz,
+        **{name: value for name, value in planted.items() if value is not None},
+    }
+
+
+class _Hashing:
+    """A file to write to that knows the SHA-256 of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._hash = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        return self._file.write(data)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+
+# From shards to a dataset.
+
+
+def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path) -> None:
+    """Write index.arrow, rejects.jsonl and, last, dataset.json."""
+    notes = [_read_note(task) for task in tasks]
+    index = pa.concat_tables([table for table, _ in notes]).replace_schema_metadata(None)
+    labels, splits = index.column("label").to_pylist(), index.column("split").to_pylist()
+    counts = Counter((SPLITS[split], classes[label]) for split, label in zip(splits, labels, strict=True))
+    rejects = [reject for _, facts in notes for reject in facts["rejects"]]
+    write_text(out / REJECTS_FILE, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
+    _check_splits(out, counts, classes)
+    _write_arrow(out / INDEX_FILE, index)
+    per_class = _per_class(counts, classes)
+    description = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "name": recipe.name,
+        "classes": list(classes),
+        "audio_suffix": recipe.audio_suffix,
+        "clips": {split: sum(per_class[split]) for split in SPLITS},
+        "clips_per_class": per_class,
+        "shards": [
+            {
+                "name": task.tar.name,
+                "split": task.split,
+                "clips": table.num_rows,
+                "size_bytes": facts["size_bytes"],
+                "sha256": facts["sha256"],
+            }
+            for task, (table, facts) in zip(tasks, notes, strict=True)
+        ],
+        "recipe": _plain(recipe),
+        "made_with": {
+            "avbench": version("avbench"),
+            "av": av.__version__,
+            "libavcodec": av.library_versions["libavcodec"],
+        },
+        "frame_phase_seconds": recipe.frame_phase_seconds,
+        "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
+        "index_sha256": sha256_of(out / INDEX_FILE),
+    }
+    write_json(out / DESCRIPTION_FILE, description)
+    shutil.rmtree(out / WORK_FOLDER)
+
+
+def _write_arrow(path: Path, table: pa.Table) -> None:
+    """One record batch, so that a reader's columns are views of the mapped file."""
+    buffer = io.BytesIO()
+    with pa.ipc.new_file(buffer, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    with atomic_path(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
+
+
+def _read_note(task: ShardTask) -> tuple[pa.Table, dict[str, Any]]:
+    table = pa.ipc.open_file(io.BytesIO(task.note.read_bytes())).read_all()
+    return table, json.loads(table.schema.metadata[b"facts"])
+
+
+# The dataset folder: what is there, who may write.
+
+
+def _make_way(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that is not ours to write; with `overwrite` remove the dataset in it."""
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f"{out}: is a file; --out names the dataset's folder")
+    work, description = out / WORK_FOLDER, out / DESCRIPTION_FILE
+    if description.exists() and not overwrite:
+        raise DatasetError(
+            f"{out}: already holds a packed dataset; choose another --out, or replace it with --overwrite"
+        )
+    if out.exists() and not work.exists() and not description.exists() and any(out.iterdir()):
+        raise DatasetError(f"{out}: holds other files; --out names a new or empty folder")
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise DatasetError(f"{out}: cannot be written: {error.strerror}") from None
+    if overwrite:
+        with _locked(out):
+            _remove_dataset(out)
+
+
+def _remove_dataset(out: Path) -> None:
+    """Unlinks, never truncates: a reader that has a shard mapped keeps it."""
+    names = [
+        DESCRIPTION_FILE,
+        INDEX_FILE,
+        REJECTS_FILE,
+        QUARANTINE_FILE,
+    ]  # the description first: it makes it a dataset
+    for path in [out / name for name in names] + sorted(out.glob("shard-*.tar")) + sorted(out.glob("shard-*.idx")):
+        path.unlink(missing_ok=True)
+    for path in (out / WORK_FOLDER).iterdir():
+        if path.name != "lock":
+            path.unlink()
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder against a second pack, and remove what a killed one left half-written."""
+    with (out / WORK_FOLDER / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DatasetError(
+                f"{out}: another `avbench pack` is writing it; wait for it, or choose another --out"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        for leftover in (*out.glob(".*.partial"), *(out / WORK_FOLDER).glob(".*.partial")):
+            leftover.unlink(missing_ok=True)
+        yield
+
+
+def _claim(out: Path, name: str, value: Any) -> None:
+    """Note what is packed here. Raises DatasetError where the pack was begun with something else."""
+    path = out / WORK_FOLDER / _PLAN_FILE
+    plan = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if name not in plan:
+        write_json(path, {**plan, name: value})
+    elif plan[name] != value:
+        what = "with other videos or labels than there are now"
+        if isinstance(value, dict):
+            changed = [key for key in value if plan[name].get(key) != value[key]]
+            what = f"with {changed[0]} {plan[name].get(changed[0])!r}, not {value[changed[0]]!r}"
+        raise DatasetError(
+            f"{out}: holds an unfinished pack that was begun {what}; finish that one, choose another --out, "
+            f"or begin anew with --overwrite"
+        )
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def _room(out: Path) -> Iterator[None]:
+    """Turn a full disk into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        there = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+        free = shutil.disk_usage(there).free
+        raise DatasetError(
+            f"{out}: the disk is full ({free / 1e6:.1f} MB free); make room and run the same command again: it goes on "
+            f"where it stopped"
+        ) from None
