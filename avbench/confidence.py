@@ -295,9 +295,10 @@ class ConfidenceStore:
         }
         records.write_json(folder / f"{self.name}.json", {**manifest, "checksum": _json_checksum(manifest)})
         names = {entry["name"] for entry in files}
-        for path in (*folder.glob(f"{self.name}-*.rows"), *folder.glob(f".{self.name}-*.partial")):
-            if path.name not in names:
-                path.unlink()
+        for pattern in (f"{self.name}-*.rows", f".{self.name}-*.partial", f".{self.name}.json.*.partial"):
+            for path in folder.glob(pattern):
+                if path.name not in names:
+                    path.unlink()
 
     def _read(self, folder: Path) -> tuple[np.ndarray, int]:
         manifest = self._read_manifest(folder / f"{self.name}.json")

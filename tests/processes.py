@@ -18,7 +18,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -32,7 +32,9 @@ from avbench.distributed import process_group
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the server starts: it imports torch once for all
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch", "torch.distributed", "numpy", "pytest", "avbench.distributed"])
+_CONTEXT.set_forkserver_preload(
+    ["torch", "torch.distributed", "pyarrow.parquet", "soundfile", "pytest", "hypothesis", "avbench.distributed"]
+)
 
 # After the first failure the other ranks get this long to fail by themselves, so that their tracebacks are seen too.
 GRACE_SECONDS = 5.0
@@ -114,16 +116,16 @@ def _rank(
 
 
 def _collect(
-    processes: list[BaseProcess], connections: list[Connection], timeout_seconds: float
+    processes: Sequence[BaseProcess], connections: Sequence[Connection], timeout_seconds: float
 ) -> list[tuple[str, Any]]:
     """Every rank's (failure text, result), in rank order; no process is left behind."""
     outcomes: dict[int, tuple[str, Any]] = {}
     deadline = time.monotonic() + timeout_seconds
     try:
         while len(outcomes) < len(processes) and (left := deadline - time.monotonic()) > 0:
-            waiting = {connections[rank]: rank for rank in range(len(processes)) if rank not in outcomes}
-            for connection in wait(list(waiting), timeout=left):
-                rank = waiting[connection]
+            waiting = [rank for rank in range(len(processes)) if rank not in outcomes]
+            ready = wait([connections[rank] for rank in waiting], timeout=left)
+            for rank in (rank for rank in waiting if connections[rank] in ready):
                 outcomes[rank] = _received(connections[rank], processes[rank])
                 if outcomes[rank][0]:
                     deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
