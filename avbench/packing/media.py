@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -85,7 +86,7 @@ class ClipMedia:
 
 @dataclass(frozen=True, slots=True)
 class PictureSettings:
-    """How pictures are kept: the shorter side (never enlarged), JPEG quality, and when in each second they are taken."""
+    """How pictures are kept: shorter side (never enlarged), JPEG quality, and when in each second they are taken."""
 
     short_side: int = 256
     jpeg_quality: int = 90
@@ -254,10 +255,10 @@ class _Sound:
         elif packet.size == 0:
             time = self.reached  # the decoder's last frames
         else:
-            time = (packet.pts if packet.pts is not None else packet.dts) * packet.time_base
+            time = _seconds(packet.pts if packet.pts is not None else packet.dts, packet)
             self.first = time if self.first is None else self.first
             self.reached = time
-            self.ends = max(self.ends, time + (packet.duration or 0) * packet.time_base)
+            self.ends = max(self.ends, time + _seconds(packet.duration, packet))
             if time < self.begin - _RUN_UP or (self.end is not None and time >= self.end):
                 return
         for frame in _decoded(packet, required=time >= self.begin):
@@ -265,7 +266,7 @@ class _Sound:
 
     def began_late(self, stream: av.AudioStream) -> bool:
         """Whether the first packet lies so late that the window's start lacks its run-up."""
-        opening = (stream.start_time or 0) * stream.time_base
+        opening = _seconds(stream.start_time, stream)
         return self.first is None or self.first > max(self.begin - _RUN_UP / 4, opening)
 
     def waveform(self) -> tuple[np.ndarray, int]:
@@ -283,7 +284,7 @@ class _Sound:
         mono = _mono(frame)
         place = self._next
         if frame.pts is not None:
-            stamped = round((frame.pts * frame.time_base - self.begin) * self._rate)
+            stamped = round((_seconds(frame.pts, frame) - self.begin) * self._rate)
             if not self._started or abs(stamped - self._next) > _JITTER_SECONDS * self._rate:
                 place = stamped
         self._started = True
@@ -316,13 +317,13 @@ class _Shown:
         elif packet.size and not packet.is_discard:
             if packet.pts is None:
                 raise _Unsure
-            self._note(packet.pts * packet.time_base, (packet.duration or 0) * packet.time_base or self._usual)
+            self._note(_seconds(packet.pts, packet), _seconds(packet.duration, packet) or self._usual)
         if packet.dts is not None:
-            self.reached = packet.dts * packet.time_base
+            self.reached = _seconds(packet.dts, packet)
 
     def began_late(self, stream: av.VideoStream, begin: Fraction) -> bool:
         """Whether the first picture comes after the clip's start although the stream has earlier ones."""
-        opening = (stream.start_time or 0) * stream.time_base
+        opening = _seconds(stream.start_time, stream)
         return not self.times or min(self.times) > max(begin, opening)
 
     def _note(self, time: Fraction, duration: Fraction) -> None:
@@ -354,7 +355,7 @@ def _check_not_truncated(
 
     for stream, found in ends.items():
         if stream.duration is not None:
-            check(found, ((stream.start_time or 0) + stream.duration) * stream.time_base, stream.type)
+            check(found, _seconds((stream.start_time or 0) + stream.duration, stream), stream.type)
     if container.duration is not None:  # Matroska says only how long the longest stream is
         start = Fraction(container.start_time or 0, av.time_base)
         check(max(ends.values()), start + Fraction(container.duration, av.time_base), "the file")
@@ -366,7 +367,10 @@ def _check_not_truncated(
 def _decode_pictures(
     path: Path, wanted: set[Fraction], scan: _Scan, short_side: int, way: _Way
 ) -> dict[Fraction, np.ndarray]:
-    """The pictures shown from these times on, uint8 [H, W, 3] RGB, scaled and upright. Raises _Unsure where one is missing."""
+    """The pictures shown from these times on, uint8 [H, W, 3] RGB, scaled and upright.
+
+    Raises _Unsure where one is missing.
+    """
     pictures: dict[Fraction, np.ndarray] = {}
     with _opened(path) as container:
         _, video = _streams(container)
@@ -376,8 +380,8 @@ def _decode_pictures(
         skips = not way.decodes and video.codec_context.name == "h264"
         for packet in _packets(container, (video,)):
             if skips and packet.size:
-                unwanted = packet.pts * packet.time_base not in wanted
-                video.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
+                is_wanted = _seconds(packet.pts, packet) in wanted
+                video.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             for frame in _decoded(packet, required=False):
                 time = _shown_at(frame)
                 if time in wanted and time not in pictures:
@@ -421,8 +425,8 @@ def _why_not_opened(path: Path, error: av.FFmpegError) -> tuple[Reason, str]:
 
 def _streams(container: InputContainer) -> tuple[av.AudioStream, av.VideoStream]:
     """The best audio and video stream, decoding with one thread each. Cover pictures are no video."""
-    audio = container.streams.best("audio")
-    video = container.streams.best("video")
+    audio = cast("av.AudioStream | None", container.streams.best("audio"))
+    video = cast("av.VideoStream | None", container.streams.best("video"))
     if video is not None and Disposition.attached_pic in video.disposition:
         video = None
     if audio is None and video is None:
@@ -452,7 +456,7 @@ def _latest_end(container: InputContainer, end: Fraction | None) -> Fraction | N
 
 def _seek(container: InputContainer, stream: av.VideoStream, time: Fraction) -> None:
     try:
-        container.seek(int(time / stream.time_base), stream=stream)
+        container.seek(int(time / _seconds(1, stream)), stream=stream)
     except av.FFmpegError:
         raise _Unsure from None
 
@@ -465,7 +469,7 @@ def _packets(container: InputContainer, streams: tuple[av.AudioStream | av.Video
         raise Reject(Reason.TRUNCATED, f"reading stops: {error.strerror}") from None
 
 
-def _decoded(packet: av.Packet, *, required: bool) -> list[av.AudioFrame] | list[av.VideoFrame]:
+def _decoded(packet: av.Packet, *, required: bool) -> list[Any]:
     """The frames that come out of the decoder with this packet; none where it fails on a packet not required."""
     try:
         return packet.decode()
@@ -479,7 +483,14 @@ def _shown_at(frame: av.VideoFrame) -> Fraction:
     time = frame.pts if frame.pts is not None else frame.dts
     if time is None:
         raise Reject(Reason.UNDECODABLE, "pictures without time stamps")
-    return time * frame.time_base
+    return _seconds(time, frame)
+
+
+def _seconds(ticks: int | None, of: av.Packet | av.AudioFrame | av.VideoFrame | av.stream.Stream) -> Fraction:
+    """A time in the ticks of its packet, frame or stream, in seconds; 0 where there is none."""
+    if not ticks or of.time_base is None:
+        return Fraction(0)
+    return ticks * of.time_base
 
 
 def _mono(frame: av.AudioFrame) -> np.ndarray:
@@ -490,7 +501,7 @@ def _mono(frame: av.AudioFrame) -> np.ndarray:
     if samples.dtype == np.uint8:
         samples = samples.astype(np.float32) / 128 - 1
     elif samples.dtype.kind == "i":
-        samples = samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min)
+        samples = samples.astype(np.float32) / 2 ** (8 * samples.itemsize - 1)
     return samples.mean(axis=0, dtype=np.float32)
 
 

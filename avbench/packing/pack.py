@@ -1,9 +1,9 @@
 """Clips -> tar shards, their DALI indexes, index.arrow and dataset.json.
 
-The plan comes first: every clip, sorted into splits, in a seeded random order, cut into shards. Each shard then depends on
-nothing but its part of the plan, so shards are made in any order by any number of processes, and a clip that is rejected
-only makes its shard shorter. What is done is noted under .packing/: one file a shard, written last; a pack that was
-killed, started again, makes the shards that have none.
+The plan comes first: every clip, sorted into splits, in a seeded random order, cut into shards. Each shard then depends
+on nothing but its part of the plan, so shards are made in any order by any number of processes, and a clip that is
+rejected only makes its shard shorter. What is done is noted under .packing/, one file a shard, written last; a pack
+that was killed, started again, makes the shards that have none.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ _TAR_BLOCK = 512
 def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: bool = False) -> Dataset:
     """Pack the recipe's clips of a media folder into the dataset folder `out`, and open it.
 
-    A pack that was interrupted is continued, with any number of workers, to the same bytes. Raises UsageError for fewer
-    than one worker; RecipeError where the recipe, the list or the media cannot become a dataset; DatasetError where `out`
-    holds something else, another pack is writing it, the disk is full or a worker dies.
+    A pack that was interrupted is continued, with any number of workers, to the same bytes. Raises UsageError for
+    fewer than one worker; RecipeError where the recipe, the list or the media cannot become a dataset; DatasetError
+    where `out` holds something else, another pack is writing it, the disk is full or a worker dies.
     """
     if workers < 1:
         raise UsageError(f"workers is {workers}; expected 1 or more")
@@ -65,7 +65,7 @@ def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: boo
             _claim(out, "recipe", _plain(recipe))
             clips = clips_of(recipe, media, workers=workers)
             classes = classes_of(recipe, clips)
-            _check_splits(out, Counter((clip.split, clip.label) for clip in clips), classes)
+            _check_splits(out, Counter((clip.split or "train", clip.label) for clip in clips), classes)
             _claim(out, "clips", _fingerprint(clips, classes))
             tasks = _plan(recipe, clips, classes, out)
             _make_missing(tasks, workers)
@@ -128,11 +128,11 @@ def _plan(recipe: Recipe, clips: Sequence[Clip], classes: tuple[str, ...], out: 
     return tasks
 
 
-def _check_splits(out: Path, counts: Mapping[tuple[str | None, str], int], classes: Sequence[str]) -> None:
+def _check_splits(out: Path, counts: Mapping[tuple[str, str], int], classes: Sequence[str]) -> None:
     check_splits(_per_class(counts, classes), classes, where=str(out))
 
 
-def _per_class(counts: Mapping[tuple[str | None, str], int], classes: Sequence[str]) -> dict[str, list[int]]:
+def _per_class(counts: Mapping[tuple[str, str], int], classes: Sequence[str]) -> dict[str, list[int]]:
     return {split: [counts.get((split, name), 0) for name in classes] for split in SPLITS}
 
 
@@ -165,21 +165,26 @@ def _make_missing(tasks: Sequence[ShardTask], workers: int) -> None:
     except WorkerDied as death:
         at = [missing[number].clips[begun - 1].key for number, begun in death.begun.items()]
         raise DatasetError(
-            f"{tasks[0].out}: a packing process was killed or crashed (out of memory?), at {' or '.join(at) or 'its start'}; "
-            f"run again to go on, with fewer workers, or without that video"
+            f"{tasks[0].out}: a packing process was killed or crashed (out of memory?) at "
+            f"{' or '.join(at) or 'its start'}; run again to go on: with fewer workers, or without that video"
         ) from None
 
 
 def _is_made(task: ShardTask) -> bool:
     if not task.note.exists():
         return False
-    _, facts = _read_note(task)
+    table, facts = _read_note(task)
+    if table.num_rows == 0 or _moved(task).exists():
+        return True
     index = task.tar.with_suffix(".idx")
     return task.tar.exists() and task.tar.stat().st_size == facts["size_bytes"] and index.exists()
 
 
 def make_shard(task: ShardTask, beat: Beat) -> None:
-    """Decode the task's clips and write its shard, its DALI index and, last, its note. Each appears whole or not at all."""
+    """Decode the task's clips and write its shard, its DALI index and, last, its note.
+
+    Each appears whole or not at all. A shard whose clips are all rejected is only noted: DALI reads no empty ones.
+    """
     rows: list[dict[str, Any]] = []
     members: list[list[tuple[str, int, int]]] = []
     rejects: list[dict[str, str]] = []
@@ -201,7 +206,10 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
                     rows.append(row)
                     members.append(written)
         facts = {"size_bytes": partial.stat().st_size, "sha256": hashing.hexdigest(), "rejects": rejects}
-    write_text(task.tar.with_suffix(".idx"), index_text(members, [row["key"] for row in rows]))
+    if rows:
+        write_text(task.tar.with_suffix(".idx"), index_text(members, [row["key"] for row in rows]))
+    else:
+        task.tar.unlink()
     table = pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata({"facts": json.dumps(facts)}))
     _write_arrow(task.note, table)
 
@@ -295,11 +303,17 @@ class _Hashing:
 def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path) -> None:
     """Write index.arrow, rejects.jsonl and, last, dataset.json."""
     notes = [_read_note(task) for task in tasks]
-    index = pa.concat_tables([table for table, _ in notes]).replace_schema_metadata(None)
-    labels, splits = index.column("label").to_pylist(), index.column("split").to_pylist()
-    counts = Counter((SPLITS[split], classes[label]) for split, label in zip(splits, labels, strict=True))
     rejects = [reject for _, facts in notes for reject in facts["rejects"]]
     write_text(out / REJECTS_FILE, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
+    filled = [(task, *note) for task, note in zip(tasks, notes, strict=True) if note[0].num_rows]
+    index = INDEX_SCHEMA.empty_table()
+    for number, (task, rows, _) in enumerate(filled):
+        _move(task, number)
+        shard = pa.array([number] * rows.num_rows, pa.int32())
+        rows = rows.replace_schema_metadata(None).set_column(INDEX_SCHEMA.get_field_index("shard"), "shard", shard)
+        index = pa.concat_tables([index, rows])
+    labels, splits = index.column("label").to_pylist(), index.column("split").to_pylist()
+    counts = Counter((SPLITS[split], classes[label]) for split, label in zip(splits, labels, strict=True))
     _check_splits(out, counts, classes)
     _write_arrow(out / INDEX_FILE, index)
     per_class = _per_class(counts, classes)
@@ -313,19 +327,19 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
         "clips_per_class": per_class,
         "shards": [
             {
-                "name": task.tar.name,
+                "name": shard_name(number),
                 "split": task.split,
-                "clips": table.num_rows,
+                "clips": rows.num_rows,
                 "size_bytes": facts["size_bytes"],
                 "sha256": facts["sha256"],
             }
-            for task, (table, facts) in zip(tasks, notes, strict=True)
+            for number, (task, rows, facts) in enumerate(filled)
         ],
         "recipe": _plain(recipe),
         "made_with": {
             "avbench": version("avbench"),
             "av": av.__version__,
-            "libavcodec": av.library_versions["libavcodec"],
+            "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
         },
         "frame_phase_seconds": recipe.frame_phase_seconds,
         "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
@@ -333,6 +347,24 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
     }
     write_json(out / DESCRIPTION_FILE, description)
     shutil.rmtree(out / WORK_FOLDER)
+
+
+def _moved(task: ShardTask) -> Path:
+    return task.note.with_suffix(".moved")
+
+
+def _move(task: ShardTask, number: int) -> None:
+    """Give a shard its final number, lower than the planned one where shards before it stayed empty.
+
+    In ascending order each final name is free; the mark says that what now has the planned name is another shard.
+    """
+    if number == task.number or _moved(task).exists():
+        return
+    final = task.out / shard_name(number)
+    for suffix in (".idx", ".tar"):
+        if task.tar.with_suffix(suffix).exists():
+            task.tar.with_suffix(suffix).replace(final.with_suffix(suffix))
+    _moved(task).touch()
 
 
 def _write_arrow(path: Path, table: pa.Table) -> None:

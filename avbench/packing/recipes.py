@@ -1,7 +1,7 @@
 """Recipes: how a folder of videos and its labels become clips, in which splits.
 
-A recipe is a TOML file of plain numbers and names under shards/; `Recipe` documents each. Everything here is about names
-and lists: no video is decoded, only headers are read where videos are cut into windows.
+A recipe is a TOML file of plain numbers and names under shards/; `Recipe` documents each. Everything here is about
+names and lists: no video is decoded, only headers are read where videos are cut into windows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
+from itertools import pairwise
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -25,7 +26,10 @@ from avbench.packing.planted import PlantedConfig, render
 from avbench.records import SPLITS
 
 KINDS = ("folder", "planted")
-VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split())
+VIDEO_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in ("3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "ts", "webm")
+)
 # A tar header has room for 100 bytes of name; a frame's suffix takes 8.
 LONGEST_KEY = 90
 # The last window of a video may lack this share of its seconds: 9.98 s still make five windows of 2 s.
@@ -81,8 +85,8 @@ class Clip:
 def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None) -> Recipe:
     """A shipped recipe by name, or any TOML file by path, with some fields overridden.
 
-    Fields of the table [planted] are overridden as "planted.NAME". Raises RecipeError on an unknown recipe or field and on
-    a value that makes no sense.
+    Fields of the table [planted] are overridden as "planted.NAME". Raises RecipeError on an unknown recipe or field
+    and on a value that makes no sense.
     """
     path = _recipe_file(name_or_path)
     values = _read_toml(path)
@@ -127,7 +131,7 @@ def clips_of(recipe: Recipe, media: Path, *, workers: int = 1) -> list[Clip]:
     videos = _with_splits(videos, recipe)
     clips = list(_windows(videos, recipe.window_seconds)) if recipe.window_seconds else videos
     clips.sort(key=lambda clip: clip.key)
-    for one, other in zip(clips, clips[1:], strict=False):
+    for one, other in pairwise(clips):
         if one.key == other.key:
             raise RecipeError(
                 f"{media}: {one.source!r} and {other.source!r} both become the key {one.key!r}; rename one"
@@ -156,7 +160,7 @@ def check_splits(clips_per_class: Mapping[str, Sequence[int]], classes: Sequence
 
 
 def encoded_key(name: str) -> str:
-    """A name as a key: everything but letters, digits, "-", "_" and "~" percent-encoded; a long one cut, with a hash."""
+    """A name as a key: all but letters, digits, "-", "_" and "~" percent-encoded; a long one cut, with a hash."""
     key = quote(name, safe="").replace(".", "%2E")
     if len(key) <= LONGEST_KEY:
         return key
@@ -166,9 +170,9 @@ def encoded_key(name: str) -> str:
 def cut_parts(labels: Mapping[str, str], fractions: Mapping[str, float]) -> dict[str, str]:
     """Which videos go to which part, by a hash of their names: {name: part}; the rest is in no part.
 
-    labels: the label of each video. fractions: the share of each part, e.g. {"test": 0.1, "val": 0.1}. A class with at least
-    one video more than there are parts (three for two parts) gives each part its share, and at least one video; the
-    videos of smaller classes are pooled and cut together. So a video's part depends on its class, not on the list's order.
+    labels: the label of each video. fractions: the share of each part, e.g. {"test": 0.1, "val": 0.1}. A class with
+    three videos or more gives each part its share, and at least one video; the videos of smaller classes are pooled and
+    cut together. Whatever is cut, something is left. The order of `labels` does not matter.
     """
     by_class: dict[str | None, list[str]] = defaultdict(list)
     sizes: dict[str, int] = defaultdict(int)
@@ -295,15 +299,15 @@ def _videos(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = defaultdict(list)
     for directory, _, names in os.walk(folder):
         for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                found[Path(directory, stem).relative_to(folder).as_posix()].append(Path(directory, name))
+            path = Path(directory, name)
+            if path.suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
+                found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
     return found
 
 
 def _without_suffix(name: str) -> str:
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in VIDEO_SUFFIXES else name
+    suffix = PurePosixPath(name).suffix
+    return name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name
 
 
 # Splits and windows.

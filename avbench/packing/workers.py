@@ -1,7 +1,7 @@
 """Tasks over worker processes, with a progress bar, and without hanging when a worker dies.
 
-Packing and verifying give each process whole shards. Workers are fresh interpreters (spawn): the caller may have threads
-or a GPU, which a fork would break. They end when their parent does, however it ends.
+Packing and verifying give each process whole shards. Workers are fresh interpreters (spawn): the caller may have
+threads or a GPU, which a fork would break. They end when their parent does, however it ends.
 """
 
 from __future__ import annotations
@@ -73,8 +73,10 @@ def run_tasks(
 
 @contextmanager
 def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A function to tell how many units are done: a bar with rate and time left, or a line every ten seconds at most
-    where stderr is no terminal."""
+    """A function to tell how many units are done.
+
+    It moves a bar with rate and time left, or prints a line every ten seconds at most where stderr is no terminal.
+    """
     if not sys.stderr.isatty():
         yield _lines(title, total, unit)
         return
