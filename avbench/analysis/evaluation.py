@@ -229,7 +229,7 @@ def answer(verdicts: Sequence[Verdict]) -> str:
     asked = [verdict for verdict in verdicts if verdict.answered]
     if not asked:
         return "There was nothing to compare at any threshold."
-    losing = _listed([f"{verdict.threshold:g}" for verdict in asked if not verdict.winners])
+    losing = _listed([f"{verdict.threshold:g}" for verdict in asked if not verdict.winners], "or")
     if not any(verdict.winners for verdict in asked):
         return f"No multimodal method beats both unimodal networks on both subsets at T = {losing}."
     winning = "; ".join(
@@ -246,6 +246,6 @@ def _best(table: AccuracyTable, runs: Sequence[str], subset: str, threshold: flo
     return best, means[best]
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], last: str = "and") -> str:
     """a, b and c"""
-    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
+    return f" {last} ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)

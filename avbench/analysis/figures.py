@@ -16,6 +16,10 @@ from avbench.analysis.discrepancy import HEATMAP_BINS, Counts
 # Viridis is perceptually even and safe for colour-blind readers; dark is many, so that it prints on white paper. Its
 # palest fifth is left out: one clip in a cell must differ from none, which is white.
 _COLOURS = ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(0.2, 1.0, 256)))
+# Places in the figure as fractions: left, bottom, width, height. A layout that is computed draws everything twice.
+_SIZE_INCHES = (5.8, 5.2)
+_SQUARE = (0.105, 0.1, 0.68, 0.68 * _SIZE_INCHES[0] / _SIZE_INCHES[1])
+_SCALE = (0.815, 0.16, 0.03, 0.67)
 _STYLE: Any = {"font.size": 9.0, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "svg.hashsalt": "avbench"}
 
 
@@ -28,9 +32,9 @@ def draw_heatmap(counts: Counts, *, audio_clips: int, visual_clips: int, ties: i
     """
     total = audio_clips + visual_clips + ties
     with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(5.6, 5.0), layout="constrained")
+        figure = Figure(figsize=_SIZE_INCHES)
         FigureCanvasAgg(figure)
-        axes = figure.subplots()
+        axes = figure.add_axes(_SQUARE)
         image = axes.imshow(
             np.ma.masked_equal(counts, 0),
             origin="lower",
@@ -39,7 +43,8 @@ def draw_heatmap(counts: Counts, *, audio_clips: int, visual_clips: int, ties: i
             norm=LogNorm(vmin=1, vmax=max(int(counts.max()), 2)),
             interpolation="nearest",
         )
-        axes.plot([0, 1], [0, 1], color="0.35", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot([0, 1], [0, 1], color="white", linewidth=1.4)  # a margin, so that the diagonal shows on dark cells
+        axes.plot([0, 1], [0, 1], color="0.2", linewidth=0.7, linestyle=(0, (4, 3)))
         axes.set(
             xlim=(0, 1),
             ylim=(0, 1),
@@ -49,8 +54,8 @@ def draw_heatmap(counts: Counts, *, audio_clips: int, visual_clips: int, ties: i
         axes.set_title(_share("▲ visual-preferred", visual_clips, total), loc="left", fontsize=8.5)
         axes.set_title(_share("▼ audio-preferred", audio_clips, total), loc="right", fontsize=8.5)
         ends = f", {ties:,} exactly equal" if ties else ""
-        figure.suptitle(f"{title}: {total:,} clips{ends}", fontsize=10.5)
-        bar = figure.colorbar(image, ax=axes, shrink=0.86, pad=0.02)
+        figure.suptitle(f"{title}: {total:,} clips{ends}", fontsize=10.5, y=0.985)
+        bar = figure.colorbar(image, cax=figure.add_axes(_SCALE))
         bar.set_label(f"clips in a cell of {1 / HEATMAP_BINS:g} × {1 / HEATMAP_BINS:g} (white: none)")
         bar.minorticks_off()
         ticks = _whole_ticks(max(int(counts.max()), 2))

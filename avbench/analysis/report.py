@@ -249,8 +249,8 @@ def _notes(evaluation: Evaluation, results: Results, epochs: Epochs) -> list[str
         "them, which flatters each of the two on its own subset.",
         "Intervals are 95 % percentile bootstrap intervals over clips. They hold for these trained networks and say "
         "nothing of how another seed would fare. The highest accuracy of each column is in bold.",
-        f"{coverage.evaluated:,} of the split's {coverage.listed:,} clips are evaluated. Left out, and counted "
-        f"nowhere: {coverage.unrecorded:,} of which a network recorded no confidence, and {coverage.unpredicted:,} that "
+        f"{coverage.evaluated:,} of the split's {coverage.listed:,} clips are evaluated. Left out and counted "
+        f"nowhere: {coverage.unrecorded:,} of which a network recorded no confidence, {coverage.unpredicted:,} that "
         "no network predicted because their bytes were bad.",
     ]
     if results.planted is not None:

@@ -1,0 +1,209 @@
+"""Accuracies by hand, intervals and correlation against SciPy, the weighted mean as a property."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import accuracy_score
+
+from avbench.analysis.evaluation import (
+    SUBSETS,
+    Scores,
+    accuracy_table,
+    answer,
+    bootstrap_interval,
+    rank_correlation,
+    verdict,
+)
+
+DISCREPANCY = np.array([0.9, 0.5, 0.1, 0.0, -0.1, -0.3, -0.5, -0.9])
+
+
+def scores(run, right, *, method=None, seed=0):
+    return Scores(run, run if method is None else method, seed, np.array(right, bool))
+
+
+def three_runs(*, audio="11110000", visual="00001111", baseline="11010011"):
+    named = {"baseline": baseline, "visual": visual, "audio": audio}
+    return [scores(run, [letter == "1" for letter in right]) for run, right in named.items()]
+
+
+def test_counts_and_accuracies_by_hand():
+    table = accuracy_table(three_runs(), DISCREPANCY, [0.0, 0.2])
+    found = {
+        (run, subset, threshold): (cell.correct, cell.clips)
+        for run in ("audio", "visual", "baseline")
+        for threshold in (0.0, 0.2)
+        for subset in SUBSETS
+        for cell in [table.cell(run, 0, subset, threshold)]
+    }
+    assert found == {
+        ("audio", "overall", 0.0): (4, 8),
+        ("audio", "audio", 0.0): (3, 3),
+        ("audio", "visual", 0.0): (0, 4),
+        ("audio", "tie", 0.0): (1, 1),
+        ("audio", "overall", 0.2): (4, 8),
+        ("audio", "audio", 0.2): (2, 2),
+        ("audio", "visual", 0.2): (0, 3),
+        ("audio", "tie", 0.2): (2, 3),
+        ("visual", "overall", 0.0): (4, 8),
+        ("visual", "audio", 0.0): (0, 3),
+        ("visual", "visual", 0.0): (4, 4),
+        ("visual", "tie", 0.0): (0, 1),
+        ("visual", "overall", 0.2): (4, 8),
+        ("visual", "audio", 0.2): (0, 2),
+        ("visual", "visual", 0.2): (3, 3),
+        ("visual", "tie", 0.2): (1, 3),
+        ("baseline", "overall", 0.0): (5, 8),
+        ("baseline", "audio", 0.0): (2, 3),
+        ("baseline", "visual", 0.0): (2, 4),
+        ("baseline", "tie", 0.0): (1, 1),
+        ("baseline", "overall", 0.2): (5, 8),
+        ("baseline", "audio", 0.2): (2, 2),
+        ("baseline", "visual", 0.2): (2, 3),
+        ("baseline", "tie", 0.2): (1, 3),
+    }
+    assert table.cell("baseline", 0, "audio", 0.0).accuracy == 2 / 3
+
+
+def test_unimodal_rows_come_first_whatever_their_names():
+    runs = [scores("a", DISCREPANCY > 0, method="baseline"), scores("z", DISCREPANCY > 0, method="audio")]
+    runs += [scores("y", DISCREPANCY > 0, method="visual", seed=seed) for seed in (1, 0)]
+    table = accuracy_table(runs, DISCREPANCY, [0.0])
+    assert table.rows == (("z", 0), ("y", 0), ("y", 1), ("a", 0))
+    assert (table.unimodal, table.multimodal, table.seeds) == (("z", "y"), ("a",), (0, 1))
+
+
+def test_an_empty_subset_has_no_clips_no_accuracy_and_no_interval():
+    table = accuracy_table(three_runs(), DISCREPANCY, [0.95])
+    cell = table.cell("audio", 0, "audio", 0.95)
+    assert (cell.clips, cell.correct, cell.accuracy, cell.low, cell.high) == (0, 0, None, None, None)
+    assert table.mean("audio", "audio", 0.95) is None
+    assert table.cell("audio", 0, "tie", 0.95).clips == 8
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_overall_is_the_clip_weighted_mean_of_the_three_parts_at_every_threshold(data):
+    clips = data.draw(st.integers(1, 40))
+    value = st.sampled_from(np.linspace(-1, 1, 21).tolist())
+    discrepancies = np.array(data.draw(st.lists(value, min_size=clips, max_size=clips)))
+    right = np.array(data.draw(st.lists(st.booleans(), min_size=clips, max_size=clips)))
+    thresholds = data.draw(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=3, unique=True))
+    table = accuracy_table([scores("audio", right)], discrepancies, thresholds)
+    for threshold in thresholds:
+        overall, *parts = (table.cell("audio", 0, subset, threshold) for subset in SUBSETS)
+        assert (overall.correct, overall.clips) == (sum(p.correct for p in parts), sum(p.clips for p in parts))
+        weighted = sum(part.clips * (part.accuracy or 0.0) for part in parts) / overall.clips
+        assert overall.accuracy == pytest.approx(weighted, abs=1e-12)
+        assert overall.accuracy == pytest.approx(accuracy_score(np.ones(clips, bool), right), abs=1e-12)
+
+
+@given(st.integers(1, 5000), st.floats(0, 1))
+@settings(deadline=None)
+def test_an_interval_holds_its_accuracy_and_stays_in_range(clips, share):
+    correct = round(clips * share)
+    low, high = bootstrap_interval(np.array([correct]), np.array([clips]))
+    assert 0 <= low[0] <= correct / clips <= high[0] <= 1
+
+
+@pytest.mark.parametrize(("correct", "clips"), [(7, 10), (30, 60), (188, 200), (1, 50), (450, 600)])
+def test_intervals_are_scipys_percentile_bootstrap(correct, clips):
+    sample = np.arange(clips) < correct
+    # Random, so it can be a clip off at the edge of a step of the distribution.
+    expected = stats.bootstrap(
+        (sample,), np.mean, n_resamples=20000, method="percentile", vectorized=True, rng=np.random.default_rng(0)
+    ).confidence_interval
+    low, high = bootstrap_interval(np.array([correct]), np.array([clips]))
+    assert low[0] == pytest.approx(expected.low, abs=1.001 / clips)
+    assert high[0] == pytest.approx(expected.high, abs=1.001 / clips)
+
+
+def test_intervals_hold_the_tails_they_promise():
+    # By definition, not by SciPy's quantiles: the smallest count whose cumulative probability reaches the tail.
+    clips, correct = 40, 31
+    chances = np.array([stats.binom.pmf(k, clips, correct / clips) for k in range(clips + 1)]).cumsum()
+    low, high = bootstrap_interval(np.array([correct]), np.array([clips]))
+    assert low[0] == np.argmax(chances >= 0.025) / clips
+    assert high[0] == np.argmax(chances >= 0.975) / clips
+
+
+def test_intervals_of_nothing_everything_and_no_clips():
+    low, high = bootstrap_interval(np.array([0, 9, 0]), np.array([9, 9, 0]))
+    np.testing.assert_array_equal(low, [0, 1, np.nan])
+    np.testing.assert_array_equal(high, [0, 1, np.nan])
+
+
+def test_rank_correlation_by_hand():
+    # Ranks 1 2 3 4 and 2 1 4 3: 1 - 6 * 4 / (4 * 15) = 0.6
+    assert rank_correlation(np.array([0.1, 0.2, 0.3, 0.4]), np.array([-0.5, -0.9, 0.8, 0.1])) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("estimated", [[0.5, 0.5, 0.5], [0.1]])
+def test_rank_correlation_of_a_constant_is_not_defined(estimated):
+    assert rank_correlation(np.array(estimated), np.arange(len(estimated), dtype=float)) is None
+
+
+def test_a_method_wins_only_above_both_networks_on_both_subsets():
+    wins = accuracy_table(three_runs(audio="10010000", visual="00001100", baseline="11000111"), DISCREPANCY, [0.0])
+    found = verdict(wins, 0.0)
+    assert found.winners == ("baseline",)
+    assert found.sentence == (
+        "At T = 0, baseline beats both unimodal networks on both the audio-preferred clips and "
+        "the visual-preferred clips."
+    )
+    equal = accuracy_table(three_runs(audio="11010000", visual="00001100", baseline="11000111"), DISCREPANCY, [0.0])
+    assert verdict(equal, 0.0).winners == ()  # 2 of 3 audio-preferred clips, both
+
+
+def test_the_other_network_counts_too():
+    # Above audio on the audio-preferred clips, but there the visual network is better still.
+    table = accuracy_table(three_runs(audio="00010000", visual="11100000", baseline="11001111"), DISCREPANCY, [0.0])
+    assert verdict(table, 0.0).winners == ()
+
+
+def test_a_lost_question_says_by_how_much():
+    sentence = verdict(accuracy_table(three_runs(), DISCREPANCY, [0.2]), 0.2).sentence
+    assert sentence == (
+        "At T = 0.2, baseline does not beat both unimodal networks on both subsets: it reaches 100.0 % on the "
+        "audio-dominated clips (audio: 100.0 %) and 66.7 % on the visual-dominated clips (visual: 100.0 %)."
+    )
+
+
+def test_seeds_are_averaged_before_comparing():
+    runs = [
+        *(scores("audio", DISCREPANCY > 0.2, seed=seed) for seed in (0, 1)),  # 2 of 3
+        *(scores("visual", DISCREPANCY < -0.2, seed=seed) for seed in (0, 1)),  # 3 of 4
+        scores("baseline", np.ones(8), seed=0),
+        scores("baseline", [1, 0, 0, 1, 1, 1, 1, 0], seed=1),  # 1 of 3 and 3 of 4, in the mean 2/3 and 7/8
+    ]
+    table = accuracy_table(runs, DISCREPANCY, [0.0])
+    assert table.mean("baseline", "audio", 0.0) == pytest.approx(2 / 3)
+    assert verdict(table, 0.0).winners == ()
+    runs[-1] = scores("baseline", [1, 1, 0, 1, 1, 1, 1, 0], seed=1)
+    assert verdict(accuracy_table(runs, DISCREPANCY, [0.0]), 0.0).winners == ("baseline",)
+
+
+def test_an_empty_subset_or_no_multimodal_method_leaves_the_question_open():
+    empty = verdict(accuracy_table(three_runs(), np.abs(DISCREPANCY), [0.0]), 0.0)
+    assert not empty.answered
+    assert empty.sentence == "At T = 0, the question has no answer: no clip is visual-preferred."
+    alone = verdict(accuracy_table(three_runs()[1:], DISCREPANCY, [0.0]), 0.0)
+    assert not alone.answered
+    assert answer([empty, alone]) == "There was nothing to compare at any threshold."
+
+
+def test_the_answer_in_one_sentence():
+    runs = three_runs(audio="11110000", visual="00001111", baseline="11100001")
+    lost = accuracy_table(runs, DISCREPANCY, [0.0, 0.2, 0.4])
+    assert answer([verdict(lost, threshold) for threshold in lost.thresholds]) == (
+        "No multimodal method beats both unimodal networks on both subsets at T = 0, 0.2 or 0.4."
+    )
+    mixed = accuracy_table(
+        three_runs(audio="01010000", visual="00011000", baseline="11000110"), DISCREPANCY, [0.0, 0.6]
+    )
+    assert [found.winners for found in (verdict(mixed, 0.0), verdict(mixed, 0.6))] == [("baseline",), ()]
+    assert answer([verdict(mixed, 0.0), verdict(mixed, 0.6)]) == (
+        "These beat both unimodal networks on both subsets: baseline at T = 0; none at T = 0.6."
+    )

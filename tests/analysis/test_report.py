@@ -1,0 +1,612 @@
+"""`evaluate` on run folders written by hand: every number in the files, every mistake that a user can make."""
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from make_run import make_run, write_history, write_predictions
+from rich.console import Console
+
+import avbench.analysis.report as report
+from avbench.analysis.evaluation import accuracy_table
+from avbench.analysis.report import evaluate, terminal_table
+from avbench.analysis.runs import parse_epochs, read_runs
+from avbench.errors import AvbenchError, RunError, UsageError
+
+LABELS = [0, 1, 2, 0, 1, 2]
+AUDIO = [0.9, 0.8, 0.5, 0.25, 0.1, 0.7]
+VISUAL = [0.1, 0.5, 0.5, 0.5, 0.8, 0.7]
+# discrepancy     0.8  0.3  0.0  -0.25  -0.7  0.0
+RIGHT = {
+    ("audio", "audio", 0): [True, True, True, False, False, True],
+    ("visual", "visual", 0): [False, True, False, True, True, True],
+    ("baseline", "baseline", 0): [True, False, True, True, True, False],
+}
+
+
+def hand_made(folder, **changes):
+    settings = {"labels": LABELS, "audio": {0: AUDIO}, "visual": {0: VISUAL}, "correct": RIGHT}
+    return make_run(folder, **{**settings, **changes})
+
+
+def rows_of(folder, name="accuracy.csv"):
+    with (folder / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def cells_of(rows, **wanted):
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def table_of(*runs):
+    """The accuracy table without the report around it."""
+    results = read_runs(runs, split="test", epochs="all")
+    return accuracy_table(results.scores, results.discrepancies, (0.0, 0.2, 0.4))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return hand_made(tmp_path / "run")
+
+
+class TestNumbers:
+    def test_accuracy_csv_by_hand(self, run):
+        evaluate([run])
+        rows = rows_of(run / "report")
+        assert list(rows[0]) == ["method", "seed", "subset", "threshold", "clips", "accuracy", "low", "high"]
+        found = {
+            (row["method"], row["threshold"], row["subset"]): (
+                int(row["clips"]),
+                row["accuracy"] and float(row["accuracy"]),
+            )
+            for row in rows
+        }
+        assert len(rows) == len(found) == 3 * 3 * 4
+        for threshold in ("0.0", "0.2", "0.4"):
+            assert found["audio", threshold, "overall"] == (6, 4 / 6)
+            assert found["baseline", threshold, "overall"] == (6, 4 / 6)
+        for threshold in ("0.0", "0.2"):
+            assert found["audio", threshold, "audio"] == (2, 1.0)
+            assert found["visual", threshold, "audio"] == (2, 0.5)
+            assert found["baseline", threshold, "audio"] == (2, 0.5)
+            assert found["audio", threshold, "visual"] == (2, 0.0)
+            assert found["visual", threshold, "visual"] == (2, 1.0)
+            assert found["visual", threshold, "tie"] == (2, 0.5)
+            assert found["baseline", threshold, "tie"] == (2, 0.5)
+        assert found["visual", "0.4", "audio"] == (1, 0.0)
+        assert found["baseline", "0.4", "audio"] == (1, 1.0)
+        assert found["audio", "0.4", "visual"] == (1, 0.0)
+        assert found["audio", "0.4", "tie"] == (4, 0.75)
+
+    def test_an_empty_subset_is_an_empty_cell(self, run):
+        evaluate([run], thresholds=[0.75])
+        (cell,) = cells_of(rows_of(run / "report"), method="audio", subset="visual")
+        assert (cell["clips"], cell["accuracy"], cell["low"], cell["high"]) == ("0", "", "", "")
+        text = (run / "report" / "tables.md").read_text() + (run / "report" / "index.html").read_text()
+        assert "nan" not in re.sub('data:image[^"]*', "", text).lower()
+
+    def test_numbers_are_written_in_full_precision(self, run):
+        evaluation = evaluate([run])
+        for row in rows_of(run / "report"):
+            cell = evaluation.table.cell(row["method"], int(row["seed"]), row["subset"], float(row["threshold"]))
+            for name in ("accuracy", "low", "high"):
+                value = getattr(cell, name)
+                assert row[name] == "" if value is None else float(row[name]) == value
+
+    def test_thresholds_are_sorted_and_counted_once(self, run):
+        evaluation = evaluate([run], thresholds=[0.4, 0, 0.4, -0.0])
+        assert evaluation.table.thresholds == (0.0, 0.4)
+        assert "-0" not in {row["threshold"] for row in rows_of(run / "report")}
+
+    def test_rows_of_a_replaced_modality_are_not_scored(self, run):
+        # make_run writes such rows for every clip, all wrong.
+        assert pq.read_table(run / "predictions" / "audio-seed0-test.parquet").num_rows == 12
+        assert table_of(run).cell("audio", 0, "audio", 0.0).accuracy == 1.0
+
+    def test_unimodal_networks_are_known_by_method_not_by_name(self, tmp_path):
+        named = {
+            ("sound", "audio", 0): RIGHT["audio", "audio", 0],
+            ("audio", "baseline", 0): RIGHT["baseline", "baseline", 0],
+        }
+        run = hand_made(tmp_path / "run", correct={**named, ("visual", "visual", 0): RIGHT["visual", "visual", 0]})
+        table = table_of(run)
+        assert (table.unimodal, table.multimodal) == (("sound", "visual"), ("audio",))
+
+    def test_two_seeds_cut_the_subsets_once_by_their_mean(self, tmp_path):
+        # Clip 1 prefers audio with seed 0 (0.8 : 0.5) and vision with seed 1 (0 : 0.5); its mean prefers vision.
+        second = [0.9, 0.0, 0.5, 0.25, 0.1, 0.7]
+        correct = {(run, method, seed): right for (run, method, _), right in RIGHT.items() for seed in (0, 1)}
+        run = hand_made(tmp_path / "run", audio={0: AUDIO, 1: second}, visual={0: VISUAL, 1: VISUAL}, correct=correct)
+        evaluation = evaluate([run], thresholds=[0.0])
+        assert evaluation.table.seeds == (0, 1)
+        assert (evaluation.table.clips("audio", 0.0), evaluation.table.clips("visual", 0.0)) == (1, 3)
+        assert {row["clips"] for row in cells_of(rows_of(run / "report"), subset="visual")} == {"3"}
+
+    def test_planted_clips_give_a_second_table_and_a_rank_correlation(self, tmp_path):
+        planted = {"audio": [0.9, 0.8, 0.6, 0.25, 0.1, 0.5], "visual": [0.1, 0.4, 0.5, 0.5, 0.9, 0.75]}
+        run = hand_made(tmp_path / "run", planted=planted)
+        evaluation = evaluate([run])
+        # Planted discrepancies 0.8, 0.4, 0.1, -0.25, -0.8, -0.25 have ranks 6 5 4 2.5 1 2.5, estimated ones
+        # 6 5 3.5 2 1 3.5.
+        # Pearson's correlation of these ranks: 16.25 / 17.
+        assert evaluation.spearman == pytest.approx(16.25 / 17)
+        (cell,) = cells_of(
+            rows_of(run / "report", "accuracy_planted.csv"), method="baseline", threshold="0.0", subset="visual"
+        )
+        assert (cell["clips"], float(cell["accuracy"])) == ("3", 2 / 3)
+        assert "Spearman" in (run / "report" / "index.html").read_text()
+
+    def test_planted_tables_leave_out_clips_without_a_planted_quality(self, tmp_path):
+        planted = {"audio": [0.9, None, 0.6, 0.3, 0.1, 0.4], "visual": [0.1, None, 0.5, 0.6, 0.9, 0.7]}
+        run = hand_made(tmp_path / "run", planted=planted)
+        evaluation = evaluate([run])
+        assert evaluation.planted.clips("overall", 0.0) == 5
+        assert "1 clips have no planted quality" in (run / "report" / "tables.md").read_text()
+
+    def test_no_planted_qualities_no_planted_table(self, run):
+        evaluation = evaluate([run])
+        assert (evaluation.planted, evaluation.spearman) == (None, None)
+        assert not (run / "report" / "accuracy_planted.csv").exists()
+
+
+class TestCoverage:
+    def test_a_clip_without_confidence_is_counted_and_left_out_of_everything(self, tmp_path):
+        run = hand_made(tmp_path / "run", audio={0: [0.9, 0.8, 0.5, None, 0.1, 0.7]})
+        evaluation = evaluate([run])
+        coverage = evaluation.coverage
+        assert (coverage.listed, coverage.evaluated, coverage.unrecorded, coverage.unpredicted) == (6, 5, 1, 0)
+        assert evaluation.table.clips("overall", 0.0) == 5
+        assert evaluation.table.cell("audio", 0, "overall", 0.0).correct == 4  # the clip left out was wrong
+        assert "5 of the split's 6 clips" in (run / "report" / "tables.md").read_text()
+
+    def test_a_clip_that_one_seed_lacks_is_left_out(self, tmp_path):
+        correct = {(run, method, seed): right for (run, method, _), right in RIGHT.items() for seed in (0, 1)}
+        audio = {0: AUDIO, 1: [None, *AUDIO[1:]]}
+        run = hand_made(tmp_path / "run", audio=audio, visual={0: VISUAL, 1: VISUAL}, correct=correct)
+        assert read_runs([run], split="test", epochs="all").coverage.unrecorded == 1
+
+    def test_a_clip_with_bad_bytes_has_neither_prediction_nor_confidence(self, tmp_path):
+        audio, visual = ({0: [*values[:5], None]} for values in (AUDIO, VISUAL))
+        run = hand_made(tmp_path / "run", audio=audio, visual=visual, predicted=range(5))
+        coverage = read_runs([run], split="test", epochs="all").coverage
+        assert (coverage.evaluated, coverage.unrecorded, coverage.unpredicted) == (5, 0, 1)
+
+
+class TestEpochs:
+    @pytest.fixture
+    def recorded(self, tmp_path):
+        run = hand_made(tmp_path / "run", epochs={"audio": 2, "visual": 0})
+        for epoch, shift in enumerate((0.0, 0.1, 0.2)):
+            values = {100 + row: value - shift if row == 0 else value for row, value in enumerate(AUDIO)}
+            halves = ({k: v for k, v in values.items() if k < 103}, {k: v for k, v in values.items() if k >= 103})
+            for rank, half in enumerate(halves):
+                # Train clips of the same epoch are in the same parts.
+                write_history(run, "audio", seed=0, epoch=epoch, rank=rank, confidence={rank: 0.5, **half})
+        for epoch in range(2):
+            values = {100 + row: value for row, value in enumerate(VISUAL)}
+            write_history(run, "visual", seed=0, epoch=epoch, confidence=values)
+        return run
+
+    def confidence(self, run, epochs):
+        return read_runs([run], split="test", epochs=parse_epochs(epochs)).confidence
+
+    def test_a_range_is_averaged_both_ends_included(self, recorded):
+        assert self.confidence(recorded, "0:1")["audio"][0] == pytest.approx((0.9 + 0.8) / 2)
+        assert self.confidence(recorded, "1:1")["audio"][0] == pytest.approx(0.8)
+
+    def test_all_is_the_mean_in_the_table(self, recorded):
+        np.testing.assert_array_equal(self.confidence(recorded, "all")["audio"], AUDIO)
+
+    def test_best_is_the_epoch_that_each_network_predicts_from(self, recorded):
+        best = self.confidence(recorded, "best")
+        assert best["audio"][0] == pytest.approx(0.7)  # epoch 2
+        assert best["visual"][0] == pytest.approx(0.1)  # epoch 0
+        assert evaluate([recorded], confidence_epochs="best").confidence_epochs == "best"
+
+    def test_a_clip_missing_in_one_epoch_is_averaged_over_the_others(self, recorded):
+        write_history(recorded, "audio", seed=0, epoch=1, rank=0, confidence={101: 0.8, 102: 0.5})
+        assert self.confidence(recorded, "0:1")["audio"][0] == pytest.approx(0.9)
+
+    def test_epochs_that_were_not_recorded_are_an_error(self, recorded):
+        with pytest.raises(UsageError, match=r"visual, seed 0 has no epoch 2; .* holds epochs 0 to 1"):
+            evaluate([recorded], confidence_epochs="0:2")
+        with pytest.raises(UsageError, match="audio, seed 0 has no epoch 7"):
+            evaluate([recorded], confidence_epochs="7:9")
+
+    def test_a_gap_in_the_history_is_an_error(self, recorded):
+        for path in (recorded / "confidence" / "history").glob("visual-seed0-epoch0000-*"):
+            path.unlink()
+        with pytest.raises(UsageError, match="visual, seed 0 has no epoch 0"):
+            evaluate([recorded], confidence_epochs="0:1")
+
+    def test_no_history_is_an_error(self, run):
+        with pytest.raises(RunError, match="holds no history of audio, seed 0; use `--confidence-epochs all`"):
+            evaluate([run], confidence_epochs="0:1")
+
+    def test_two_parts_that_hold_the_same_clip_are_an_error(self, recorded):
+        write_history(recorded, "visual", seed=0, epoch=1, rank=1, confidence={100: 0.5})
+        with pytest.raises(RunError, match="epoch 1 holds some clips twice"):
+            evaluate([recorded], confidence_epochs="1:1")
+
+    def test_a_number_that_is_no_confidence_is_an_error(self, recorded):
+        write_history(recorded, "visual", seed=0, epoch=1, confidence={100: float("nan")})
+        with pytest.raises(RunError, match="of clip 100 is nan, not a probability"):
+            evaluate([recorded], confidence_epochs="1:1")
+
+    def test_best_needs_one_network_a_modality(self, recorded):
+        write_predictions(
+            recorded, run="audio2", method="audio", seed=0, split="test", clip_ids=np.arange(100, 106), labels=LABELS,
+            correct=[True] * 6,
+        )  # fmt: skip
+        with pytest.raises(RunError, match="has 2 audio networks with seed 0"):
+            evaluate([recorded], confidence_epochs="best")
+
+    @pytest.mark.parametrize("text", ["", "5", "a:b", "1:2:3", "-1:2", "latest"])
+    def test_anything_else_is_an_error(self, run, text):
+        with pytest.raises(UsageError, match="expected all, best or FIRST:LAST"):
+            evaluate([run], confidence_epochs=text)
+
+    def test_a_range_that_ends_before_it_starts_is_an_error(self, run):
+        with pytest.raises(UsageError, match="did you mean 2:5"):
+            evaluate([run], confidence_epochs="5:2")
+
+
+class TestSeveralRuns:
+    def test_runs_trained_apart_are_evaluated_together(self, tmp_path, run):
+        other = hand_made(tmp_path / "other", audio={}, visual={}, correct={("ogm-ge", "ogm-ge", 0): [True] * 6})
+        (other / "confidence.parquet").unlink(missing_ok=True)  # it trained no unimodal network
+        table = table_of(run, other)
+        assert table.rows == (("audio", 0), ("visual", 0), ("baseline", 0), ("ogm-ge", 0))
+        assert table.cell("ogm-ge", 0, "overall", 0.0).accuracy == 1.0
+
+    def test_the_unimodal_networks_may_come_from_two_folders(self, tmp_path):
+        apart = [
+            hand_made(tmp_path / name, audio=audio, visual=visual, correct={(name, name, 0): RIGHT[name, name, 0]})
+            for name, audio, visual in (("audio", {0: AUDIO}, {}), ("visual", {}, {0: VISUAL}))
+        ]
+        table = evaluate(apart).table
+        assert (table.clips("audio", 0.0), table.clips("tie", 0.0)) == (2, 2)
+        assert (apart[0] / "report" / "index.html").exists()
+
+    def test_seeds_from_two_folders_are_averaged(self, tmp_path):
+        second = {(run, method, 1): right for (run, method, _), right in RIGHT.items()}
+        runs = [
+            hand_made(tmp_path / "first"),
+            hand_made(tmp_path / "second", audio={1: [0.0] * 6}, visual={1: [0.5] * 6}, correct=second),
+        ]
+        # discrepancies 0.8 - 0.5, 0.3 - 0.5, 0 - 0.5, ... over two: only clip 0 still prefers audio.
+        table = table_of(*runs)
+        assert (table.clips("audio", 0.0), table.clips("visual", 0.0)) == (1, 5)
+
+    def test_one_name_twice_is_an_error(self, tmp_path, run):
+        with pytest.raises(RunError, match="both hold the run 'audio' with seed 0"):
+            evaluate([run, hand_made(tmp_path / "other")])
+
+    def test_one_name_for_two_methods_is_an_error(self, tmp_path, run):
+        other = hand_made(tmp_path / "other", audio={}, visual={}, correct={("baseline", "tmc", 1): [True] * 6})
+        with pytest.raises(RunError, match=r"use the name 'baseline' for different methods \(baseline, tmc\)"):
+            evaluate([run, other])
+
+    def test_two_recordings_of_one_modality_and_seed_are_an_error(self, tmp_path, run):
+        other = hand_made(tmp_path / "other", visual={}, correct={("audio2", "audio", 0): [True] * 6})
+        with pytest.raises(RunError, match="both recorded the audio confidence with seed 0; leave one out"):
+            evaluate([run, other])
+
+    def test_different_datasets_are_an_error(self, tmp_path, run):
+        with pytest.raises(RunError, match=r"different datasets \(pets 5e5e5e5e, pets aaaaaaaa\)"):
+            evaluate([run, hand_made(tmp_path / "other", fingerprint="a" * 64)])
+
+    def test_different_clips_are_an_error(self, tmp_path, run):
+        other = hand_made(
+            tmp_path / "other", audio={}, visual={}, correct={("tmc", "tmc", 0): [True] * 6}, first_clip=101
+        )
+        with pytest.raises(RunError, match=r"predict different clips .2 are in one only, the first is clip 100"):
+            evaluate([run, other])
+
+    def test_different_labels_are_an_error(self, tmp_path, run):
+        other = hand_made(
+            tmp_path / "other", audio={}, visual={}, correct={("tmc", "tmc", 0): [True] * 6}, labels=[1, *LABELS[1:]]
+        )
+        with pytest.raises(RunError, match="give different labels to the same clips"):
+            evaluate([run, other])
+
+    def test_the_same_folder_twice_is_an_error(self, run):
+        with pytest.raises(UsageError, match="given twice"):
+            evaluate([run, run / "." / "predictions" / ".."])
+
+
+class TestMistakes:
+    """Each is one line that names the thing and the way out."""
+
+    @pytest.mark.parametrize("thresholds", [[], [-0.1], [1.0], [float("nan")], [0.2, float("inf")]])
+    def test_bad_thresholds(self, run, thresholds):
+        with pytest.raises(UsageError, match="--thresholds"):
+            evaluate([run], thresholds=thresholds)
+
+    def test_no_run(self):
+        with pytest.raises(UsageError, match="no run folder given"):
+            evaluate([])
+
+    def test_a_split_that_is_none(self, run):
+        with pytest.raises(UsageError, match="unknown split 'tset'; did you mean 'test'"):
+            evaluate([run], split="tset")
+
+    def test_a_folder_that_is_not_there(self, tmp_path):
+        with pytest.raises(RunError, match="no such run folder"):
+            evaluate([tmp_path / "nothing"])
+
+    @pytest.mark.parametrize("name", ["config.toml", "dataset.json", "environment.json"])
+    def test_a_folder_that_is_no_run_folder(self, run, name):
+        (run / name).unlink()
+        with pytest.raises(RunError, match=f"not a run folder, it has no {name}"):
+            evaluate([run])
+
+    def test_a_description_that_is_damaged(self, run):
+        (run / "dataset.json").write_text("{")
+        with pytest.raises(RunError, match="cannot be read"):
+            evaluate([run])
+        (run / "dataset.json").write_text("[]")
+        with pytest.raises(RunError, match="has no 'name'"):
+            evaluate([run])
+
+    def test_no_predictions(self, run):
+        shutil.rmtree(run / "predictions")
+        with pytest.raises(RunError, match="holds no predictions; did the training end"):
+            evaluate([run])
+
+    def test_no_predictions_of_this_split(self, run):
+        with pytest.raises(RunError, match="has no predictions of the val split, only of test; choose with --split"):
+            evaluate([run], split="val")
+
+    @pytest.mark.parametrize(
+        ("left_out", "message"),
+        [
+            (["audio"], r"no audio network among the runs \(baseline, visual\).*--methods audio`"),
+            (["audio", "visual"], r"no audio and no visual network.*--methods audio,visual`"),
+        ],
+    )
+    def test_no_unimodal_network(self, run, left_out, message):
+        for name in left_out:
+            (run / "predictions" / f"{name}-seed0-test.parquet").unlink()
+        with pytest.raises(RunError, match=message):
+            evaluate([run])
+
+    def test_no_confidence_table(self, run):
+        (run / "confidence.parquet").unlink()
+        with pytest.raises(RunError, match="no such table"):
+            evaluate([run])
+
+    def test_no_confidence_of_this_split(self, run):
+        table = pq.read_table(run / "confidence.parquet")
+        split = pa.array(["train"] * table.num_rows)
+        pq.write_table(
+            table.set_column(table.schema.get_field_index("split"), "split", split), run / "confidence.parquet"
+        )
+        with pytest.raises(RunError, match="holds no clip of the test split"):
+            evaluate([run])
+
+    @pytest.mark.parametrize("modality", ["audio", "visual"])
+    def test_nothing_recorded_of_one_modality(self, tmp_path, modality):
+        with pytest.raises(RunError, match=f"no {modality} confidence of the test split was recorded"):
+            evaluate([hand_made(tmp_path / "run", **{modality: {0: [None] * 6}})])
+
+    def test_no_clip_with_both_confidences(self, tmp_path):
+        run = hand_made(tmp_path / "run", audio={0: [0.5] * 3 + [None] * 3}, visual={0: [None] * 3 + [0.5] * 3})
+        with pytest.raises(RunError, match="no clip of the test split has an audio and a visual confidence"):
+            evaluate([run])
+
+    def test_one_class_only(self, tmp_path):
+        with pytest.raises(RunError, match="has the same class"):
+            evaluate([hand_made(tmp_path / "run", labels=[1] * 6)])
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 1.01])
+    def test_a_confidence_that_is_no_probability(self, tmp_path, value):
+        run = hand_made(tmp_path / "run", audio={0: [0.5, value, 0.5, 0.5, 0.5, 0.5]})
+        with pytest.raises(RunError, match=r"the audio confidence of clip 101 is .*, not a probability"):
+            evaluate([run])
+
+    def test_a_confidence_table_that_misses_predicted_clips(self, run):
+        pq.write_table(pq.read_table(run / "confidence.parquet").slice(2), run / "confidence.parquet")
+        with pytest.raises(RunError, match=r"name different clips of the test split: 2 are .* the first is clip 100"):
+            evaluate([run])
+
+    def test_predictions_that_miss_recorded_clips(self, tmp_path):
+        with pytest.raises(RunError, match=r"name different clips of the test split: 1 are .* the first is clip 105"):
+            evaluate([hand_made(tmp_path / "run", predicted=range(5))])
+
+    def test_a_clip_listed_twice(self, run):
+        table = pq.read_table(run / "confidence.parquet")
+        pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), run / "confidence.parquet")
+        with pytest.raises(RunError, match="lists clip 100 twice"):
+            evaluate([run])
+
+    def test_seeds_that_list_different_clips(self, tmp_path):
+        run = hand_made(tmp_path / "run", audio={0: AUDIO, 1: AUDIO}, visual={0: VISUAL, 1: VISUAL})
+        pq.write_table(pq.read_table(run / "confidence.parquet").slice(1), run / "confidence.parquet")
+        with pytest.raises(RunError, match="seed 1 lists other clips than seed 0"):
+            evaluate([run])
+
+    def test_labels_that_contradict(self, run):
+        write_predictions(
+            run, run="baseline", method="baseline", seed=0, split="test", clip_ids=np.arange(100, 106),
+            labels=[1, *LABELS[1:]], correct=[True] * 6,
+        )  # fmt: skip
+        with pytest.raises(RunError, match="give different labels to the same clips"):
+            evaluate([run])
+
+    @pytest.mark.parametrize("name", ["confidence.parquet", "predictions/visual-seed0-test.parquet"])
+    def test_a_truncated_table(self, run, name):
+        content = (run / name).read_bytes()
+        (run / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(RunError, match=f"{name}: not a readable Parquet table"):
+            evaluate([run])
+
+    def test_a_table_without_its_columns(self, run):
+        path = run / "predictions" / "visual-seed0-test.parquet"
+        pq.write_table(pq.read_table(path).drop_columns(["prediction"]), path)
+        with pytest.raises(RunError, match="lacks the columns prediction"):
+            evaluate([run])
+
+    def test_a_table_with_empty_or_wrong_values(self, run):
+        path = run / "predictions" / "visual-seed0-test.parquet"
+        table = pq.read_table(path)
+        place = table.schema.get_field_index("prediction")
+        for values, message in (
+            (pa.array([None] * 12, pa.int32()), "prediction has 6 empty values"),
+            (pa.array(["cat"] * 12), "prediction holds string, not whole numbers"),
+        ):
+            pq.write_table(table.set_column(place, "prediction", values), path)
+            with pytest.raises(RunError, match=message):
+                evaluate([run])
+
+    def test_a_table_of_two_runs(self, run):
+        path = run / "predictions" / "visual-seed0-test.parquet"
+        both = pa.concat_tables([pq.read_table(path), pq.read_table(run / "predictions" / "audio-seed0-test.parquet")])
+        pq.write_table(both, path)
+        with pytest.raises(RunError, match="must hold one run"):
+            evaluate([run])
+
+    def test_a_table_of_replaced_modalities_only(self, run):
+        path = run / "predictions" / "visual-seed0-test.parquet"
+        table = pq.read_table(path)
+        pq.write_table(table.filter(pa.compute.equal(table.column("replaced"), "audio")), path)
+        with pytest.raises(RunError, match="holds no prediction with both modalities"):
+            evaluate([run])
+
+    def test_every_message_is_one_line(self, run):
+        (run / "confidence.parquet").write_bytes(b"PAR1 no table at all")
+        with pytest.raises(AvbenchError) as caught:
+            evaluate([run])
+        assert "\n" not in str(caught.value)
+
+
+class TestFolder:
+    FILES = frozenset({"accuracy.csv", "heatmap.png", "heatmap.svg", "index.html", "tables.md"})
+
+    def test_the_report_folder_holds_what_it_should(self, run):
+        assert evaluate([run]).page == run / "report" / "index.html"
+        assert {path.name for path in (run / "report").iterdir()} == self.FILES
+        assert (run / "report" / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_the_same_run_gives_the_same_bytes_and_no_leftovers(self, run):
+        evaluate([run])
+        first = {path.name: path.read_bytes() for path in (run / "report").iterdir()}
+        evaluate([run])
+        assert {path.name: path.read_bytes() for path in (run / "report").iterdir()} == first
+        assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
+
+    def test_an_old_planted_table_does_not_outlive_its_run(self, tmp_path):
+        evaluate([hand_made(tmp_path / "run", planted={"audio": AUDIO, "visual": VISUAL})])
+        assert (tmp_path / "run" / "report" / "accuracy_planted.csv").exists()
+        evaluate([hand_made(tmp_path / "run")])
+        assert {path.name for path in (tmp_path / "run" / "report").iterdir()} == self.FILES
+
+    def test_a_failed_evaluation_leaves_the_old_report(self, run):
+        evaluate([run])
+        before = {path.name: path.read_bytes() for path in (run / "report").iterdir()}
+        (run / "confidence.parquet").write_bytes(b"")
+        with pytest.raises(RunError):
+            evaluate([run])
+        assert {path.name: path.read_bytes() for path in (run / "report").iterdir()} == before
+
+    def test_a_report_that_cannot_be_put_in_place_leaves_the_old_one(self, run):
+        evaluate([run])
+        before = (run / "report" / "index.html").read_bytes()
+        with pytest.raises(TypeError):
+            report._replace_folder(run / "report", {"index.html": b"new", "accuracy.csv": None})
+        assert (run / "report" / "index.html").read_bytes() == before
+        assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
+
+    def test_somebody_elses_folder_is_not_replaced(self, run, tmp_path):
+        (tmp_path / "thesis").mkdir()
+        (tmp_path / "thesis" / "chapter.tex").write_text("x")
+        with pytest.raises(UsageError, match="holds other things than a report"):
+            evaluate([run], out=tmp_path / "thesis")
+        with pytest.raises(UsageError, match="is a file"):
+            evaluate([run], out=tmp_path / "thesis" / "chapter.tex")
+        assert (tmp_path / "thesis" / "chapter.tex").read_text() == "x"
+
+    def test_another_folder_is_made_with_its_parents(self, run, tmp_path):
+        assert evaluate([run], out=tmp_path / "a" / "b").page.exists()
+
+
+class _Page(HTMLParser):
+    """Open elements, in order; every address that the page loads; its text."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.addresses, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+class TestShown:
+    def test_the_page_is_well_formed_self_contained_and_complete(self, run):
+        page = _Page()
+        page.feed(evaluate([run]).page.read_text())
+        assert page.stack == []
+        assert [address[:22] for address in page.addresses] == ["data:image/png;base64,"]
+        text = " ".join(page.text)
+        for wanted in ("6 clips of the test split", "no audio stream", "in quarantine", "torch", 'methods = ["audio"'):
+            assert wanted in text
+        for sentence in ("No multimodal method beats", "flatters each of the two", "At T = 0.4, baseline"):
+            assert sentence in text.replace("\xa0", " ")
+        for name in ("audio-preferred", "visual-dominated", "tied"):
+            assert name in text
+
+    def test_names_are_escaped(self, run):
+        dataset = json.loads((run / "dataset.json").read_text())
+        (run / "dataset.json").write_text(json.dumps({**dataset, "name": "<b>cats & dogs"}))
+        assert "&lt;b&gt;cats &amp; dogs" in evaluate([run]).page.read_text()
+
+    def test_markdown_cells_by_hand(self, run):
+        evaluate([run], thresholds=[0.75])
+        lines = (run / "report" / "tables.md").read_text().splitlines()
+        (line,) = [line for line in lines if line.startswith("| visual |")]
+        # 1 clip beyond 0.75 on the audio side (wrong), none on the visual side, 5 tied with 4 right.
+        assert line.startswith("| visual | 0 | **66.7** [")
+        assert "| 0.0 [0.0, 0.0] (1) | – (0) | **80.0** [40.0, 100.0] (5) |" in line
+
+    @pytest.mark.parametrize("width", [80, 100])
+    def test_the_terminal_table_fits(self, tmp_path, width):
+        right = RIGHT["baseline", "baseline", 0]
+        correct = {**RIGHT, **{(name, name, 0): right for name in ("gradient-blending", "ogm-ge", "greedy", "tmc")}}
+        console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+        console.print(terminal_table(evaluate([hand_made(tmp_path / "run", correct=correct)])))
+        lines = console.export_text().splitlines()
+        assert max(map(len, lines)) <= width
+        assert len([line for line in lines if line.startswith("gradient-blending ")]) == 3  # not folded
+        (line,) = [line for line in lines if line.startswith("T = 0.4")]
+        assert re.findall(r"\d+", line) == ["0", "4", "6", "1", "1", "4"]
+
+    def test_the_terminal_table_says_what_was_left_out(self, tmp_path):
+        run = hand_made(tmp_path / "run", audio={0: [0.9, 0.8, 0.5, None, 0.1, 0.7]})
+        assert terminal_table(evaluate([run])).caption == "5 clips; 1 more left out: no confidence"
+
+
+def test_a_report_is_made_without_importing_torch(run):
+    code = (
+        "import sys; from pathlib import Path; from avbench.analysis.report import evaluate\n"
+        "evaluate([Path(sys.argv[1])]); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(run)], check=True)
+    assert (run / "report" / "index.html").exists()
