@@ -305,7 +305,7 @@ class _Reader:
         self.dataset = dataset
         self.modalities = modalities
         self._stock = _Encoded(stock_audio(preset.audio), [stock_picture()] * preset.visual.frames)
-        self._stock_rate_hz = preset.audio.sample_rate_hz
+        self._rate_hz = preset.audio.sample_rate_hz
 
     def prepare(self, position: int, clip_ids: np.ndarray, crops: _Crops) -> _Prepared:
         """Check the chosen bytes of these clips; a clip of which anything is bad is replaced whole."""
@@ -325,8 +325,8 @@ class _Reader:
     ) -> dict[Modality, Feed]:
         feeds: dict[Modality, Feed] = {}
         if len(clips) and "audio" in self.modalities:
-            rates = np.where(valid, self.dataset.sample_rates[clip_ids], self._stock_rate_hz)
-            feeds["audio"] = AudioFeed([clip.audio for clip in clips], rates)
+            rates = np.where(valid, self.dataset.sample_rates[clip_ids], self._rate_hz)
+            feeds["audio"] = AudioFeed([clip.audio for clip in clips], rates, self._rate_hz)
         if len(clips) and "visual" in self.modalities:
             boxes = np.where(valid[:, None], crops.boxes, stock_box())
             count = crops.frames.shape[1]

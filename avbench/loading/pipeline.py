@@ -11,6 +11,7 @@ import io
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,26 +25,31 @@ from torch import Tensor
 
 from avbench.loading.features import AudioPreset, VisualPreset
 
-# Audio kept beyond the wanted end before resampling, so that the filter (16 lobes) sees what follows it.
-_RESAMPLING_MARGIN_SECONDS = 0.05
+_RESAMPLING_LOBES = 16  # of the sinc, each side; also those of DALI's quality 50, its default
+_RESAMPLING_MARGIN_SECONDS = 0.05  # kept beyond the wanted end before resampling, so that the filters see what follows
 _STOCK_SIDE = 16
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFeed:
-    """What the audio graph wants for a batch of B clips: encoded bytes (uint8 each) and sample rates in Hz, [B]."""
+    """What the audio graph wants for B clips: encoded bytes (uint8 each), their sample rates [B], the wanted rate."""
 
     encoded: Sequence[np.ndarray]
-    sample_rates: np.ndarray
+    sample_rates_hz: np.ndarray
+    wanted_rate_hz: int
 
     def inputs(self) -> dict[str, Any]:
         """By the names of the graph's inputs."""
-        return {"encoded": list(self.encoded), "sample_rate": np.asarray(self.sample_rates, np.float32)}
+        return {
+            "encoded": list(self.encoded),
+            "sample_rate": np.asarray(self.sample_rates_hz, np.float32),
+            "low_pass": [low_pass(rate, self.wanted_rate_hz) for rate in self.sample_rates_hz.tolist()],
+        }
 
     def of_clip(self, row: int, *, clips: int) -> AudioFeed:
         """The feed of one of the batch's clips alone."""
         assert clips == len(self.encoded)
-        return AudioFeed(self.encoded[row : row + 1], self.sample_rates[row : row + 1])
+        return AudioFeed(self.encoded[row : row + 1], self.sample_rates_hz[row : row + 1], self.wanted_rate_hz)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,21 +173,46 @@ def audio_pipeline(preset: AudioPreset, *, resample: bool, **options: Any) -> Fe
         encoded = _input("encoded", types.UINT8, 1)
         waveform, _ = fn.decoders.audio(encoded, dtype=types.FLOAT, downmix=True)
         if resample:
-            sample_rate = _input("sample_rate", types.FLOAT, 0)
-            kept = fn.cast(sample_rate * (preset.seconds + _RESAMPLING_MARGIN_SECONDS), dtype=types.INT32)
-            waveform = _fit(waveform, fn.reshape(kept, shape=[1]))
-            waveform = fn.audio_resample(waveform, in_rate=sample_rate, out_rate=float(preset.sample_rate_hz))
+            waveform = _resampled(waveform, preset)
         waveform = _fit(waveform, [preset.samples])
         return _spectrogram(waveform.gpu() if device.type == "cuda" else waveform, preset)
 
-    stock = AudioFeed([stock_audio(preset)], np.array([preset.sample_rate_hz]))
-    inputs = ("encoded", "sample_rate") if resample else ("encoded",)
+    stock = AudioFeed([stock_audio(preset)], np.array([preset.sample_rate_hz]), preset.sample_rate_hz)
+    inputs = ("encoded", "sample_rate", "low_pass") if resample else ("encoded",)
     return FeaturePipeline(graph, stock, inputs=inputs, **options)
 
 
 def _fit(waveform: Any, samples: Any) -> Any:
     """The first samples of a waveform, zero-padded where it is shorter."""
     return fn.slice(waveform, start=[0], shape=samples, axes=[0], out_of_bounds_policy="pad", fill_values=[0.0])
+
+
+def _resampled(waveform: Any, preset: AudioPreset) -> Any:
+    """A waveform of any rate at the preset's, a little longer than the preset wants."""
+    sample_rate = _input("sample_rate", types.FLOAT, 0)
+    kept = fn.cast(sample_rate * (preset.seconds + _RESAMPLING_MARGIN_SECONDS), dtype=types.INT32)
+    waveform = _fit(waveform, fn.reshape(kept, shape=[1]))
+    # DALI's resampling interpolates only: what lies above the lower of the two Nyquist rates would fold back.
+    row = fn.reshape(waveform, shape=[1, -1], layout="HW")
+    row = fn.filter(row, _input("low_pass", types.FLOAT, 2), np.float32(0), border="constant")
+    waveform = fn.reshape(row, shape=[-1], layout="t")
+    return fn.audio_resample(waveform, in_rate=sample_rate, out_rate=float(preset.sample_rate_hz))
+
+
+@cache
+def low_pass(rate_hz: int, wanted_rate_hz: int) -> np.ndarray:
+    """The filter to apply at one rate before resampling to a lower one: float32 [1, taps]; the identity if not lower.
+
+    A sinc of 16 zero crossings a side under a Hann window, cut off at 0.99 of the lower Nyquist rate: torchaudio's
+    `resample` with lowpass_filter_width 16.
+    """
+    if wanted_rate_hz >= rate_hz:
+        return np.ones((1, 1), np.float32)
+    cutoff = 0.99 * wanted_rate_hz / rate_hz  # as a share of the rate's own Nyquist rate
+    half = int(_RESAMPLING_LOBES / cutoff)
+    tap = np.arange(-half, half + 1)
+    taps = np.sinc(cutoff * tap) * np.cos(np.pi * cutoff * tap / (2 * _RESAMPLING_LOBES)) ** 2
+    return (taps / taps.sum()).astype(np.float32)[None]
 
 
 def _spectrogram(waveform: Any, preset: AudioPreset) -> Any:
