@@ -251,7 +251,7 @@ def _notes(evaluation: Evaluation, results: Results, epochs: Epochs) -> list[str
         "nothing of how another seed would fare. The highest accuracy of each column is in bold.",
         f"{coverage.evaluated:,} of the split's {coverage.listed:,} clips are evaluated. Left out and counted "
         f"nowhere: {coverage.unrecorded:,} of which a network recorded no confidence, {coverage.unpredicted:,} that "
-        "no network predicted because their bytes were bad.",
+        "no network predicted (bad bytes or quarantine).",
     ]
     if results.planted is not None:
         without = int(np.isnan(results.planted).sum())

@@ -43,7 +43,8 @@ class RunFolder:
 class Coverage:
     """What became of the clips of a split: listed = evaluated + unrecorded + unpredicted.
 
-    unrecorded: predicted, but some network recorded no confidence of them. unpredicted: neither (their bytes were bad).
+    unrecorded: predicted, but some network recorded no confidence of them. unpredicted: neither (bad bytes or
+    quarantine).
     """
 
     listed: int
