@@ -1,7 +1,7 @@
 """The feature presets as numbers, and a torch oracle of each transform.
 
 The DALI graphs of pipeline.py are built from these numbers; the oracles say, with torchaudio and torchvision, what the
-graphs must compute. Only tests call the oracles.
+graphs must compute. Only tests call the oracles, so only the oracles import the two.
 """
 
 from __future__ import annotations
@@ -10,11 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torchaudio
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as transforms
 
 from avbench.errors import UsageError, unknown
 
@@ -113,6 +109,8 @@ def preset(name: str) -> Preset:
 
 def spectrogram_oracle(waveform: Tensor, preset: AudioPreset) -> Tensor:
     """The spectrogram before the logarithm, [F, T], of a waveform [samples] at the preset's rate; by torchaudio."""
+    import torchaudio
+
     fitted = torch.nn.functional.pad(waveform[: preset.samples], (0, max(0, preset.samples - len(waveform))))
     if not preset.mel_bins:
         return torchaudio.transforms.Spectrogram(preset.n_fft, hop_length=preset.hop_length, power=1.0)(fitted)
@@ -136,10 +134,11 @@ def picture_oracle(picture: np.ndarray, preset: VisualPreset, *, box: np.ndarray
 
     box: left, top, width, height in pixels.
     """
+    from PIL import Image
+    from torchvision.transforms import functional as transforms
+
     left, top, width, height = (int(number) for number in box)
     size = [preset.height, preset.width]
-    resized = transforms.resized_crop(
-        Image.fromarray(picture), top, left, height, width, size, InterpolationMode.BILINEAR
-    )
+    resized = transforms.resized_crop(Image.fromarray(picture), top, left, height, width, size)  # bilinear
     tensor = transforms.to_tensor(transforms.hflip(resized) if flip else resized)
     return transforms.normalize(tensor, list(preset.mean), list(preset.deviation))

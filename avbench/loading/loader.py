@@ -342,7 +342,7 @@ class _Reader:
         data = self.dataset
         shard = data.path / shard_name(int(data.shards[clip_id]))
         # Reading a mapped file beyond its end kills the process: a shard cut short since it was opened must show here.
-        shard_size = shard.stat().st_size
+        shard_size = _size_bytes(shard)
         audio, pictures = _NOTHING, []
         if "audio" in self.modalities:
             end = int(data.audio_offsets[clip_id]) + int(data.audio_sizes[clip_id])
@@ -373,6 +373,15 @@ class _Encoded:
 
 class _BadBytesError(Exception):
     """A component of a clip is not as it was packed."""
+
+
+def _size_bytes(shard: Path) -> int:
+    try:
+        return shard.stat().st_size
+    except OSError as error:
+        raise DatasetError(
+            f"{shard}: cannot be read ({error.strerror}); restore it or pack the dataset again"
+        ) from None
 
 
 def _check_end(end: int, shard: Path, shard_size: int, *, what: str) -> None:

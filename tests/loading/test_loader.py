@@ -1,0 +1,331 @@
+"""The loader as its consumer sees it. Ranks are World values: the loader needs no process group."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic import make_dataset
+
+from avbench.batch import MODALITIES, Batch
+from avbench.dataset import Dataset, checksum, shard_name
+from avbench.distributed import World
+from avbench.errors import DatasetError, UsageError
+from avbench.loading.features import Preset, VisualPreset, preset
+from avbench.loading.loader import Loader
+
+TINY = preset("tiny")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Dataset:
+    """Clips of several sizes and lengths; 23 train clips, so that no batch size divides them."""
+    path = tmp_path_factory.mktemp("datasets") / "mixed"
+    return Dataset(
+        make_dataset(
+            path,
+            clips={"train": 23, "val": 4, "test": 5},
+            size=[(64, 48), (48, 80), (90, 90)],
+            seconds=[2.0, 1.2, 3.0],
+            sample_rate=16_000,
+        )
+    )
+
+
+@pytest.fixture
+def copied(dataset, tmp_path) -> Dataset:
+    """The same dataset, free to be damaged."""
+    shutil.copytree(dataset.path, tmp_path / "copy")
+    return Dataset(tmp_path / "copy")
+
+
+def loader_of(dataset: Dataset, *, split: str = "train", **options) -> Loader:
+    defaults = {"preset": TINY, "batch_size": 6, "seed": 0, "training": split == "train"}
+    return Loader(dataset, dataset.clip_ids(split), **(defaults | options))
+
+
+def collected(batches) -> Batch:
+    """Batches put together; shapes of empty slices must fit too."""
+    batches = list(batches)
+    columns = {
+        name: torch.cat([getattr(batch, name) for batch in batches])
+        for name in ("audio", "frames", "label", "clip_id", "valid")
+        if getattr(batches[0], name) is not None
+    }
+    return Batch(**({"audio": None, "frames": None} | columns))
+
+
+def assert_equal_batches(first: Batch, second: Batch) -> None:
+    for name in ("audio", "frames", "label", "clip_id", "valid"):
+        one, other = getattr(first, name), getattr(second, name)
+        assert (one is None and other is None) or torch.equal(one, other), name
+
+
+def damage(dataset: Dataset, clip_id: int, *, offset: int, size: int) -> None:
+    """Overwrite bytes of a clip's shard in place."""
+    with (dataset.path / shard_name(int(dataset.shards[clip_id]))).open("r+b") as file:
+        file.seek(offset)
+        file.write(bytes(size))
+
+
+def damage_audio(dataset: Dataset, clip_id: int) -> None:
+    damage(dataset, clip_id, offset=int(dataset.audio_offsets[clip_id]) + 100, size=50)
+
+
+def damage_frames(dataset: Dataset, clip_id: int) -> None:
+    for row in range(int(dataset.frames.first[clip_id]), int(dataset.frames.first[clip_id + 1])):
+        damage(dataset, clip_id, offset=int(dataset.frames.offset[row]) + 100, size=50)
+
+
+def test_an_epoch_yields_every_clip_once_with_its_label(dataset):
+    loader = loader_of(dataset)
+    batches = list(loader.epoch(0))
+    assert [batch.position for batch in batches] == list(range(len(loader))) == [0, 1, 2, 3]
+    assert [len(batch) for batch in batches] == [5, 6, 6, 6]
+    whole = collected(batches)
+    assert sorted(whole.clip_id.tolist()) == dataset.clip_ids("train").tolist()
+    assert whole.label.tolist() == dataset.labels[whole.clip_id.numpy()].tolist()
+    assert whole.valid.all() and whole.label.dtype == whole.clip_id.dtype == torch.int64
+    assert whole.audio.shape == (23, 1, 64, 101) and whole.frames.shape == (23, 1, 3, 64, 64)
+    assert whole.audio.dtype == whole.frames.dtype == torch.float32
+    assert batches[0].frames.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+    assert not loader.bad_clips
+
+
+@pytest.mark.parametrize("batch_size", [6, 2])
+def test_slices_of_1_2_and_3_ranks_are_the_same_global_batches_bit_for_bit(dataset, batch_size):
+    alone = list(loader_of(dataset, batch_size=batch_size).epoch(3))
+    for size in (2, 3):
+        ranks = [list(loader_of(dataset, batch_size=batch_size, world=World(r, size)).epoch(3)) for r in range(size)]
+        for number, batch in enumerate(alone):
+            slices = [batches[number] for batches in ranks]
+            assert {part.position for part in slices} == {number}
+            assert max(map(len, slices)) - min(map(len, slices)) <= 1
+            assert_equal_batches(collected(slices), batch)
+    # With two clips for three ranks, one slice of every batch is empty.
+    if batch_size == 2:
+        assert all(any(len(batches[n]) == 0 for batches in ranks) for n in range(len(alone)))
+
+
+def test_threads_and_prefetch_change_nothing(dataset):
+    one = collected(loader_of(dataset).epoch(1))
+    other = collected(loader_of(dataset, threads=3, prefetch=4).epoch(1))
+    assert_equal_batches(one, other)
+
+
+def test_an_epoch_resumed_anywhere_goes_on_with_the_same_batches(dataset):
+    whole = list(loader_of(dataset).epoch(2))
+    for first in range(5):
+        rest = list(loader_of(dataset).epoch(2, first_batch=first))
+        assert [batch.position for batch in rest] == list(range(first, 4))
+        for batch in rest:
+            assert_equal_batches(batch, whole[batch.position])
+
+
+def test_resuming_reads_nothing_of_the_batches_before(copied):
+    loader = loader_of(copied)
+    clips = [batch.clip_id.tolist() for batch in loader.epoch(0)]
+    for clip_id in clips[0] + clips[1]:
+        damage_audio(copied, clip_id)
+        damage_frames(copied, clip_id)
+    assert collected(loader.epoch(0, first_batch=2)).valid.all()
+    assert not loader.bad_clips
+
+
+def test_state_is_the_next_batch_to_come(dataset):
+    loader = loader_of(dataset)
+    iterator = loader.epoch(5)
+    taken = [next(iterator), next(iterator)]
+    assert loader.state_dict() == {"epoch": 5, "batch": 2}
+    iterator.close()
+    state = loader.state_dict()
+    rest = list(loader_of(dataset).epoch(state["epoch"], first_batch=state["batch"]))
+    assert_equal_batches(collected([*taken, *rest]), collected(loader_of(dataset).epoch(5)))
+    assert collected(loader.epoch(5)) is not None and loader.state_dict() == {"epoch": 5, "batch": 4}
+
+
+def test_random_choices_belong_to_clip_epoch_and_seed(dataset):
+    def by_clip(**options):
+        epoch = options.pop("epoch", 0)
+        batch = collected(loader_of(dataset, **options).epoch(epoch))
+        return batch.frames[batch.clip_id.argsort()]
+
+    first = by_clip()
+    assert torch.equal(first, by_clip(batch_size=5, shuffle_shards=1))  # in another order, in other batches
+    for other in (by_clip(epoch=1), by_clip(seed=1)):
+        assert all(not torch.equal(one, two) for one, two in zip(first, other, strict=True))
+
+
+def test_evaluation_goes_through_ascending_ids_and_is_the_same_each_epoch(dataset):
+    ids = dataset.clip_ids("test")
+    loader = Loader(dataset, ids[::-1].copy(), preset=TINY, batch_size=2, seed=0, training=False)
+    first, second = collected(loader.epoch(0)), collected(loader.epoch(1))
+    assert first.clip_id.tolist() == ids.tolist()
+    assert_equal_batches(first, second)
+
+
+def test_frames_of_a_clip_share_crop_and_flip(tmp_path):
+    path = make_dataset(tmp_path / "data", clips={"train": 8}, seconds=1.0, sample_rate=16_000, size=(80, 60))
+    three = Preset("three", TINY.audio, VisualPreset(frames=3, height=64, width=64))
+    batch = collected(loader_of(Dataset(path), preset=three, modalities=["visual"]).epoch(0))
+    assert batch.frames.shape == (8, 3, 3, 64, 64)
+    # A clip of one frame shows it three times: equal only if crop and flip are.
+    assert torch.equal(batch.frames[:, 0], batch.frames[:, 1]) and torch.equal(batch.frames[:, 0], batch.frames[:, 2])
+
+
+@pytest.mark.parametrize(("modality", "other"), [("audio", damage_frames), ("visual", damage_audio)])
+def test_one_modality_touches_nothing_of_the_other(copied, modality, other):
+    both = collected(loader_of(copied).epoch(0))
+    for clip_id in copied.clip_ids("train"):
+        other(copied, clip_id)
+    loader = loader_of(copied, modalities=[modality])
+    alone = collected(loader.epoch(0))
+    assert alone.valid.all() and not loader.bad_clips
+    if modality == "audio":
+        assert alone.frames is None and torch.equal(alone.audio, both.audio)
+    else:
+        assert alone.audio is None and torch.equal(alone.frames, both.frames)
+    assert not collected(loader_of(copied).epoch(0)).valid.any()  # the damage is real
+
+
+def test_a_change_of_modalities_takes_effect_at_the_next_epoch(dataset):
+    loader = loader_of(dataset)
+    iterator = loader.epoch(0)
+    next(iterator)
+    loader.modalities = ["visual"]
+    assert all(batch.audio is not None for batch in iterator)
+    assert all(batch.audio is None and batch.frames is not None for batch in loader.epoch(1))
+    loader.modalities = ()
+    assert all(batch.audio is None and batch.frames is None and len(batch) for batch in loader.epoch(2))
+    with pytest.raises(UsageError, match=r"unknown modality 'vidual'.*'visual'"):
+        loader.modalities = ["vidual"]
+
+
+@pytest.mark.parametrize(("harm", "what"), [(damage_audio, "audio has checksum"), (damage_frames, "frame .* checksum")])
+def test_bad_bytes_make_a_stock_clip_that_is_reported_and_harm_no_other(copied, harm, what):
+    sound = collected(loader_of(copied).epoch(0))
+    harm(copied, 3)
+    loader = loader_of(copied)
+    batch = collected(loader.epoch(0))
+    assert batch.clip_id[~batch.valid].tolist() == [3] == list(loader.bad_clips)
+    assert re.search(what, loader.bad_clips[3])
+    assert_equal_batches(batch.select(batch.valid), sound.select(sound.clip_id != 3))
+    stock = batch.select(~batch.valid)
+    assert stock.audio.unique().numel() == 1 and torch.isfinite(stock.audio).all()  # silence
+    assert stock.frames[0].flatten(2).std(-1).max() < 1e-6  # one colour
+
+
+@pytest.mark.parametrize("mapped_before", [True, False])
+def test_a_shard_cut_short_after_it_was_opened_makes_bad_clips_not_a_dead_process(copied, mapped_before):
+    loader = loader_of(copied)
+    if mapped_before:
+        assert collected(loader.epoch(0)).valid.all()
+    last = int(copied.clip_ids("train")[-1])
+    shard = copied.path / shard_name(int(copied.shards[last]))
+    os.truncate(shard, int(copied.audio_offsets[last]) + 10)
+    batch = collected(loader.epoch(1))
+    assert batch.clip_id[~batch.valid].tolist() == [last]
+    assert "ends at byte" in loader.bad_clips[last] and shard.name in loader.bad_clips[last]
+
+
+def test_a_shard_that_is_gone_ends_in_a_clear_error(copied):
+    loader = loader_of(copied)
+    (copied.path / shard_name(0)).unlink()
+    with pytest.raises(DatasetError, match=r"shard-000000.tar: cannot be read .*restore it"):
+        collected(loader.epoch(0))
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_sound_bytes_that_cannot_be_decoded_name_the_clip_and_leave_a_usable_loader(tmp_path, modality):
+    path = make_dataset(tmp_path / "data", clips={"train": 9}, sample_rate=16_000, seconds=1.0)
+    dataset = Dataset(path)
+    junk, offset = _junk_place(dataset, 4, modality)
+    with (path / shard_name(int(dataset.shards[4]))).open("r+b") as file:
+        file.seek(offset)
+        file.write(junk)
+    # As if it had been packed so: its checksum fits.
+    column = dataset.audio_checksums if modality == "audio" else dataset.frames.checksum
+    row = 4 if modality == "audio" else int(dataset.frames.first[4])
+    patched = column.copy()
+    patched[row] = checksum(junk)
+    if modality == "audio":
+        dataset.audio_checksums = patched
+    else:
+        object.__setattr__(dataset.frames, "checksum", patched)
+    loader = loader_of(dataset, batch_size=4)
+    with pytest.raises(DatasetError, match=rf"{modality} of train-0004 .*cannot be decoded.*avbench verify"):
+        collected(loader.epoch(0))
+    loader.modalities = [other for other in MODALITIES if other != modality]
+    assert len(collected(loader.epoch(0))) == 9
+    good = Loader(dataset, np.array([0, 1, 2, 3]), preset=TINY, batch_size=4, seed=0, training=True)
+    assert collected(good.epoch(0)).valid.all()
+
+
+def _junk_place(dataset: Dataset, clip_id: int, modality: str) -> tuple[bytes, int]:
+    if modality == "audio":
+        offset, size = int(dataset.audio_offsets[clip_id]), int(dataset.audio_sizes[clip_id])
+    else:
+        row = int(dataset.frames.first[clip_id])
+        offset, size = int(dataset.frames.offset[row]), int(dataset.frames.size[row])
+    return b"\x01junk" * (size // 5) + b"\x00" * (size % 5), offset
+
+
+def test_an_abandoned_epoch_leaves_no_thread_and_another_can_start(dataset):
+    loader = loader_of(dataset, batch_size=2)
+    for _ in range(3):
+        iterator = loader.epoch(0)
+        next(iterator)
+        del iterator
+    first = loader.epoch(0)
+    next(first)
+    assert len(collected(loader.epoch(1))) == 23
+    with pytest.raises(RuntimeError, match="another epoch was started"):
+        next(first)
+    loader.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "avbench-loader"]
+
+
+def test_a_process_that_leaves_in_the_middle_of_an_epoch_ends_cleanly(dataset):
+    program = (
+        "import sys\n"
+        "from avbench.dataset import Dataset\n"
+        "from avbench.loading.features import preset\n"
+        "from avbench.loading.loader import Loader\n"
+        "data = Dataset(sys.argv[1])\n"
+        "loader = Loader(data, data.clip_ids('train'), preset=preset('tiny'), batch_size=2, seed=0, training=True)\n"
+        "batches = loader.epoch(0)\n"
+        "next(batches)\n"
+        "print('left')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(dataset.path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "left\n"), done.stderr
+
+
+def test_memory_stays_flat_over_epochs(dataset):
+    loader = loader_of(dataset, batch_size=8)
+    resident = []
+    for epoch in range(30):
+        for _ in loader.epoch(epoch):
+            pass
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
+    assert resident[-1] - resident[9] < 20e6
+
+
+@pytest.mark.parametrize("name", ["batch_size", "threads", "prefetch"])
+def test_numbers_below_one_are_refused(dataset, name):
+    with pytest.raises(UsageError, match=f"{name} is 0; the loader needs at least 1"):
+        loader_of(dataset, **{name: 0})
+
+
+def test_no_clips_are_refused(dataset):
+    with pytest.raises(DatasetError, match="no clips to load"):
+        Loader(dataset, np.empty(0, np.int64), preset=TINY, batch_size=2, seed=0, training=True)
