@@ -9,6 +9,7 @@ where it lands too late, the file is read from its start.
 from __future__ import annotations
 
 import io
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ _RUN_UP = Fraction(1)
 _TRUNCATED_SECONDS = Fraction(1, 2)
 # Time stamps that stray by less are rounding (Matroska's milliseconds, FLV's); by more, sound is missing or repeated.
 _JITTER_SECONDS = Fraction(1, 100)
+_LONGEST_PRIMING = Fraction(1, 10)
 # A picture may be taken this long before it is due at most, however slow the video.
 _LONGEST_LOOK_AHEAD = Fraction(1, 20)
 # swscale widens its filter with the scale, so bicubic does not alias; the flags make its rounding exact everywhere.
@@ -156,7 +158,25 @@ def encode_audio(waveform: np.ndarray, sample_rate_hz: int, *, suffix: str) -> b
     buffer = io.BytesIO()
     subtype = "VORBIS" if suffix == "ogg" else "PCM_16"
     soundfile.write(buffer, waveform, sample_rate_hz, format=suffix.upper(), subtype=subtype)
-    return buffer.getvalue()
+    return _with_serial_zero(buffer.getvalue()) if suffix == "ogg" else buffer.getvalue()
+
+
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def _with_serial_zero(ogg: bytes) -> bytes:
+    """An Ogg stream with the serial number 0 in place of libsndfile's random one (RFC 3533, section 6)."""
+    data = bytearray(ogg)
+    page = 0
+    while page < len(data):
+        end = page + 27 + data[page + 26]
+        end += sum(data[page + 27 : end])
+        data[page + 14 : page + 18] = data[page + 22 : page + 26] = bytes(4)
+        # Ogg's CRC is zlib's with mirrored bits and registers that start and end uninverted.
+        mirrored = zlib.crc32(data[page:end].translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+        data[page + 22 : page + 26] = mirrored.to_bytes(4, "big").translate(_MIRRORED)
+        page = end
+    return bytes(data)
 
 
 # How a file is read: the quickest way first, and a surer one where that turns out wrong.
@@ -211,11 +231,11 @@ class _Scan:
 def _scan(path: Path, start: Fraction, seconds: Fraction | None, way: _Way) -> _Scan:
     with _opened(path) as container:
         audio, video = _streams(container)
-        begin = _origin(container) + start
+        begin = _origin(container, video) + start
         end = None if seconds is None else begin + seconds
         if way.seeks:
             _seek(container, video, begin - _RUN_UP)
-        sound = _Sound(begin, _latest_end(container, end))
+        sound = _Sound(begin, _latest_end(container, begin - start, end))
         shown = _Shown(video, decodes=way.decodes)
         for packet in _packets(container, (audio, video)):
             (sound if packet.stream is audio else shown).take(packet)
@@ -442,16 +462,21 @@ def _streams(container: InputContainer) -> tuple[av.AudioStream, av.VideoStream]
     return audio, video
 
 
-def _origin(container: InputContainer) -> Fraction:
-    """Time zero on the file's clock. A container that starts before zero (encoder priming) is shown from zero on."""
-    return max(Fraction(0), Fraction(container.start_time or 0, av.time_base))
+def _origin(container: InputContainer, video: av.VideoStream) -> Fraction:
+    """Time zero on the file's clock: when it starts to be shown.
+
+    Sound that begins just before the first picture is its encoder's priming (AAC 21 to 46 ms), which only MP4 marks.
+    """
+    start = Fraction(container.start_time or 0, av.time_base)
+    first_picture = _seconds(video.start_time, video)
+    return max(Fraction(0), first_picture if first_picture - start < _LONGEST_PRIMING else start)
 
 
-def _latest_end(container: InputContainer, end: Fraction | None) -> Fraction | None:
+def _latest_end(container: InputContainer, origin: Fraction, end: Fraction | None) -> Fraction | None:
     """Where sound is cut: at the clip's end, or the file's, after which AAC's last frame only has padding."""
     if end is not None or container.duration is None:
         return end
-    return _origin(container) + Fraction(container.duration, av.time_base)
+    return origin + Fraction(container.duration, av.time_base)
 
 
 def _seek(container: InputContainer, stream: av.VideoStream, time: Fraction) -> None:
@@ -463,8 +488,13 @@ def _seek(container: InputContainer, stream: av.VideoStream, time: Fraction) -> 
 
 def _packets(container: InputContainer, streams: tuple[av.AudioStream | av.VideoStream, ...]) -> Iterator[av.Packet]:
     """Every packet of these streams, and at the end an empty one for each."""
+    # A transport stream calls a packet corrupt after any lost one; elsewhere its data is not all there.
+    marks_what_is_cut = container.format.name not in ("mpegts", "mpeg")
     try:
-        yield from container.demux(streams)
+        for packet in container.demux(streams):
+            if packet.is_corrupt and marks_what_is_cut:
+                raise Reject(Reason.TRUNCATED, f"in the middle of a packet of {packet.stream.type}")
+            yield packet
     except av.FFmpegError as error:
         raise Reject(Reason.TRUNCATED, f"reading stops: {error.strerror}") from None
 

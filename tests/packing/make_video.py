@@ -1,0 +1,96 @@
+"""Small real videos for tests: every frame shows its own number, and a click sounds at a known second."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+WIDTH, HEIGHT = 128, 64
+BITS = 8
+
+
+def numbered_frame(number: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
+    """uint8 [H, W, 3]: eight upright bars, white where the number's bit is set, the lowest bit leftmost."""
+    bars = np.array([(number >> bit) & 1 for bit in range(BITS)], np.uint8) * 200 + 20
+    return np.broadcast_to(np.repeat(bars, width // BITS)[None, :, None], (height, width, 3)).copy()
+
+
+def number_shown(image: np.ndarray) -> int:
+    """The number of a decoded `numbered_frame`, of any size."""
+    height, width = image.shape[:2]
+    middles = ((np.arange(BITS) + 0.5) * width / BITS).astype(int)
+    bars = image[height // 2, middles].mean(axis=1) > 120
+    return int(sum(1 << bit for bit in range(BITS) if bars[bit]))
+
+
+def click_track(seconds: float, rate: int, click_seconds: float, channels: int = 1) -> np.ndarray:
+    """float32 [channels, S]: quiet noise and a click of 1 ms."""
+    samples = round(seconds * rate)
+    track = 0.002 * np.random.default_rng(0).standard_normal((channels, samples)).astype(np.float32)
+    at = round(click_seconds * rate)
+    track[:, at : at + rate // 1000] = 0.8
+    return track
+
+
+def make_video(
+    path: Path,
+    *,
+    seconds: float = 2.0,
+    fps: Fraction | int = 25,
+    width: int = WIDTH,
+    height: int = HEIGHT,
+    video_codec: str = "libx264",
+    audio_codec: str = "aac",
+    rate: int = 48000,
+    sound: np.ndarray | None = None,
+    sound_starts: float = 0.0,
+    has_sound: bool = True,
+    has_pictures: bool = True,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    """Write one video. sound: float32 [channels, S], at `rate`; a click at 1 s where None. Returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if sound is None:
+        sound = click_track(seconds, rate, min(1.0, seconds / 2))
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        if has_pictures:
+            video = container.add_stream(video_codec, rate=fps, options={"g": "250", **(options or {})})
+            video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+            video.codec_context.thread_count = 1
+        if has_sound:
+            layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(sound)]
+            audio = container.add_stream(audio_codec, rate=rate, layout=layout)
+        if has_pictures:
+            for number in range(round(seconds * fps)):
+                frame = av.VideoFrame.from_ndarray(numbered_frame(number % 256, width, height), format="rgb24")
+                frame.pts, frame.time_base = number, 1 / Fraction(fps)
+                container.mux(video.encode(frame))
+            container.mux(video.encode(None))
+        if has_sound:
+            # In the order that a player would read it where it matters; muxers interleave.
+            block = 1024 if audio_codec in ("aac", "libmp3lame") else rate // 50
+            resampler = av.AudioResampler(format=audio.format, layout=layout, rate=rate, frame_size=block)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound), format="fltp", layout=layout)
+            frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+            frame.pts = round(sound_starts * rate)
+            for piece in (*resampler.resample(frame), *resampler.resample(None)):
+                container.mux(audio.encode(piece))
+            container.mux(audio.encode(None))
+    return path
+
+
+def make_labelled_folder(
+    folder: Path, labels: dict[str, str], *, seconds: float = 1.2, header: str = "key,label"
+) -> Path:
+    """One small video a key, and their labels.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    template = make_video(folder / "template.mp4", seconds=seconds, fps=10, width=32, height=32)
+    data = template.read_bytes()
+    template.unlink()
+    for key in labels:
+        (folder / f"{key}.mp4").write_bytes(data)
+    lines = [header, *(f"{key},{label}" for key, label in labels.items())]
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
