@@ -328,7 +328,7 @@ def over_the_global_batch(module: nn.Module) -> nn.Module:
     """The module with every BatchNorm2d replaced by one over the global batch, parameters and buffers kept."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            norm = GlobalBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum)
+            norm = GlobalBatchNorm2d(child.num_features, eps=child.eps, momentum=child.momentum).to(child.weight)
             norm.load_state_dict(child.state_dict())
             setattr(module, name, norm)
         else:

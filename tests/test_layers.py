@@ -14,6 +14,7 @@ LAYERS = (
     ("training",),
     ("curation", "demo", "doctor", "bench", "config"),
     ("cli",),
+    ("__main__",),
 )
 LAYER_OF = {part: number for number, parts in enumerate(LAYERS) for part in parts}
 MODULES = sorted(

@@ -106,4 +106,5 @@ def global_mean(losses: Tensor, batch: Batch, engine: Engine) -> Tensor:
     """
     if batch.global_valid is None:
         raise ValueError("the trainer counts a batch's valid clips over all ranks before a method sees it")
-    return losses.sum() * (engine.world.size / batch.global_valid.clamp(min=1))
+    # In the losses' own precision: a whole number over a tensor of whole numbers would be float32.
+    return losses.sum() * (engine.world.size / batch.global_valid.clamp(min=1).to(losses.dtype))

@@ -247,7 +247,6 @@ class Trainer:
         for run in self._training():
             run.progress.open_epoch = [0.0, 0.0, 0.0]
             if run.store is not None:
-                run.store.exchange()
                 run.store.commit(epoch)
             numbers = {**training[run.name], **{f"val_{name}": value for name, value in validation[run.name].items()}}
             if run.progress.judge(epoch=epoch, accuracy=numbers["val_accuracy"], patience=self.config.patience):
@@ -288,7 +287,11 @@ class Trainer:
 
     def _finish(self) -> None:
         """Write what the analysis reads: confidences, and predictions of each run's best epoch."""
-        export(self.folder.confidence, stores=list(self.stores.values()), dataset=self.dataset)
+        if self.stores:
+            missed = export(self.folder.confidence, stores=list(self.stores.values()), dataset=self.dataset)
+            for store, clips in missed.items():
+                if clips:
+                    self._event(f"{clips} clips have no {store} confidence: not used, or their bytes are bad")
         runs = [run for run in self.runs if run.progress.finished != DIVERGED and run.progress.best_epoch >= 0]
         for run in runs:
             self.checkpoints.load_best(run, self.device)

@@ -1,0 +1,413 @@
+"""`avbench train` as users call it, on datasets made in a second; faults are real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from torch import Tensor
+
+from avbench.batch import Batch, Clock, Outputs
+from avbench.cli import main
+from avbench.dataset import Dataset, shard_name
+from avbench.methods import METHODS
+from avbench.methods.baseline import Baseline
+from avbench.records import CONFIDENCE_SCHEMA, predictions_schema, read_metrics, read_table
+from avbench.training.run import Progress
+from tests.synthetic import make_dataset
+
+FAST = (
+    "--preset",
+    "tiny",
+    "--batch-size",
+    "8",
+    "--learning-rate",
+    "0.01",
+    "--schedule",
+    "constant",
+    "--log-steps",
+    "1",
+)
+RUNS = ("audio", "visual", "baseline")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data") / "dataset", clips={"train": 20, "val": 9, "test": 9})
+
+
+def train(dataset: Path, out: Path, *flags: str) -> Path:
+    main(["train", str(dataset), "--out", str(out), *FAST, *flags])
+    return out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line that a user's mistake ends in."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert stop.value.code == 2
+    assert error.startswith("avbench: ")
+    return error
+
+
+def start(dataset: Path, out: Path, *flags: str) -> subprocess.Popen[str]:
+    words = ["train", str(dataset), "--out", str(out), *FAST, *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "avbench", *words], stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def results(run: Path) -> dict[str, pa.Table]:
+    tables = sorted(run.glob("predictions/*.parquet"))
+    return {str(path.relative_to(run)): read_table(path) for path in [run / "confidence.parquet", *tables]}
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three runs over three epochs, never interrupted, in a process like the interrupted ones."""
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    process = start(dataset, out, "--epochs", "3", "--checkpoint-steps", "2")
+    _, log = process.communicate()
+    assert process.returncode == 0, log
+    return out
+
+
+def test_a_run_folder_holds_all_that_the_design_names(trained: Path, dataset: Path) -> None:
+    for name in ("config.toml", "environment.json", "dataset.json", "metrics.jsonl", "tensorboard", "checkpoints"):
+        assert (trained / name).exists(), name
+    assert not (trained / "lock.json").exists()
+    confidence = read_table(trained / "confidence.parquet", CONFIDENCE_SCHEMA)
+    assert confidence["audio_epochs"].to_pylist() == [3] * 38
+    assert json.loads((trained / "dataset.json").read_text())["index_sha256"] == Dataset(dataset).fingerprint
+    for run in RUNS:
+        for split, clips in (("val", 9), ("test", 9)):
+            table = read_table(trained / f"predictions/{run}-seed0-{split}.parquet", predictions_schema(3))
+            probabilities = np.array(table["probabilities"].to_pylist())
+            assert table.num_rows == clips
+            np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
+            assert (probabilities.argmax(axis=1) == table["prediction"].to_numpy()).all()
+
+
+def test_confidence_is_the_mean_of_the_history(trained: Path) -> None:
+    confidence = read_table(trained / "confidence.parquet")
+    parts = [read_table(path) for path in sorted((trained / "confidence/history").glob("visual-*.parquet"))]
+    assert len(parts) == 3
+    values = np.stack([part.sort_by("clip_id")["confidence"].to_numpy() for part in parts]).astype(np.float64)
+    np.testing.assert_allclose(confidence["visual_mean"].to_numpy(), values.mean(axis=0), rtol=1e-12)
+
+
+def test_the_best_epoch_by_validation_predicts(trained: Path) -> None:
+    epochs = read_metrics(trained / "metrics.jsonl", kinds=["epoch"])
+    for run in RUNS:
+        accuracy = [record["val_accuracy"] for record in epochs if record["run"] == run]
+        table = read_table(trained / f"predictions/{run}-seed0-val.parquet")
+        assert set(table["epoch"].to_pylist()) == {accuracy.index(max(accuracy))}
+        right = (table["prediction"].to_numpy() == table["label"].to_numpy()).mean()
+        assert right == pytest.approx(max(accuracy))
+
+
+def test_no_test_accuracy_is_computed_while_training(trained: Path) -> None:
+    assert "test" not in (trained / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 3), (2, 1)])
+def test_a_run_killed_and_resumed_ends_with_the_same_numbers(
+    dataset: Path, trained: Path, tmp_path: Path, epoch: int, batch: int
+) -> None:
+    process = start(dataset, tmp_path / "run", "--epochs", "3", "--checkpoint-steps", "2")
+    wait_for_batch(tmp_path / "run", process, epoch, batch)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run/confidence.parquet").exists()
+    resumed = start(dataset, tmp_path / "run", "--epochs", "3", "--checkpoint-steps", "2", "--resume")
+    _, log = resumed.communicate()
+    assert resumed.returncode == 0, log
+    assert epoch == 0 or "resumed from epoch-" in log
+    expected = results(trained)
+    got = results(tmp_path / "run")
+    assert expected.keys() == got.keys()
+    for name, table in expected.items():
+        assert got[name].equals(table), name
+    assert records_of(tmp_path / "run") == records_of(trained)
+
+
+def wait_for_batch(run: Path, process: subprocess.Popen[str], epoch: int, batch: int) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").exists():
+            records = read_metrics(run / "metrics.jsonl", kinds=["step"])
+            if any((record["epoch"], record["batch"]) >= (epoch, batch) for record in records):
+                return
+        time.sleep(0.01)
+    raise AssertionError("training ended before it could be killed")
+
+
+def records_of(run: Path) -> list[dict[str, Any]]:
+    """What is recorded of the runs, which does not hang on the clock."""
+    return read_metrics(run / "metrics.jsonl", kinds=["step", "epoch", "event"])
+
+
+def test_more_epochs_can_be_asked_for_on_resume(dataset: Path, trained: Path, tmp_path: Path) -> None:
+    train(dataset, tmp_path / "run", "--methods", "audio", "--epochs", "1")
+    main(["train", "--out", str(tmp_path / "run"), "--resume", "--epochs", "2"])
+    epochs = read_metrics(tmp_path / "run/metrics.jsonl", kinds=["epoch"])
+    assert [record["epoch"] for record in epochs] == [0, 1]
+    assert len(json.loads((tmp_path / "run/environment.json").read_text())["launches"]) == 2
+
+
+def test_a_run_is_the_same_alone_and_among_others(dataset: Path, tmp_path: Path) -> None:
+    together = train(dataset, tmp_path / "together", "--epochs", "2", "--methods", "visual,other=baseline,audio")
+    for run in ("visual", "audio"):
+        alone = train(dataset, tmp_path / run, "--epochs", "2", "--methods", run)
+        name = f"predictions/{run}-seed0-test.parquet"
+        assert read_table(alone / name).equals(read_table(together / name))
+        column = f"{run}_mean"
+        both = (read_table(folder / "confidence.parquet")[column] for folder in (alone, together))
+        assert next(both).equals(next(both))
+
+
+def test_seeds_differ_in_initialization_and_share_the_order(dataset: Path, tmp_path: Path) -> None:
+    run = train(dataset, tmp_path / "run", "--epochs", "1", "--methods", "audio", "--seeds", "0,1")
+    one, other = (read_table(run / f"predictions/audio-seed{seed}-test.parquet") for seed in (0, 1))
+    assert not one["probabilities"].equals(other["probabilities"])
+    assert read_table(run / "confidence.parquet")["seed"].to_pylist() == [0] * 38 + [1] * 38
+
+
+class Diverging(Baseline):
+    """Its loss is not finite from the third step on."""
+
+    name = "diverging"
+
+    def loss(self, outputs: Outputs, batch: Batch, clock: Clock) -> Tensor:
+        losses = super().loss(outputs, batch, clock)
+        return losses * float("nan") if clock.step >= 2 else losses
+
+
+def test_a_run_that_diverges_is_stopped_and_the_others_go_on(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "diverging", Diverging)
+    run = train(dataset, tmp_path / "run", "--epochs", "2", "--methods", "diverging,audio")
+    texts = [record["text"] for record in read_metrics(run / "metrics.jsonl", kinds=["event"])]
+    assert any("diverging-seed0 stopped: diverged" in text for text in texts)
+    assert {path.name for path in run.glob("predictions/*")} == {"audio-seed0-test.parquet", "audio-seed0-val.parquet"}
+    epochs = read_metrics(run / "metrics.jsonl", kinds=["epoch"])
+    assert [(record["run"], record["epoch"]) for record in epochs] == [("audio", 0), ("audio", 1)]
+
+
+def test_a_clip_with_bad_bytes_is_left_out_and_named(tmp_path: Path) -> None:
+    path = make_dataset(tmp_path / "dataset", clips={"train": 9, "val": 6, "test": 6})
+    opened = Dataset(path)
+    clip = int(opened.clip_ids("train")[4])
+    offset = int(opened.audio_offsets[clip]) + int(opened.audio_sizes[clip]) // 2
+    with (path / shard_name(int(opened.shards[clip]))).open("rb+") as shard:
+        shard.seek(offset)
+        byte = shard.read(1)[0]
+        shard.seek(offset)
+        shard.write(bytes([byte ^ 0xFF]))
+    run = train(path, tmp_path / "run", "--epochs", "1", "--methods", "audio,visual")
+    texts = [record["text"] for record in read_metrics(run / "metrics.jsonl", kinds=["event"])]
+    assert any(opened.key(clip) in text for text in texts)
+    row = read_table(run / "confidence.parquet").slice(clip, 1).to_pylist()[0]
+    assert row["key"] == opened.key(clip) and row["audio_mean"] is None and row["audio_epochs"] == 0
+    epochs = read_metrics(run / "metrics.jsonl", kinds=["epoch"])
+    assert {record["clips"] for record in epochs} == {8}
+
+
+def test_early_stopping_keeps_the_earliest_of_equal_epochs() -> None:
+    progress = Progress()
+    judged = [progress.judge(epoch=e, accuracy=a, patience=2) for e, a in enumerate([0.4, 0.6, 0.6, 0.5])]
+    assert judged == [True, True, False, False]
+    assert (progress.best_epoch, progress.best_accuracy) == (1, 0.6)
+    assert "2 epochs" in progress.finished
+
+
+def test_patience_0_never_stops() -> None:
+    progress = Progress()
+    for epoch in range(50):
+        progress.judge(epoch=epoch, accuracy=0.5, patience=0)
+    assert not progress.finished
+
+
+def test_classes_and_fraction_make_a_cheap_trial(dataset: Path, tmp_path: Path) -> None:
+    flags = ("--epochs", "1", "--methods", "audio", "--classes", "class-0,class-2", "--fraction", "0.5")
+    run = train(dataset, tmp_path / "run", *flags)
+    table = read_table(run / "confidence.parquet")
+    used = [row for row in table.to_pylist() if row["audio_epochs"]]
+    assert {row["label"] for row in used} == {0, 2}
+    count = {split: sum(row["split"] == split for row in used) for split in ("train", "val", "test")}
+    assert count == {"train": 7, "val": 6, "test": 6}  # half of 7 and of 6, rounded up
+
+
+def test_an_existing_run_is_not_overwritten_unless_asked(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(dataset, tmp_path / "run", "--epochs", "1", "--methods", "audio")
+    words = ("train", str(dataset), "--out", str(run), *FAST, "--epochs", "1", "--methods", "audio")
+    assert "already a run; go on with it by --resume" in refused(capsys, *words)
+    main([*words, "--overwrite"])
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    assert "exists and is no run folder" in refused(capsys, "train", str(dataset), "--out", str(other))
+    assert "--overwrite leaves it alone" in refused(capsys, "train", str(dataset), "--out", str(other), "--overwrite")
+    assert (other / "thesis.tex").read_text() == "years of work"
+
+
+def test_what_would_make_another_run_cannot_change_on_resume(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(dataset, tmp_path / "run", "--epochs", "1", "--methods", "audio")
+    resume = ("train", str(dataset), "--out", str(run), "--resume")
+    assert "cannot change learning-rate from 0.01 to 0.5" in refused(capsys, *resume, "--learning-rate", "0.5")
+    assert "cannot change methods" in refused(capsys, *resume, "--methods", "visual")
+    other = make_dataset(tmp_path / "other", seed=1)
+    assert "was saved with dataset" in refused(capsys, "train", str(other), "--out", str(run), "--resume")
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(dataset, tmp_path / "run", "--epochs", "1", "--methods", "audio")
+    holder = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    lock = {"host": os.uname().nodename, "process": holder.pid}
+    (run / "lock.json").write_text(json.dumps(lock))
+    resume = ("train", "--out", str(run), "--resume", "--epochs", "2")
+    assert "another training holds it" in refused(capsys, *resume)
+    holder.communicate(b"\n")
+    main(list(resume))  # its holder is gone
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_said(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(dataset, tmp_path / "run", "--epochs", "2", "--methods", "audio")
+    expected = results(run)
+    state = run / "checkpoints/epoch-0002-batch-000000/state.pt"
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    capsys.readouterr()
+    main(["train", "--out", str(run), "--resume"])
+    log = capsys.readouterr().err
+    assert "state.pt is damaged" in log
+    assert "resumed from epoch-0001-batch-000000" in log
+    for name, table in results(run).items():
+        assert table.equals(expected[name]), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--methods", "baselin"), "unknown method 'baselin'; did you mean 'baseline'"),
+        (("--preset", "tyny"), "unknown preset 'tyny'; did you mean 'tiny'"),
+        (("--epochs", "0"), "epochs is 0, expected at least 1"),
+        (("--epochs", "many"), "--epochs"),
+        (("--learning-rte", "1"), "--learning-rte"),
+        (("--seeds", "0,0"), "seeds are [0, 0]"),
+        (("--fraction", "0"), "fraction is 0.0"),
+        (("--classes", "class-9"), "unknown class"),
+        (("--methods", "audio,two=audio"), "'audio' and 'two' would both be the audio confidence"),
+        (("--resume",), "no run to resume"),
+        (("--config", "missing.toml"), "missing.toml: no such configuration file"),
+    ],
+)
+def test_a_mistake_ends_in_one_line_and_leaves_nothing(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: tuple[str, ...], message: str
+) -> None:
+    assert message in refused(capsys, "train", str(dataset), "--out", str(tmp_path / "run"), *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def break_nothing(path: Path) -> None:
+    path.mkdir()
+
+
+def set_version(path: Path) -> None:
+    make_dataset(path)
+    description = json.loads((path / "dataset.json").read_text())
+    (path / "dataset.json").write_text(json.dumps({**description, "version": 99}))
+
+
+def truncate_shard(path: Path) -> None:
+    make_dataset(path)
+    with (path / shard_name(0)).open("rb+") as shard:
+        shard.truncate(1000)
+
+
+def one_test_class(path: Path) -> None:
+    make_dataset(path, clips={"train": 9, "val": 3, "test": 1})
+
+
+def no_validation(path: Path) -> None:
+    make_dataset(path, clips={"train": 9, "val": 0, "test": 6})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such dataset folder"),
+        (break_nothing, "is empty"),
+        (set_version, "version 99"),
+        (truncate_shard, "truncated?"),
+        (one_test_class, "one class only"),
+        (no_validation, "the val split has no clips"),
+    ],
+)
+def test_a_dataset_that_cannot_be_trained_on_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], None], message: str
+) -> None:
+    make(tmp_path / "dataset")
+    line = refused(capsys, "train", str(tmp_path / "dataset"), "--out", str(tmp_path / "run"), *FAST)
+    assert message in line
+    assert str(tmp_path / "dataset") in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_train_the_same_network(dataset: Path, tmp_path: Path, world_size: int) -> None:
+    """Real processes under torchrun; 20 clips in batches of 7 and 6, so slices are unequal."""
+    flags = ["--methods", "audio,baseline", "--epochs", "2", "--precision", "float64", "--batch-norm", "global"]
+    words = ["-m", "avbench", "train", str(dataset), *FAST, *flags]
+    run = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name, command in (("one", words), ("many", [*run, *words])):
+        done = subprocess.run(
+            [sys.executable, *command, "--out", str(tmp_path / name)], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    one, many = (read_metrics(tmp_path / name / "metrics.jsonl", kinds=["step", "epoch"]) for name in ("one", "many"))
+    assert len(one) == len(many)
+    for expected, got in zip(one, many, strict=True):
+        assert got == pytest.approx(expected, rel=0, abs=1e-8), expected
+    for name, table in results(tmp_path / "one").items():
+        other = results(tmp_path / "many")[name]
+        assert other["key"].equals(table["key"])
+        column = "audio_mean" if name == "confidence.parquet" else "probabilities"
+        expected, got = (np.array(side[column].to_pylist(), np.float64) for side in (table, other))
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-7)  # kept as float32
+
+
+def test_a_checkpoint_of_two_ranks_resumes_on_one(dataset: Path, tmp_path: Path) -> None:
+    flags = ["--methods", "audio", "--precision", "float64", "--batch-norm", "global"]
+    words = ["-m", "avbench", "train", str(dataset), "--out", str(tmp_path / "run"), *FAST, *flags, "--epochs", "1"]
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *run, *words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    main(["train", "--out", str(tmp_path / "run"), "--resume", "--epochs", "2"])
+    train(dataset, tmp_path / "whole", *flags, "--epochs", "2")
+    for name, table in results(tmp_path / "whole").items():
+        column = "audio_mean" if name == "confidence.parquet" else "probabilities"
+        sides = (np.array(side[column].to_pylist()) for side in (table, results(tmp_path / "run")[name]))
+        np.testing.assert_allclose(*sides, rtol=0, atol=1e-7)
