@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -289,17 +290,25 @@ def _pack_help(recipe: type) -> str:
     )
 
 
-def _overrides(words: Sequence[str]) -> dict[str, str]:
-    """`--window-seconds 2` or `--window-seconds=2` as {"window_seconds": "2"}: fields of the recipe to change."""
-    overrides = {}
+def _overrides(words: Sequence[str]) -> dict[str, object]:
+    """`--window-seconds 2` or `--window-seconds=2` as {"window_seconds": 2}: fields of the recipe to change."""
+    overrides: dict[str, object] = {}
     rest = list(words)
     while rest:
         word = rest.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
         if not word.startswith("--") or not (equals or rest):
             raise UsageError(f"{word!r} is no option with a value; `avbench pack --help` lists the options")
-        overrides[name.replace("-", "_")] = value if equals else rest.pop(0)
+        overrides[name.replace("-", "_")] = _toml_value(value if equals else rest.pop(0))
     return overrides
+
+
+def _toml_value(text: str) -> object:
+    """A value as a recipe file would have it: a number, a list, true or false; anything else is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
 
 
 def _default_media(kind: str, out: Path) -> Path:
