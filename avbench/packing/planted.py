@@ -13,6 +13,8 @@ before it is weighted:
 * noise is smooth coloured noise with a random tint, or coloured noise with a random spectral slope. n is `audio_noise`
   or `visual_noise`.
 
+The sum is scaled to unit power, then by a loudness or a contrast drawn for the clip, so neither tells the quality.
+
 So quality is an amplitude: the signal-to-noise ratio is 20 log10(q / n) dB, and the class's own signal is
 20 log10(q / ((1 - q) d)) dB over the other one. At q = 0 the first part vanishes, and what remains does not depend on
 the label: the clip carries no evidence in that modality. Evidence grows smoothly from there.
@@ -124,16 +126,16 @@ CLASSES = (
 class PlantedConfig:
     """What to render; the defaults are the demonstration's. Raises RecipeError for values that cannot be rendered."""
 
-    classes: int = 6  # the first so many of CLASSES
-    train: int = 720  # clips of the split
-    val: int = 180
-    test: int = 600
+    classes: int = 5  # the first so many of CLASSES
+    train: int = 480  # clips of the split
+    val: int = 100
+    test: int = 500
     seconds: float = 2.0  # of each clip
     size: int = 64  # width and height in pixels
     seed: int = 0
     bias: float = 0.0  # expected planted discrepancy, -1 (all in pictures) to 1 (all in sound)
     concentration: float = 0.5  # of the qualities' distribution; 1: uniform (without bias), less: more extreme
-    distractor: float = 0.7  # d of equation 1
+    distractor: float = 0.4  # d of equation 1
     audio_noise: float = 0.5  # n of equation 1
     visual_noise: float = 0.35
 
