@@ -395,7 +395,7 @@ def _decode_pictures(
     with _opened(path) as container:
         _, video = _streams(container)
         if way.seeks:
-            _seek(container, video, scan.begin - _RUN_UP)
+            _seek(container, video, scan.begin)
         # In H.264 a picture that no other refers to (nal_ref_idc 0) can be left out without changing any other.
         skips = not way.decodes and video.codec_context.name == "h264"
         for packet in _packets(container, (video,)):

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -187,7 +187,7 @@ def cut_parts(labels: Mapping[str, str], fractions: Mapping[str, float]) -> dict
             continue
         for part, fraction in fractions.items():
             count = max(1, math.floor(len(names) * fraction + 0.5)) if fraction else 0
-            parts.update((name, part) for name, _ in zip(ordered, range(count), strict=False))
+            parts.update((name, part) for name in islice(ordered, count))
     return parts
 
 
