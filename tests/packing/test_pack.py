@@ -64,7 +64,8 @@ def test_what_goes_in_comes_out(tmp_path):
     assert {dataset.key(clip_id) for clip_id in dataset.clip_ids("test")} == {"t%2Ew%20o", "three"}
     for clip_id in range(3):
         waveform, rate = soundfile.read(io.BytesIO(dataset.audio_bytes(clip_id).tobytes()), dtype="int16")
-        assert rate == 48000 and waveform.ndim == 1 and len(waveform) == dataset.samples[clip_id] == 144000
+        assert rate == 48000 and waveform.ndim == 1 and len(waveform) == dataset.samples[clip_id]
+        assert 144000 <= len(waveform) < 145024  # Matroska counts the padding of the last AAC frame
         assert np.argmax(np.abs(waveform.astype(int)) > 8000) / 48000 == pytest.approx(1.5, abs=0.004)
         assert dataset.frame_counts(np.array([clip_id]))[0] == 3
         images = [simplejpeg.decode_jpeg(dataset.frame_bytes(clip_id, frame).tobytes()) for frame in range(3)]
