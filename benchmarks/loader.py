@@ -13,8 +13,8 @@ crop to 224 x 224, flip, normalized):
 * webdataset: WebDataset in a torch DataLoader over tar files, soundfile, torchaudio's Spectrogram, torchvision's JPEG
   decoder and its transforms on uint8 tensors. For one modality its tars hold only that modality.
 
-Timed: one epoch, from the request for the first batch to the last batch as tensors in the consuming process. CPU time is
-user and system time of the process, its threads and its children, the measure that other work on the machine moves
+Timed: one epoch, from the request for the first batch to the last batch as tensors in the consuming process. CPU time
+is user and system time of the process, its threads and its children, the measure that other work on the machine moves
 least. Not timed: starting workers, building pipelines and a first epoch, which warms the page cache. Contenders are
 interleaved, round after round, and medians over the rounds are shown. Each has one worker (a process, or DALI's one
 thread beside the loader's own).
@@ -139,13 +139,14 @@ def consume(batches: Iterable[tuple[Tensor | None, Tensor | None]]) -> int:
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process and its living children, all their threads; in ticks of 10 ms."""
-    ticks = 0
-    children = Path("/proc/self/task").glob("*/children")
-    for pid in ["self", *(pid for file in children for pid in file.read_text().split())]:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
+    """User and system time of this process and of its living children, all their threads."""
+    total = time.process_time()
+    for file in Path("/proc/self/task").glob("*/children"):
+        for pid in file.read_text().split():
+            # Nanoseconds on a processor; /proc/PID/stat has ticks of 10 ms only.
+            for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+                total += 1e-9 * int(thread.read_text().split()[0])
+    return total
 
 
 def tiled(dataset: Dataset, count: int) -> np.ndarray:
@@ -212,6 +213,7 @@ class ClipFiles(TorchDataset):
         return item
 
     def spectrogram(self, path: Path) -> Tensor:
+        """[1, F, T]."""
         audio = PRESET.audio
         samples, _ = librosa.load(path, sr=None)
         samples = fitted(samples)
@@ -250,6 +252,7 @@ class DecodeSample:
         )
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Tensor]:
+        """A sample's tensors: what it holds is what is wanted."""
         item = {}
         if self.suffix in sample:
             samples, _ = soundfile.read(io.BytesIO(sample[self.suffix]), dtype="float32")

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,8 @@ class Loader:
         self.batch_size = batch_size
         self.seed = seed
         self.training = training
-        self.device = device
+        # With its number: another thread has another current device.
+        self.device = torch.device("cuda", torch.cuda.current_device()) if device == torch.device("cuda") else device
         self.world = world
         self.threads = threads
         self.prefetch = prefetch
@@ -142,7 +143,7 @@ class Loader:
             for finished in worker:
                 self.bad_clips.update(finished.bad)
                 self._position = {"epoch": epoch, "batch": finished.batch.position + 1}
-                yield finished.batch
+                yield _handed_over(finished.batch)
                 if worker is not self._worker:
                     raise RuntimeError("this epoch ended early: the loader was closed or another epoch was started")
         finally:
@@ -161,21 +162,35 @@ class Loader:
 
     def _work(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Finished]:
         """The epoch's batches; runs in the worker's thread."""
-        pipelines = {modality: self._pipeline(modality) for modality in modalities}
         ahead: deque[_Prepared] = deque()
         try:
-            for prepared in self._prepare(epoch, first_batch, modalities):
-                for modality, feed in prepared.feeds.items():
-                    pipelines[modality].feed(feed)
-                ahead.append(prepared)
-                if len(ahead) == self.prefetch:
+            with self._own_stream():
+                pipelines = {modality: self._pipeline(modality) for modality in modalities}
+                for prepared in self._prepare(epoch, first_batch, modalities):
+                    for modality, feed in prepared.feeds.items():
+                        pipelines[modality].feed(feed)
+                    ahead.append(prepared)
+                    if len(ahead) == self.prefetch:
+                        yield self._finish(ahead.popleft(), modalities)
+                while ahead:
                     yield self._finish(ahead.popleft(), modalities)
-            while ahead:
-                yield self._finish(ahead.popleft(), modalities)
         finally:
-            for modality in modalities:
+            self._drain(modalities)
+
+    def _drain(self, modalities: tuple[Modality, ...]) -> None:
+        """Leave the pipelines empty for the next epoch; one that failed is built anew then."""
+        for modality in modalities:
+            try:
                 if modality in self._pipelines:
                     self._pipelines[modality].drain()
+            except RuntimeError:
+                del self._pipelines[modality]
+
+    def _own_stream(self) -> AbstractContextManager[object]:
+        """On a GPU, a stream of this thread's own: on the default one it would wait for the training's kernels."""
+        if self.device.type != "cuda":
+            return nullcontext()
+        return torch.cuda.stream(torch.cuda.Stream(self.device))
 
     def _prepare(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Prepared]:
         """Choose this rank's clips and check their bytes, batch by batch."""
@@ -242,6 +257,8 @@ class Loader:
             valid=torch.from_numpy(prepared.valid).to(self.device),
             position=prepared.position,
         )
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()  # so that no consumer need wait for this stream
         return _Finished(batch, prepared.bad)
 
     def _take(self, modality: Modality, prepared: _Prepared) -> torch.Tensor:
@@ -296,6 +313,14 @@ class _Finished:
 
     batch: Batch
     bad: Mapping[int, str]
+
+
+def _handed_over(batch: Batch) -> Batch:
+    """The batch, with its memory on a GPU kept from reuse until the consumer's stream is done with it."""
+    for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id, batch.valid):
+        if tensor is not None and tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    return batch
 
 
 class _Reader:
@@ -436,12 +461,13 @@ def _run(work: Iterator[_Finished], items: queue.Queue[Any], stopping: threading
                 items.put(item)
     except BaseException as error:  # whatever it is, it belongs to the consumer
         last = error
-    items.put(last)
+    if not stopping.is_set():
+        items.put(last)
 
 
 def _stop(thread: threading.Thread, items: queue.Queue[Any], stopping: threading.Event) -> None:
     stopping.set()
-    while thread.is_alive():
+    # The garbage collector may close an abandoned epoch in any thread, in this one too.
+    while thread.is_alive() and thread is not threading.current_thread():
         with suppress(queue.Empty):
             items.get(timeout=0.05)  # the thread may wait for a place in the queue
-    thread.join()

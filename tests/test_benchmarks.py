@@ -1,0 +1,45 @@
+"""Every benchmark runs on a few clips, so that none rots."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic import make_dataset
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+def run(name: str, *arguments: object) -> str:
+    """The output of a benchmark script, run as its docstring says."""
+    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("benchmarks") / "data", clips={"train": 6}, seconds=1.5)
+
+
+def test_the_loaders_benchmark_compares_all_contenders_in_all_cases(dataset, tmp_path):
+    pytest.importorskip("librosa", reason="peers are not installed")
+    output = run("loader.py", dataset, "--clips", 8, "--rounds", 1, "--batch-size", 4, "--json", tmp_path / "out.json")
+    assert "share of" in output
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert {(one["case"], one["contender"]) for one in written["results"]} == {
+        (case, contender)
+        for case in ("audio + visual", "audio", "visual")
+        for contender in ("avbench", "librosa + PIL", "webdataset")
+    }
+    assert all(one["clips"] == 8 and one["cpu_seconds"] > 0 for one in written["results"])
+    assert written["versions"]["torch"] and written["config"]["batch_size"] == 4
+
+
+def test_the_loaders_benchmark_measures_memory(dataset, tmp_path):
+    pytest.importorskip("librosa", reason="peers are not installed")
+    run("loader.py", dataset, "--memory-epochs", 3, "--clips", 6, "--batch-size", 4, "--json", tmp_path / "out.json")
+    assert len(json.loads((tmp_path / "out.json").read_text())["results"]) == 3
