@@ -292,6 +292,7 @@ def finish_frames(pictures: Tensor, *, frames: int) -> Tensor:
     return pictures.unflatten(0, (-1, frames)).permute(0, 1, 4, 2, 3)
 
 
+@cache
 def stock_audio(preset: AudioPreset) -> np.ndarray:
     """A silent clip at the preset's rate, encoded, uint8: what stands in for one whose bytes are bad."""
     file = io.BytesIO()
@@ -299,6 +300,7 @@ def stock_audio(preset: AudioPreset) -> np.ndarray:
     return np.frombuffer(file.getvalue(), np.uint8)
 
 
+@cache
 def stock_picture() -> np.ndarray:
     """A small grey JPEG, uint8: what stands in for a picture whose bytes are bad."""
     grey = np.full((_STOCK_SIDE, _STOCK_SIDE, 3), 128, np.uint8)
