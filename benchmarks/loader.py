@@ -24,8 +24,7 @@ machine, spreads 5 to 22 %, so only the shares mean much; CPU ms a clip of avben
 
 * FLAC: both 12.5 / 25.8 / 24.7, share 0.50; audio 10.7 / 19.8 / 19.7, 0.55; visual 2.5 / 4.6 / 4.9, 0.55.
 * WAV: both 7.1 / 18.5 / 18.0, share 0.40; audio 4.6 / 12.3 / 11.5, 0.40; visual 2.8 / 4.6 / 4.7, 0.59.
-* Memory over 20 epochs of 480 clips (WAV): between -33 and +99 MB around the first epoch's 842 MB, +19 MB at the end; the
-  swings are whole batch buffers (33 MB) that DALI keeps or gives back.
+* Memory over 20 epochs of 480 clips (WAV): between -33 and +99 MB around the first epoch's 842 MB, +19 MB at the end.
 """
 
 from __future__ import annotations
