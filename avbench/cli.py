@@ -127,10 +127,8 @@ def _train(argv: Sequence[str]) -> None:
 
 
 def _run_training(config: Any, *, resume: bool, overwrite: bool) -> None:
-    import torch
-
     from avbench.dataset import Dataset
-    from avbench.distributed import on_main, process_group, ranks_on_this_node
+    from avbench.distributed import on_main, process_group
     from avbench.loading.features import preset
     from avbench.methods import parse_methods
     from avbench.training.folder import RunFolder
@@ -138,8 +136,6 @@ def _run_training(config: Any, *, resume: bool, overwrite: bool) -> None:
 
     specs = parse_methods(config.methods)
     folder = RunFolder(config.out)
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, _cores() // ranks_on_this_node()))
     device = _device()
     with process_group(device=device):
         dataset = Dataset(config.dataset)

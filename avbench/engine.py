@@ -194,11 +194,10 @@ class Engine:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Evaluation mode, without gradients."""
+        """Evaluation mode. Gradients are the caller's to leave out: that is a matter of threads, not of networks."""
         self.model.eval()
         try:
-            with torch.no_grad():
-                yield
+            yield
         finally:
             self.model.train()
 

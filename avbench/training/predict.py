@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from avbench.dataset import Dataset
 from avbench.distributed import current_world, gather_objects
 from avbench.loading.loader import Loader
 from avbench.records import SPLITS, predictions_schema, write_table
+from avbench.training.parallel import SideBySide
 from avbench.training.run import Run, modalities_read
 
 
@@ -33,12 +35,13 @@ def prepare(batch: Batch, dtype: torch.dtype) -> Batch:
     )
 
 
-def evaluate(loader: Loader, runs: Sequence[Run], *, clock: Clock, dtype: torch.dtype) -> None:
+def evaluate(
+    loader: Loader, runs: Sequence[Run], *, clock: Clock, dtype: torch.dtype, side_by_side: SideBySide
+) -> None:
     """Pass over a loader's clips once, every run tallying (and recording) what it makes of them."""
     for batch in evaluation_batches(loader, runs, dtype):
         if len(batch):
-            for run in runs:
-                run.evaluate(batch, clock=clock)
+            side_by_side.each(runs, partial(Run.evaluate, batch=batch, clock=clock))
 
 
 def evaluation_batches(loader: Loader, runs: Sequence[Run], dtype: torch.dtype) -> Iterator[Batch]:
@@ -52,18 +55,26 @@ def evaluation_batches(loader: Loader, runs: Sequence[Run], dtype: torch.dtype) 
 
 
 def write_predictions(
-    loader: Loader, runs: Sequence[Run], *, dataset: Dataset, split: str, paths: Sequence[Path], dtype: torch.dtype
+    loader: Loader,
+    runs: Sequence[Run],
+    *,
+    dataset: Dataset,
+    split: str,
+    paths: Sequence[Path],
+    dtype: torch.dtype,
+    side_by_side: SideBySide,
 ) -> None:
     """Each run's class probabilities for every valid clip of a split, one Parquet table a run. A collective."""
-    collected: list[list[tuple[Tensor, Tensor]]] = [[] for _ in runs]
+    collected: dict[str, list[tuple[Tensor, Tensor]]] = {run.name: [] for run in runs}
+
+    def collect(run: Run, batch: Batch) -> None:
+        collected[run.name].append((batch.clip_id.cpu(), run.predict(batch).cpu()))
+
     for batch in evaluation_batches(loader, runs, dtype):
-        for run, rows in zip(runs, collected, strict=True):
-            if len(batch):
-                outputs = run.method.forward(run.engine, batch)
-                probabilities = run.method.probabilities(outputs)["prediction"]
-                rows.append((batch.clip_id.cpu(), probabilities.float().cpu()))
-    for run, rows, path in zip(runs, collected, paths, strict=True):
-        parts = [part for part in gather_objects(_joined(rows)) if part is not None]
+        if len(batch):
+            side_by_side.each(runs, partial(collect, batch=batch))
+    for run, path in zip(runs, paths, strict=True):
+        parts = [part for part in gather_objects(_joined(collected[run.name])) if part is not None]
         if current_world().is_main:
             clip_id = np.concatenate([ids for ids, _ in parts])
             confidence = np.concatenate([values for _, values in parts])

@@ -130,10 +130,17 @@ class Run:
         self.log = dict(step.log)
         self._take_in(batch, step.outputs, step.losses)
 
+    @torch.no_grad()
     def evaluate(self, batch: Batch, *, clock: Clock) -> None:
         """Tally an evaluation batch, and keep it for the store."""
         outputs = self.method.forward(self.engine, batch)
         self._take_in(batch, outputs, self.method.loss(outputs, batch, clock))
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> Tensor:
+        """Class probabilities of a batch's clips, float32 [B, classes]."""
+        outputs = self.method.forward(self.engine, batch)
+        return self.method.probabilities(outputs)["prediction"].float()
 
     def _take_in(self, batch: Batch, outputs: Outputs, losses: Tensor) -> None:
         with torch.no_grad():

@@ -31,6 +31,7 @@ from avbench.training.checkpoint import Checkpoints, Position
 from avbench.training.display import Display
 from avbench.training.folder import RunFolder, describe_environment, record_launch
 from avbench.training.monitor import Monitor
+from avbench.training.parallel import SideBySide
 from avbench.training.predict import evaluate, prepare, write_predictions
 from avbench.training.run import DIVERGED, Run, modalities_read
 
@@ -158,6 +159,7 @@ class Trainer:
         with ExitStack() as stack:
             if self.world.is_main:
                 self.metrics = stack.enter_context(closing(MetricsWriter(self.folder.metrics)))
+            self.side_by_side = stack.enter_context(SideBySide(runs=len(self.runs), device=self.device))
             self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
             for loader in self.loaders.values():
                 stack.callback(loader.close)
@@ -194,13 +196,12 @@ class Trainer:
         batch = prepare(batch, self.dtype)
         global_valid = sum_over_ranks(torch.tensor(len(batch), device=self.device))
         batch = replace(batch, global_valid=global_valid)
-        for run in self._training():
-            run.train_step(
-                batch,
-                epoch=epoch,
-                epochs=self.config.epochs,
-                total_steps=self.config.epochs * len(self.loaders["train"]),
-            )
+        epochs = self.config.epochs
+        total_steps = epochs * len(self.loaders["train"])
+        self.side_by_side.each(
+            self._training(),
+            lambda run: run.train_step(batch, epoch=epoch, epochs=epochs, total_steps=total_steps),
+        )
 
     def _take_tallies(self) -> dict[str, list[float]]:
         """Each training run's sums since last asked, also added to its open epoch; says so when one diverges."""
@@ -261,7 +262,7 @@ class Trainer:
     def _evaluate(self, split: str, runs: Sequence[Run], clock: Clock) -> dict[str, dict[str, float]]:
         if not runs:
             return {}
-        evaluate(self.loaders[split], runs, clock=clock, dtype=self.dtype)
+        evaluate(self.loaders[split], runs, clock=clock, dtype=self.dtype, side_by_side=self.side_by_side)
         return {run.name: _means(self._tally_of(run)) for run in runs if run.is_training}
 
     def _save(self, epoch: int, batch: int) -> None:
@@ -299,7 +300,13 @@ class Trainer:
             if runs:
                 paths = [self.folder.prediction_file(run.spec.name, run.seed, split) for run in runs]
                 write_predictions(
-                    self.loaders[split], runs, dataset=self.dataset, split=split, paths=paths, dtype=self.dtype
+                    self.loaders[split],
+                    runs,
+                    dataset=self.dataset,
+                    split=split,
+                    paths=paths,
+                    dtype=self.dtype,
+                    side_by_side=self.side_by_side,
                 )
         self._write({"kind": "event", "text": "finished"})
         barrier()
