@@ -11,10 +11,10 @@ demo: setup
 	$(BIN)/avbench demo --out $(DEMO)
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m "not slow"
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m slow
 
 lint: setup
 	$(BIN)/ruff check .

@@ -53,10 +53,10 @@ class TrainConfig:
     """Runs to train, all on the same batches."""
     seeds: Annotated[tuple[int, ...], _comma_list(int, "0,1,2")] = (0,)
     """Each run is trained once a seed."""
-    preset: str = "paper"
-    """How clips become spectrograms and images; `avbench doctor` lists the presets."""
-    classes: Annotated[tuple[str, ...], _comma_list(str, "CLASS,CLASS,...")] = ()
-    """Use clips of these classes only, for a cheap trial (default: all)."""
+    preset: Annotated[str, tyro.conf.arg(metavar="|".join(PRESETS))] = "paper"
+    """How clips become spectrograms and images."""
+    classes: tuple[str, ...] = ()
+    """Use clips of these classes only, for a cheap trial; none named: all."""
     fraction: float = 1.0
     """Use this share of the training clips, for a cheap trial; validation and test stay whole."""
     training: tyro.conf.OmitArgPrefixes[TrainerConfig] = field(default_factory=TrainerConfig)

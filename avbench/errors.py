@@ -33,4 +33,4 @@ def unknown(kind: str, value: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = get_close_matches(value, names, n=2, cutoff=0.6)
     hint = f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-    return f"unknown {kind} {value!r}{hint} known: {', '.join(names)}"
+    return f"unknown {kind} {value!r}{hint or ';'} known: {', '.join(names)}"

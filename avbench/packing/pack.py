@@ -60,12 +60,14 @@ def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: boo
     if workers < 1:
         raise UsageError(f"workers is {workers}; expected 1 or more")
     with _room(out):
+        _check_ours(out, overwrite=overwrite)
+        # Before anything is made or removed: a recipe that cannot become clips leaves everything as it was.
+        clips = clips_of(recipe, media, workers=workers)
+        classes = classes_of(recipe, clips)
+        _check_splits(out, Counter((clip.split or "train", clip.label) for clip in clips), classes)
         _make_way(out, overwrite=overwrite)
         with _locked(out):
             _claim(out, "recipe", _plain(recipe))
-            clips = clips_of(recipe, media, workers=workers)
-            classes = classes_of(recipe, clips)
-            _check_splits(out, Counter((clip.split or "train", clip.label) for clip in clips), classes)
             _claim(out, "clips", _fingerprint(clips, classes))
             tasks = _plan(recipe, clips, classes, out)
             _make_missing(tasks, workers)
@@ -384,8 +386,8 @@ def _read_note(task: ShardTask) -> tuple[pa.Table, dict[str, Any]]:
 # The dataset folder: what is there, who may write.
 
 
-def _make_way(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that is not ours to write; with `overwrite` remove the dataset in it."""
+def _check_ours(out: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that is not ours to write."""
     if out.exists() and not out.is_dir():
         raise DatasetError(f"{out}: is a file; --out names the dataset's folder")
     work, description = out / WORK_FOLDER, out / DESCRIPTION_FILE
@@ -395,6 +397,11 @@ def _make_way(out: Path, *, overwrite: bool) -> None:
         )
     if out.exists() and not work.exists() and not description.exists() and any(out.iterdir()):
         raise DatasetError(f"{out}: holds other files; --out names a new or empty folder")
+
+
+def _make_way(out: Path, *, overwrite: bool) -> None:
+    """Make the folder; with `overwrite` remove the dataset in it."""
+    work = out / WORK_FOLDER
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -21,8 +21,8 @@ class SideBySide:
     """Does something for each of several runs, as many at once as fit. A context manager.
 
     runs: how many there are; it decides, once, how many threads torch uses in each, so that a resumed pass computes
-    with as many. OMP_NUM_THREADS, where set, is what each uses. On a GPU, and among several ranks (whose collectives must
-    keep one order), runs take turns.
+    with as many. OMP_NUM_THREADS, where set, is what each uses. On a GPU, and among several ranks (whose collectives
+    must keep one order), runs take turns.
     """
 
     def __init__(self, *, runs: int, device: torch.device) -> None:

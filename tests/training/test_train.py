@@ -240,7 +240,7 @@ def test_patience_0_never_stops() -> None:
 
 
 def test_classes_and_fraction_make_a_cheap_trial(dataset: Path, tmp_path: Path) -> None:
-    flags = ("--epochs", "1", "--methods", "audio", "--classes", "class-0,class-2", "--fraction", "0.5")
+    flags = ("--epochs", "1", "--methods", "audio", "--classes", "class-0", "class-2", "--fraction", "0.5")
     run = train(dataset, tmp_path / "run", *flags)
     table = read_table(run / "confidence.parquet")
     used = [row for row in table.to_pylist() if row["audio_epochs"]]

@@ -1,0 +1,165 @@
+"""The command line as users meet it: help, mistakes, the README's examples."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from avbench import shipped
+from avbench.cli import COMMANDS, main
+from avbench.config import TrainConfig, load_config
+from avbench.errors import UsageError
+from avbench.packing.planted import PlantedConfig, render
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+
+
+def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on the standard error that a mistake ends in."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1, error
+    return error
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help_and_refuses_an_unknown_option(
+    command: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: avbench" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    line = line_of(capsys, command, "folder", "--out", "y", "--no-such-option", "1")
+    assert "no-such-option" in line.replace("_", "-")
+    assert not any(tmp_path.iterdir())
+
+
+def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    main([])
+    text = capsys.readouterr().out
+    assert all(command in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trane"], "unknown command 'trane'; did you mean 'train'"),
+        (["train"], "--out"),
+        (["pack", "foldr", "--out", "x", "--media", "y"], "unknown recipe 'foldr'; did you mean 'folder'"),
+        (["pack", "folder", "--out", "x"], "--media is missing"),
+        (["pack", "folder", "--out", "x", "--media", "missing"], "missing"),
+        (["pack", "folder", "--out", "x", "--media", ".", "--window-seconds", "long"], "window_seconds is 'long'"),
+        (["pack", "folder", "--out", "x", "--media", ".", "--windw-seconds", "2"], "did you mean 'window_seconds'"),
+        (["pack", "folder", "--out", "x", "--media", ".", "--audio-suffix", "mp3"], "mp3"),
+        (["pack", "folder", "--out", "x", "--media", ".", "--window-seconds"], "no option with a value"),
+        (["verify", "missing"], "missing: no such dataset folder"),
+        (["evaluate", "missing"], "missing"),
+        (["evaluate", "missing", "--thresholds", "2"], "2"),
+        (["demo", "--out", "."], "exists already; --overwrite replaces a demo"),
+        (["demo", "--out", ".", "--overwrite"], "is no earlier demo"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_way_out(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "keep.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    assert message in line_of(capsys, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["keep.txt"]
+
+
+def test_the_process_exits_with_2_and_shows_no_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "avbench", "verify", str(tmp_path / "missing")], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("avbench: ") and "Traceback" not in done.stderr
+
+
+def test_doctor_says_what_runs_where(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor"])
+    text = capsys.readouterr().out
+    for word in ("torch", "cores", "free disk", "flac", "jpeg", "train", "paper", "tiny"):
+        assert word in text
+    assert "yes, on the CPU" in text
+
+
+def test_a_saved_configuration_reads_back_as_it_was(tmp_path: Path) -> None:
+    config = TrainConfig(dataset=Path("d"), out=Path("o"), methods=("late=baseline",), seeds=(3, 1), fraction=0.5)
+    config.save(tmp_path / "config.toml")
+    assert load_config(tmp_path / "config.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch = 3", "unknown field 'epoch'"),
+        ("[training]\nepoch = 3", "did you mean 'epochs'"),
+        ("[training]\nepochs = 'many'", "expected int"),
+        ("preset = 'tyny'", "did you mean 'tiny'"),
+        ("methods = ", "not readable as TOML"),
+    ],
+)
+def test_a_broken_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        load_config(tmp_path / "config.toml")
+
+
+def test_shipped_configurations_name_only_fields_that_exist() -> None:
+    for path in shipped("launch").glob("*.toml"):
+        assert load_config(path).methods == tuple(tomllib.loads(path.read_text())["methods"])
+
+
+def readme_commands(heading: str) -> list[list[str]]:
+    section = README.split(f"## {heading}")[1].split("\n## ")[0]
+    return [shlex.split(line, comments=True)[1:] for line in re.findall(r"^    (avbench .*)$", section, re.MULTILINE)]
+
+
+def test_the_readmes_commands_work_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    render(PlantedConfig(classes=2, train=12, val=4, test=6), tmp_path / "VIDEOS", workers=2)
+    commands = readme_commands("Your own videos")
+    assert [words[0] for words in commands] == ["pack", "verify", "train", "evaluate", "train"]
+    for words in commands:
+        # The same commands, only shorter than 100 epochs of ten seconds.
+        short = ["--preset", "tiny", "--epochs", "1"] if words[0] == "train" and "--resume" not in words else []
+        main([*words, *short])
+    assert (tmp_path / "RUN/report/index.html").exists()
+    assert json.loads((tmp_path / "DATASET/dataset.json").read_text())["clips"]["train"] == 12
+
+
+def test_readme_names_every_method_preset_and_command() -> None:
+    from avbench.loading.features import PRESETS
+    from avbench.methods import METHODS
+
+    for name in (*METHODS, *PRESETS, *COMMANDS):
+        assert f"`{name}`" in README or f"avbench {name}" in README or f"make {name}" in README, name
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_recipes_launch_files_and_benchmarks(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(tmp_path), str(REPOSITORY)],
+        check=True,
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+    )
+    (wheel,) = tmp_path.glob("avbench-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for name in ("shards/folder.toml", "shards/planted.toml", "launch/demo.toml", "benchmarks/loader.py"):
+        assert f"avbench/shipped/{name}" in names
+    assert "avbench/analysis/report.html.jinja" in names
+    assert not any(name.startswith("tests/") for name in names)
