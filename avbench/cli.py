@@ -6,6 +6,7 @@ A user's mistake ends in one line and exit status 2. Every command's module is i
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+# A full or read-only disk, a folder that belongs to somebody else.
+_NOT_OURS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -200,6 +204,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         _dispatch(sys.argv[1:] if argv is None else argv)
     except AvbenchError as error:
         print(f"avbench: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _NOT_OURS_TO_MEND:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"avbench: {place}{error.strerror}; make room or give the right to write, then go on", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("avbench: interrupted", file=sys.stderr)

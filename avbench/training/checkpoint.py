@@ -21,7 +21,7 @@ from avbench.confidence import ConfidenceStore
 from avbench.dataset import checksum
 from avbench.distributed import barrier, current_world
 from avbench.errors import RunError
-from avbench.records import write_json
+from avbench.records import atomic_path, write_json
 from avbench.training.run import Run
 
 VERSION = 1
@@ -50,7 +50,7 @@ class Checkpoints:
         self.identity = identity
 
     def save(self, position: Position, *, runs: Sequence[Run], stores: Sequence[ConfidenceStore]) -> None:
-        """Write a checkpoint; every rank calls it. Raises RunError where the disk does not take it."""
+        """Write a checkpoint; every rank calls it. Raises OSError where the disk does not take it."""
         world = current_world()
         final = self.folder / f"epoch-{position.epoch:04d}-batch-{position.batch:06d}"
         partial = self.folder / f".partial-{final.name}"
@@ -60,9 +60,9 @@ class Checkpoints:
         barrier()
         for store in stores:
             store.save(partial / _store_name(store))
-        torch.save({run.name: run.buffers() for run in runs if run.is_training}, partial / _rank_name(world.rank))
+        _save({run.name: run.buffers() for run in runs if run.is_training}, partial / _rank_name(world.rank))
         if world.is_main:
-            torch.save({run.name: run.state_dict() for run in runs}, partial / "state.pt")
+            _save({run.name: run.state_dict() for run in runs}, partial / "state.pt")
         barrier()
         if world.is_main:
             self._write_manifest(partial, position, world_size=world.size)
@@ -110,10 +110,8 @@ class Checkpoints:
         """Keep a run's network as its best so far; rank 0 writes."""
         if current_world().is_main:
             path = self.best_file(run)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f".partial-{path.name}")
-            torch.save(run.engine.model.state_dict(), partial)
-            partial.replace(path)
+            with atomic_path(path) as partial:
+                _save(run.engine.model.state_dict(), partial)
         barrier()
 
     def load_best(self, run: Run, device: torch.device) -> None:
@@ -157,6 +155,19 @@ class Checkpoints:
         for file in (self.folder / "best").glob("*.pt"):
             if file.name not in needed:
                 file.unlink(missing_ok=True)
+
+
+def _save(value: object, path: Path) -> None:
+    """torch.save, whose failure on a full disk is an OSError that names the file."""
+    try:
+        with path.open("wb") as file:
+            torch.save(value, file)
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError):
+            raise
+        # torch's writer fails once more while it closes the file.
+        raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
 def _best_names(path: Path) -> set[str]:

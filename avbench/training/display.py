@@ -6,8 +6,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from avbench.training.run import Run
@@ -55,7 +56,8 @@ class Display:
             f"epoch {min(int(done) + 1, self._epochs)}/{self._epochs}, {_speed_text(speed)}, {self._time_left(done)}"
         )
         if self._live is not None:
-            self._live.update(_table(runs, latest, title=status))
+            bar = ProgressBar(total=self._epochs, completed=done)
+            self._live.update(Group(_table(runs, latest, title=status), bar))
         elif time.monotonic() >= self._line_due:
             self._line_due = time.monotonic() + _LINE_SECONDS
             numbers = "; ".join(f"{run.name} {_run_text(latest.get(run.name, {}))}" for run in runs if run.is_training)

@@ -411,3 +411,26 @@ def test_a_checkpoint_of_two_ranks_resumes_on_one(dataset: Path, tmp_path: Path)
         column = "audio_mean" if name == "confidence.parquet" else "probabilities"
         sides = (np.array(side[column].to_pylist()) for side in (table, results(tmp_path / "run")[name]))
         np.testing.assert_allclose(*sides, rtol=0, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system to fill")
+def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=240m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount a file system here")
+    try:
+        flags = (*FAST, "--methods", "audio", "--epochs", "3")  # a checkpoint has some 90 MB, a best network 45
+        line = refused(capsys, "train", str(dataset), "--out", str(disk / "run"), *flags)
+        assert "No space left on device" in line and str(disk) in line
+        assert list((disk / "run/checkpoints").glob("epoch-*"))
+        subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
+        main(["train", "--out", str(disk / "run"), "--resume"])
+        whole = results(train(dataset, tmp_path / "whole", *flags))
+        assert all(results(disk / "run")[name].equals(table) for name, table in whole.items())
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
