@@ -69,6 +69,8 @@ PRESET = PRESETS["paper"]
 CASES: dict[str, tuple[Modality, ...]] = {"audio + visual": MODALITIES, "audio": ("audio",), "visual": ("visual",)}
 # The requirement: our CPU time as a share of the better peer's.
 ALLOWED = {"audio + visual": 0.6, "visual": 0.5}
+# Fields of /proc/self/status.
+RESIDENT = {"anonymous": "RssAnon", "file": "RssFile"}
 PACKAGES = ("torch", "torchaudio", "torchvision", "nvidia-dali-cuda120", "librosa", "pillow", "webdataset", "soundfile")
 
 
@@ -106,8 +108,10 @@ def main(config: Config) -> None:
     console = Console()
     if config.memory_epochs:
         results: Any = memory_growth(dataset, config)
-        console.print(f"memory after epoch 1 {results[0] / 1e6:.0f} MB, then growth by epoch, MB:")
-        console.print(" ".join(f"{(size - results[0]) / 1e6:+.1f}" for size in results[1:]))
+        for name in RESIDENT:
+            sizes = [size[name] / 1e6 for size in results]
+            console.print(f"{name} memory after epoch 1 {sizes[0]:.0f} MB, then growth by epoch, MB:")
+            console.print(" ".join(f"{size - sizes[0]:+.1f}" for size in sizes[1:]))
     else:
         with tempfile.TemporaryDirectory() as folder:
             measured = list(measure(dataset, config, Path(folder)))
@@ -323,17 +327,18 @@ def table(measured: list[Measurement], dataset: Dataset) -> Table:
     return result
 
 
-def memory_growth(dataset: Dataset, config: Config) -> list[int]:
+def memory_growth(dataset: Dataset, config: Config) -> list[dict[str, int]]:
     """Resident bytes of this process after each epoch of our loader, both modalities.
 
-    Pages of the mapped shards are the page cache's and are left out.
+    anonymous: its own memory. file: pages of mapped files (libraries, shards), which the page cache shares out and
+    takes back as it likes.
     """
     epoch = avbench_loader(dataset, config, MODALITIES, Path())
     sizes = []
     for _ in track(range(config.memory_epochs), "epochs", console=Console(stderr=True)):
         consume(epoch())
         fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-        sizes.append(1024 * int(fields["RssAnon"].split()[0]))
+        sizes.append({name: 1024 * int(fields[field].split()[0]) for name, field in RESIDENT.items()})
     return sizes
 
 

@@ -6,6 +6,7 @@ index, feeds the memory-mapped bytes to DALI, and puts finished batches into a s
 
 from __future__ import annotations
 
+import ctypes
 import queue
 import threading
 import weakref
@@ -35,6 +36,7 @@ from avbench.loading.order import (
 )
 from avbench.loading.pipeline import (
     AudioFeed,
+    Buffers,
     FeaturePipeline,
     Feed,
     VisualFeed,
@@ -103,6 +105,8 @@ class Loader:
         self._clip_ids = clip_ids if training else np.sort(clip_ids)
         self._windows = ShardWindows.of(dataset.shards[clip_ids], shards=shuffle_shards) if shuffle_shards else None
         self._pipelines: dict[Modality, FeaturePipeline] = {}
+        bins, steps = preset.audio.shape
+        self._audio_buffers = Buffers((-(-batch_size // world.size), steps, bins))
         self._position = {"epoch": 0, "batch": 0}
         self._worker: _Worker | None = None
         self.modalities = modalities
@@ -176,6 +180,7 @@ class Loader:
                     yield self._finish(ahead.popleft(), modalities)
         finally:
             self._drain(modalities)
+            _return_freed_memory()
 
     def _drain(self, modalities: tuple[Modality, ...]) -> None:
         """Leave the pipelines empty for the next epoch; one that failed is built anew then."""
@@ -250,7 +255,7 @@ class Loader:
                 self._pipelines.pop(modality)
                 raise self._undecodable(prepared, modality) or error from None
         batch = Batch(
-            audio=finish_audio(taken["audio"], self.preset.audio) if "audio" in taken else None,
+            audio=self._log_spectrogram(taken.pop("audio")) if "audio" in taken else None,
             frames=finish_frames(taken["visual"], frames=self.preset.visual.frames) if "visual" in taken else None,
             label=torch.from_numpy(self.dataset.labels[prepared.clip_ids].astype(np.int64)).to(self.device),
             clip_id=torch.from_numpy(prepared.clip_ids).to(self.device),
@@ -269,6 +274,9 @@ class Loader:
         shape = (0, steps, bins) if modality == "audio" else (0, visual.height, visual.width, 3)
         return torch.empty(shape, device=self.device)
 
+    def _log_spectrogram(self, powers: torch.Tensor) -> torch.Tensor:
+        return finish_audio(powers, self.preset.audio, buffers=self._audio_buffers)
+
     def _undecodable(self, prepared: _Prepared, modality: Modality) -> DatasetError | None:
         """Decode the clips of a failed batch one by one; the error that names those that fail, None where none does."""
         failed = []
@@ -285,6 +293,18 @@ class Loader:
             f"{self.dataset.path}: {modality} of {', '.join(failed)} is as it was packed but cannot be decoded; "
             f"run `avbench verify {self.dataset.path} --quarantine` to set such clips aside"
         )
+
+
+def _return_freed_memory() -> None:
+    """Give the memory that is free within the C library's heaps back to the system, where the library can.
+
+    DALI's batches are tens of megabytes. Once some have been freed, glibc no longer maps such blocks one by one but
+    puts them into its heaps, one a thread, where small blocks in between keep them from being given back: in epochs of
+    a few batches a process of 500 MB grew by another 250.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,18 @@
 """The DALI graphs: encoded bytes in, spectrograms or pictures out. One definition each, for the GPU and for the CPU.
 
 With a GPU, pictures are decoded in DALI's mixed mode and spectrograms computed on the GPU (audio is always decoded on
-the CPU: DALI has no other way); with device_id None all runs on the CPU. Inputs are handed over without a copy, so
-whoever feeds a pipeline keeps the arrays alive until the batch is taken.
+the CPU: DALI has no other way); with device_id None all runs on the CPU. There DALI decodes and crops pictures, and
+torch resizes them: DALI's horizontal resampling of 8-bit pixels on a CPU has no vector code and takes three times as
+long. Inputs are handed over without a copy, so whoever feeds a pipeline keeps the arrays alive until the batch is
+taken.
 """
 
 from __future__ import annotations
 
 import io
+import weakref
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -28,6 +31,7 @@ from avbench.loading.features import AudioPreset, VisualPreset
 _RESAMPLING_LOBES = 16  # of the sinc, each side; also those of DALI's quality 50, its default
 _RESAMPLING_MARGIN_SECONDS = 0.05  # kept beyond the wanted end before resampling, so that the filters see what follows
 _STOCK_SIDE = 16
+_KEPT_BUFFERS = 4  # one being filled, one waiting, one just taken by the consumer, one that it is about to let go
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,8 @@ class FeaturePipeline:
 
     graph: given a torch.device, defines the graph and returns its one output. stock: a batch that is sure to decode.
     inputs: names of the graph's inputs; DALI refuses data for one that the graph does not use.
+    finish: makes the batch's tensor of DALI's output and the feed's `inputs()`; None where the output is that tensor.
+        DALI takes its output back when `finish` returns.
     """
 
     def __init__(
@@ -100,10 +106,12 @@ class FeaturePipeline:
         threads: int,
         device: torch.device,
         depth: int,
+        finish: Callable[[Any, Mapping[str, Any]], Tensor] | None = None,
     ) -> None:
         self.depth = depth
         self.device = device
         self._inputs = inputs
+        self._finish = finish
         self._pipeline = Pipeline(
             batch_size=max_batch_size,
             num_threads=threads,
@@ -140,6 +148,8 @@ class FeaturePipeline:
         """Wait for the oldest batch; a tensor of [N, ...] that is the caller's own, on the pipeline's device."""
         (output,) = self._pipeline.share_outputs()
         try:
+            if self._finish is not None:
+                return self._finish(output, self._fed[0])
             tensor = torch.from_dlpack(output.as_tensor())
             if self.device.type == "cuda":
                 # DALI takes its memory back when the last reference goes, not when torch's kernels are done with it:
@@ -239,15 +249,21 @@ def _spectrogram(waveform: Any, preset: AudioPreset) -> Any:
     )
 
 
-def finish_audio(powers: Tensor, preset: AudioPreset) -> Tensor:
-    """The log-spectrogram [B, 1, F, T] of the audio graph's powers [B, T, F]: in place, and a transposed view of it."""
+def finish_audio(powers: Tensor, preset: AudioPreset, *, buffers: Buffers) -> Tensor:
+    """The log-spectrogram [B, 1, F, T] of the audio graph's powers [B, T, F], a transposed view.
+
+    On the CPU it is in one of `buffers`, so that DALI has its memory back at once; on a GPU it is in place.
+    """
     if powers.device.type == "cpu":
         # In NumPy: torch would start a team of OpenMP threads for the loader's thread, against the one that trains.
-        values = powers.numpy()
-        if not preset.mel_bins:
-            np.sqrt(values, out=values)
-        np.add(values, np.float32(preset.log_offset), out=values)
+        values = buffers.take(len(powers))
+        if preset.mel_bins:
+            np.add(powers.numpy(), np.float32(preset.log_offset), out=values)
+        else:
+            np.sqrt(powers.numpy(), out=values)
+            np.add(values, np.float32(preset.log_offset), out=values)
         np.log(values, out=values)
+        powers = torch.from_numpy(values)
     else:
         if not preset.mel_bins:
             powers.sqrt_()
@@ -260,9 +276,7 @@ def visual_pipeline(preset: VisualPreset, **options: Any) -> FeaturePipeline:
 
     def graph(device: torch.device) -> Any:
         encoded = _input("encoded", types.UINT8, 1)
-        start, shape, flip = (
-            _input(name, types.INT32, ndim) for name, ndim in (("start", 1), ("shape", 1), ("flip", 0))
-        )
+        start, shape = (_input(name, types.INT32, 1) for name in ("start", "shape"))
         crops = fn.decoders.image_slice(
             encoded,
             start=start,
@@ -272,6 +286,9 @@ def visual_pipeline(preset: VisualPreset, **options: Any) -> FeaturePipeline:
             jpeg_fancy_upsampling=True,  # the GPU's decoder then upsamples colour as the CPU's does
             output_type=types.RGB,
         )
+        if device.type == "cpu":
+            return crops
+        flip = _input("flip", types.INT32, 0)
         resized = fn.resize(crops, size=[preset.height, preset.width], interp_type=types.INTERP_LINEAR, antialias=True)
         return fn.crop_mirror_normalize(
             resized,
@@ -284,7 +301,65 @@ def visual_pipeline(preset: VisualPreset, **options: Any) -> FeaturePipeline:
 
     box = stock_box()[None]
     stock = VisualFeed([stock_picture()], box, np.zeros(1, bool))
-    return FeaturePipeline(graph, stock, inputs=("encoded", "start", "shape", "flip"), **options)
+    on_gpu = options["device"].type == "cuda"
+    inputs = ("encoded", "start", "shape", *(("flip",) if on_gpu else ()))
+    finish = None if on_gpu else _Resizing(preset, options["max_batch_size"])
+    return FeaturePipeline(graph, stock, inputs=inputs, finish=finish, **options)
+
+
+class _Resizing:
+    """Crops, uint8 [height, width, 3] each, to a batch as the network sees it, float32 [N, H, W, 3]; on the CPU."""
+
+    def __init__(self, preset: VisualPreset, max_batch_size: int) -> None:
+        self._size = (preset.height, preset.width)
+        self._buffers = Buffers((max_batch_size, preset.height, preset.width * 3))
+        deviation = np.array(preset.deviation)
+        # For a whole row of pixels: NumPy is slow where the innermost axis is short.
+        self._scale = np.tile(1 / (255 * deviation), preset.width).astype(np.float32)
+        self._shift = np.tile(-np.array(preset.mean) / deviation, preset.width).astype(np.float32)
+
+    def __call__(self, crops: Any, inputs: Mapping[str, Any]) -> Tensor:
+        """crops: DALI's list of them; inputs: of the VisualFeed."""
+        batch = self._buffers.take(len(crops))
+        for crop, flip, rows in zip(crops, inputs["flip"].tolist(), batch, strict=True):
+            rows[...] = self._resized(crop, flip).reshape(rows.shape)
+            # In NumPy, as in finish_audio; picture by picture, while it is in the processor's cache.
+            rows *= self._scale
+            rows += self._shift
+        return torch.from_numpy(batch).view(len(batch), *self._size, 3)
+
+    def _resized(self, crop: Any, flip: bool) -> np.ndarray:
+        """uint8 [H, W, 3]."""
+        # First the batch's axis, then the permutation: so torch sees channels last, for which it has vector code.
+        picture = torch.from_dlpack(crop).unsqueeze(0).permute(0, 3, 1, 2)
+        resized = torch.nn.functional.interpolate(picture, self._size, mode="bilinear", antialias=True)
+        flipped = resized.flip(-1) if flip else resized
+        return flipped[0].permute(1, 2, 0).contiguous().numpy()
+
+
+class Buffers:
+    """Float32 arrays of one shape, used again once nothing refers to them: new memory for a batch costs page faults.
+
+    Used in turn, so that the memory they take is the same from the first epoch on, however the consumer keeps up. One
+    that keeps more batches than usual gets more arrays, which are given up afterwards.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape = shape
+        # Memory that nobody has written to yet takes no room.
+        arrays = [np.empty(shape, np.float32) for _ in range(_KEPT_BUFFERS)]
+        self._free: deque[np.ndarray] = deque(arrays, maxlen=_KEPT_BUFFERS)
+
+    def take(self, count: int) -> np.ndarray:
+        """The first `count` rows of an array, uninitialized; the array is free again when this very view dies.
+
+        A tensor made of the view by `torch.from_numpy` keeps it alive, as do all tensors that share its memory; another
+        view made by NumPy does not.
+        """
+        whole = self._free.popleft() if self._free else np.empty(self._shape, np.float32)
+        rows = whole[:count]
+        weakref.finalize(rows, self._free.append, whole).atexit = False
+        return rows
 
 
 def finish_frames(pictures: Tensor, *, frames: int) -> Tensor:

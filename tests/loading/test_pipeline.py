@@ -23,6 +23,7 @@ from avbench.loading.features import (
 )
 from avbench.loading.pipeline import (
     AudioFeed,
+    Buffers,
     VisualFeed,
     audio_pipeline,
     finish_audio,
@@ -75,7 +76,7 @@ def test_spectrograms_equal_torchaudios_before_and_after_the_logarithm(name, suf
     data = [encoded(sound, audio.sample_rate_hz, suffix) for sound in sounds(audio.sample_rate_hz, lengths)]
     powers = powers_of(data, [audio.sample_rate_hz] * 3, audio, resample=False)
     ours = (powers if audio.mel_bins else powers.sqrt()).transpose(1, 2)
-    result = finish_audio(powers.clone(), audio)
+    result = finish_audio(powers, audio, buffers=Buffers(powers.shape))
     assert result.shape == (3, 1, *audio.shape) and result.dtype == torch.float32
     for row, component in enumerate(data):
         expected = spectrogram_oracle(decoded(component), audio)
@@ -93,9 +94,8 @@ def test_preset_shapes_are_those_of_the_table():
 
 def test_silence_has_the_value_of_the_logs_offset():
     audio = preset("paper").audio
-    result = finish_audio(
-        powers_of([encoded(np.zeros(1000, np.float32), 48_000)], [48_000], audio, resample=False), audio
-    )
+    powers = powers_of([encoded(np.zeros(1000, np.float32), 48_000)], [48_000], audio, resample=False)
+    result = finish_audio(powers, audio, buffers=Buffers(powers.shape))
     torch.testing.assert_close(result, torch.full_like(result, np.log(1e-7)), rtol=1e-6, atol=0)
 
 
@@ -185,6 +185,17 @@ def test_a_batch_that_was_handed_out_is_not_overwritten():
     for tensor, copy in zip(taken, copies, strict=True):
         assert torch.equal(tensor, copy)
     assert len({float(tensor[0, 0, 0, 0]) for tensor in taken}) == 25
+
+
+def test_a_buffer_is_used_again_only_after_the_last_tensor_that_shares_it():
+    buffers = Buffers((2, 3))
+    tensor = torch.from_numpy(buffers.take(2))
+    place, part = tensor.data_ptr(), tensor.view(3, 2).transpose(0, 1)[1:]
+    del tensor
+    while_in_use = [buffers.take(2) for _ in range(10)]
+    assert place not in {array.ctypes.data for array in while_in_use}
+    del part
+    assert buffers.take(1).ctypes.data == place
 
 
 def test_an_unknown_preset_names_the_near_ones():
