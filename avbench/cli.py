@@ -13,7 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
@@ -27,6 +27,8 @@ from avbench.errors import AvbenchError, UsageError, unknown
 
 if TYPE_CHECKING:
     import torch
+
+    from avbench.config import TrainConfig
 
 T = TypeVar("T")
 
@@ -130,21 +132,22 @@ def _train(argv: Sequence[str]) -> None:
     _run_training(args.run, resume=args.resume, overwrite=args.overwrite)
 
 
-def _run_training(config: Any, *, resume: bool, overwrite: bool) -> None:
+def _run_training(config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
     from avbench.dataset import Dataset
-    from avbench.distributed import on_main, process_group
+    from avbench.distributed import process_group
+    from avbench.engine import pick_precision
     from avbench.loading.features import preset
     from avbench.methods import parse_methods
     from avbench.training.folder import RunFolder
     from avbench.training.trainer import select_clips, train
 
     specs = parse_methods(config.methods)
-    folder = RunFolder(config.out)
     device = _device()
+    # What "auto" means is decided once: a run resumed on another machine computes as it began.
+    precision = pick_precision(config.training.precision, device)
+    config = replace(config, training=replace(config.training, precision=precision))
     with process_group(device=device):
         dataset = Dataset(config.dataset)
-        if overwrite and not resume:
-            on_main(folder.remove)
         train(
             dataset,
             clip_ids=select_clips(dataset, classes=config.classes, fraction=config.fraction),
@@ -153,10 +156,11 @@ def _run_training(config: Any, *, resume: bool, overwrite: bool) -> None:
             preset=preset(config.preset),
             config=config.training,
             optimizer=config.optimizer,
-            folder=folder,
+            folder=RunFolder(config.out),
             device=device,
             save_config=config.save,
             resume=resume,
+            overwrite=overwrite,
         )
 
 
@@ -217,6 +221,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _dispatch(argv: Sequence[str]) -> None:
+    for word in argv:
+        # How Python passes bytes that are no UTF-8; they could go into no file that avbench writes.
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            raise UsageError(f"{word!a}: is not UTF-8; rename the file")
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: avbench COMMAND ...        (avbench COMMAND --help says more)\n")
         for name, (_, text) in COMMANDS.items():
@@ -268,13 +276,19 @@ def _unboxed(box: str) -> str:
     return " ".join(lines)
 
 
-def _saved_config(argv: Sequence[str], load: Callable[..., Any]) -> Any | None:
+def _saved_config(argv: Sequence[str], load: Callable[..., TrainConfig]) -> TrainConfig | None:
     """What the flags override: the run's own configuration when it is resumed, else the file of --config."""
-    values = {flag: _value_of(argv, flag) for flag in ("--out", "--config")}
-    if "--resume" in argv and values["--out"] is not None:
-        file = Path(values["--out"]) / "config.toml"
-        return load(file, out=values["--out"]) if file.exists() else None
-    return load(Path(values["--config"])) if values["--config"] is not None else None
+    out, file = (_value_of(argv, flag) for flag in ("--out", "--config"))
+    if "--resume" not in argv:
+        return load(Path(file)) if file is not None else None
+    if file is not None:
+        raise UsageError("--resume goes on with the run's own configuration; leave out --config")
+    if out is None:
+        raise UsageError("--resume wants the run folder: --out RUN")
+    from avbench.training.folder import RunFolder
+
+    RunFolder(Path(out)).check_resumable()
+    return load(RunFolder(Path(out)).config, out=out)
 
 
 def _value_of(argv: Sequence[str], flag: str) -> str | None:
@@ -332,6 +346,8 @@ def _device() -> torch.device:
         return torch.device("cpu")
     local_rank = world_from_environment().local_rank
     if local_rank >= torch.cuda.device_count():
+        if torch.cuda.device_count() == 1 and "RANK" not in os.environ:
+            return torch.device("cuda", 0)  # Slurm bound one GPU to each task
         raise UsageError(
             f"local rank {local_rank} has no GPU of its own ({torch.cuda.device_count()} here); "
             f"start at most one rank a GPU, or hide them for CPU training: CUDA_VISIBLE_DEVICES="

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from avbench import records
 from avbench.batch import MODALITIES, Modality
 from avbench.dataset import Dataset
-from avbench.distributed import all_to_all, broadcast_object, current_world, gather_objects
+from avbench.distributed import all_to_all, broadcast_object, current_world, gather_objects, together
 from avbench.errors import RunError
 
 FORMAT = "avbench-confidence"
@@ -171,8 +171,8 @@ class ConfidenceStore:
         path = folder / f"{self.name}-{token}-rank{self.world.rank:04d}.rows"
         problem = f"{folder}: cannot save confidences"
         try:
-            files = gather_objects(_together(problem, lambda: self._write_rows(path)))
-            _together(problem, lambda: self._write_manifest(folder, files))
+            files = gather_objects(together(problem, lambda: self._write_rows(path)))
+            together(problem, lambda: self._write_manifest(folder, files))
         except RunError:
             path.unlink(missing_ok=True)
             raise
@@ -184,11 +184,11 @@ class ConfidenceStore:
         Raises RunError on every rank, with this store unchanged, where a file is missing, of another size or damaged,
         or was saved for another modality, seed or number of clips.
         """
-        self._rows, self.epochs = _together(f"{folder}: cannot load confidences", lambda: self._read(folder))
+        self._rows, self.epochs = together(f"{folder}: cannot load confidences", lambda: self._read(folder))
         self._pending.take()
         if (history := self.history) is not None:
             problem = f"{history}: cannot remove newer epochs"
-            _together(problem, lambda: self._remove_stale(history, self.epochs, ranks=0))
+            together(problem, lambda: self._remove_stale(history, self.epochs, ranks=0))
 
     def _on_main_rank(self, start: int, stop: int) -> np.ndarray:
         """The rows of clips `start` to `stop`, on rank 0; none elsewhere. A collective."""
@@ -239,8 +239,8 @@ class ConfidenceStore:
 
     def _write_history(self, folder: Path) -> None:
         problem = f"{folder}: cannot write the history of epoch {self.epochs}"
-        _together(problem, lambda: self._write_history_part(folder))
-        _together(problem, lambda: self._remove_stale(folder, self.epochs, ranks=self.world.size))
+        together(problem, lambda: self._write_history_part(folder))
+        together(problem, lambda: self._remove_stale(folder, self.epochs, ranks=self.world.size))
 
     def _write_history_part(self, folder: Path) -> None:
         """This rank's clips that were recorded in the open epoch, by clip id. Replaces a part of a killed run."""
@@ -489,23 +489,6 @@ def _read_rows(path: Path, entry: dict[str, Any], start: int, out: np.ndarray, *
 
 def _json_checksum(value: object) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
-
-
-def _together(problem: str, action: Callable[[], T]) -> T:
-    """What `action` gives on this rank; RunError on every rank where it fails on any, so that none waits for it.
-
-    problem: begins the message where the operating system refused. A collective.
-    """
-    failure = None
-    try:
-        result = action()
-    except RunError as error:
-        failure = str(error)
-    except OSError as error:
-        failure = f"{problem}: {error}"
-    for first_failure in filter(None, gather_objects(failure)):
-        raise RunError(first_failure)
-    return result
 
 
 def _array(values: Tensor | np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tomli_w
 import tyro
@@ -65,14 +65,19 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UsageError(unknown("preset", self.preset, PRESETS))
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise UsageError(f"seeds are {list(self.seeds)}, expected different whole numbers >= 0")
+        if (
+            not self.seeds
+            or len(set(self.seeds)) < len(self.seeds)
+            or not 0 <= min(self.seeds) <= max(self.seeds) < 2**63
+        ):
+            raise UsageError(f"seeds are {list(self.seeds)}, expected different whole numbers from 0 to 2^63 - 1")
         if not 0.0 < self.fraction <= 1.0:
             raise UsageError(f"fraction is {self.fraction}, expected a share of the training clips in (0, 1]")
 
     def save(self, path: Path) -> None:
-        """Write as TOML, complete, atomically."""
-        write_text(path, tomli_w.dumps(_plain(dataclasses.asdict(self))))
+        """Write as TOML, complete, atomically; folders as absolute paths, so that it can be used from anywhere."""
+        here = dataclasses.replace(self, dataset=self.dataset.resolve(), out=self.out.resolve())
+        write_text(path, tomli_w.dumps(_plain(dataclasses.asdict(here))))
 
 
 @dataclass(frozen=True)
@@ -131,17 +136,26 @@ def _build(kind: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-        return _build(kind, value, where) if isinstance(kind, type) else value
-    if kind is Path:
-        return Path(value)
-    if isinstance(value, list):
-        return tuple(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    """A value as TOML has it, as the field has it. Raises UsageError where it is none of the field's kind."""
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where} is {value!r}, expected a table")
+        return _build(kind, value, where)
+    if get_origin(kind) is tuple:
+        item_kind = get_args(kind)[0]
+        if not isinstance(value, list):
+            raise UsageError(f"{where} is {value!r}, expected a list")
+        return tuple(_convert(item, item_kind, where) for item in value)
+    if get_origin(kind) is Literal:
+        if value not in get_args(kind):
+            raise UsageError(f"{where}: {unknown('value', str(value), map(str, get_args(kind)))}")
+        return value
+    if kind is float and type(value) is int:
         return float(value)
-    if kind in (int, float, str, bool) and type(value) is not kind:
-        raise UsageError(f"{where} is {value!r}, expected {kind.__name__}")
-    return value
+    expected = str if kind is Path else kind
+    if type(value) is not expected:
+        raise UsageError(f"{where} is {value!r}, expected {expected.__name__}")
+    return Path(value) if kind is Path else value
 
 
 def _is_required(item: dataclasses.Field[Any]) -> bool:

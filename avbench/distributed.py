@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from avbench.errors import AvbenchError, UsageError
+from avbench.errors import AvbenchError, RunError, UsageError
 
 T = TypeVar("T")
 
@@ -77,10 +77,9 @@ def process_group(*, device: torch.device, timeout_seconds: float = 1800.0) -> I
         world_size=world.size,
         timeout=timedelta(seconds=timeout_seconds),
     )
-    try:
-        yield world
-    finally:
-        dist.destroy_process_group()
+    yield world
+    # Only at a good end: after an exception the others may be in a collective, and leaving would wait for them.
+    dist.destroy_process_group()
 
 
 def current_world() -> World:
@@ -132,17 +131,26 @@ def broadcast_object(value: T) -> T:
     return held[0]
 
 
-def on_main(action: Callable[[], None]) -> None:
-    """Do something on rank 0 alone; an AvbenchError that it raises is raised on every rank. A collective."""
-    error: AvbenchError | None = None
-    if current_world().is_main:
-        try:
-            action()
-        except AvbenchError as raised:
-            error = raised
-    error = broadcast_object(error)
-    if error is not None:
-        raise error
+def together(problem: str, action: Callable[[], T]) -> T:
+    """What `action` gives on this rank; RunError on every rank where it fails on any, so that none waits for it.
+
+    problem: begins the message where the operating system refused. A collective.
+    """
+    failure = None
+    try:
+        result = action()
+    except AvbenchError as error:
+        failure = str(error)
+    except OSError as error:
+        failure = f"{problem}: {error}"
+    for first_failure in filter(None, gather_objects(failure)):
+        raise RunError(first_failure)
+    return result
+
+
+def on_main(problem: str, action: Callable[[], object]) -> None:
+    """Do something on rank 0 alone; where it fails, RunError on every rank, as `together`. A collective."""
+    together(problem, action if current_world().is_main else lambda: None)
 
 
 def all_to_all(outgoing: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -85,21 +85,25 @@ def paths() -> list[tuple[str, str]]:
 
 def try_codec(name: str) -> str:
     """Decode a made-up clip of a codec with DALI, and say how it went."""
-    try:
-        _decode(name)
-    except RuntimeError as error:  # what DALI raises, whatever is wrong
-        return f"no: {str(error).strip().splitlines()[0]}"
-    return "yes, on the CPU" + (" and the GPU" if name == "jpeg" and torch.cuda.is_available() else "")
+    devices = {"CPU": None, **({"GPU": 0} if name == "jpeg" and torch.cuda.is_available() else {})}
+    answers = []
+    for device, device_id in devices.items():
+        try:
+            _decode(name, device_id=device_id)
+            answers.append(f"yes, on the {device}")
+        except RuntimeError as error:  # what DALI raises, whatever is wrong
+            answers.append(f"not on the {device}: {str(error).strip().splitlines()[0]}")
+    return "; ".join(answers)
 
 
-def _decode(name: str) -> None:
+def _decode(name: str, *, device_id: int | None) -> None:
     from nvidia.dali import fn, pipeline_def, types  # its import takes a second that --help need not wait for
 
-    @pipeline_def(batch_size=1, num_threads=1, device_id=None, prefetch_queue_depth=1)
+    @pipeline_def(batch_size=1, num_threads=1, device_id=device_id, prefetch_queue_depth=1)
     def graph() -> object:
         encoded = fn.external_source(name="encoded", dtype=types.UINT8)
         if name == "jpeg":
-            return fn.decoders.image(encoded)
+            return fn.decoders.image(encoded, device="cpu" if device_id is None else "mixed")
         return fn.decoders.audio(encoded, downmix=False)[0]
 
     pipeline = graph()

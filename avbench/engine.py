@@ -81,16 +81,16 @@ def _half_cosine(progress: float) -> float:
     return 0.5 * (1.0 + float(torch.cos(torch.tensor(progress * torch.pi, dtype=torch.float64))))
 
 
-def pick_precision(wanted: Precision, device: torch.device) -> torch.dtype:
-    """The dtype that networks compute in: bf16 where the processor has instructions for it, when left to `auto`.
+def pick_precision(wanted: Precision, device: torch.device) -> Precision:
+    """What networks compute in; `auto` is bfloat16 where the processor has instructions for it, else float32.
 
     Raises UsageError for bfloat16 on a GPU that has none. A CPU without them emulates bf16, slowly: allowed when named.
     """
     if wanted == "auto":
-        return torch.bfloat16 if has_bfloat16(device) else torch.float32
+        return "bfloat16" if has_bfloat16(device) else "float32"
     if wanted == "bfloat16" and device.type == "cuda" and not has_bfloat16(device):
         raise UsageError("precision is bfloat16, which this GPU does not have; use --precision float32")
-    return getattr(torch, wanted)
+    return wanted
 
 
 def has_bfloat16(device: torch.device) -> bool:
@@ -137,11 +137,7 @@ class Engine:
         """Gradients of `loss`, averaged over ranks, into `.grad`."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for parameter in self.parameters:
-            if parameter in self._frozen:
-                parameter.grad = None
-            elif parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        self._complete_grads()
 
     def step(self) -> None:
         """Clip where configured, then one optimizer step. Frozen parameters stay exactly as they are, once."""
@@ -177,12 +173,12 @@ class Engine:
 
     def snapshot(self) -> dict[str, Any]:
         """A copy of all that training changes: parameters, optimizer, buffers, torch's random state."""
-        return copy.deepcopy({**self.state_dict(), "random": _random_state(self.device)})
+        return copy.deepcopy({**self.state_dict(), "random": random_state(self.device)})
 
     def restore(self, snapshot: dict[str, Any]) -> None:
         """Go back to a snapshot."""
         state = copy.deepcopy(snapshot)
-        _set_random_state(state.pop("random"), self.device)
+        set_random_state(state.pop("random"), self.device)
         self.load_state_dict(state)
 
     # What follows is the trainer's, not a method's.
@@ -218,6 +214,14 @@ class Engine:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
+    def _complete_grads(self) -> None:
+        """No gradient for frozen parameters, a zero one for those that took no part."""
+        for parameter in self.parameters:
+            if parameter in self._frozen:
+                parameter.grad = None
+            elif parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
@@ -250,8 +254,7 @@ class DDPEngine(Engine):
         # The buckets are the gradients: they are zeroed, not dropped, or DDP would allocate them again.
         self.optimizer.zero_grad(set_to_none=False)
         loss.backward()
-        for parameter in self._frozen:
-            parameter.grad = None
+        self._complete_grads()
 
 
 def build_engine(
@@ -288,19 +291,18 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         values = input.double() if input.dtype == torch.float64 else input.float()
         axes = (0, 2, 3)
-        local_count = values.new_tensor([values.numel() / values.shape[1]])
-        count = sum_over_ranks(local_count)
+        count = sum_over_ranks(values.new_tensor(values.numel() / values.shape[1])).clamp(min=1.0)
         mean = _differentiable_sum(values.sum(axes)) / count
         centred = values - mean[:, None, None]
         variance = _differentiable_sum(centred.square().sum(axes)) / count
-        self._update(mean.detach(), variance.detach(), float(count))
+        self._update(mean.detach(), variance.detach(), count)
         scale = torch.rsqrt(variance + self.eps) * self.weight
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
-    def _update(self, mean: Tensor, variance: Tensor, count: float) -> None:
+    def _update(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
         if self.running_mean is None or self.running_var is None or self.momentum is None:
             raise ValueError("GlobalBatchNorm2d keeps running statistics with a momentum")
-        unbiased = variance * (count / max(count - 1.0, 1.0))
+        unbiased = variance * (count / (count - 1.0).clamp(min=1.0))
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
         if self.num_batches_tracked is not None:
@@ -335,14 +337,16 @@ def over_the_global_batch(module: nn.Module) -> nn.Module:
     return module
 
 
-def _random_state(device: torch.device) -> dict[str, Tensor]:
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """State of torch's global generators, of the CPU and of the device."""
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
 
 
-def _set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Put torch's global generators where `random_state` found them."""
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

@@ -152,8 +152,9 @@ class MetricsWriter:
 
     def cut_back(self, offset: int) -> None:
         """Forget every record after `offset`; they are written again by the resumed run."""
-        self._file.truncate(offset)
-        self._file.seek(offset)
+        # After a power loss the file may be shorter than the checkpoint remembers it.
+        self._file.truncate(min(offset, self._file.seek(0, os.SEEK_END)))
+        self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
         """Close the file."""

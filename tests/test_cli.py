@@ -98,7 +98,7 @@ def test_doctor_says_what_runs_where(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_saved_configuration_reads_back_as_it_was(tmp_path: Path) -> None:
-    config = TrainConfig(dataset=Path("d"), out=Path("o"), methods=("late=baseline",), seeds=(3, 1), fraction=0.5)
+    config = TrainConfig(dataset=tmp_path / "d", out=tmp_path / "o", methods=("late=baseline",), seeds=(3, 1), fraction=0.5)
     config.save(tmp_path / "config.toml")
     assert load_config(tmp_path / "config.toml") == config
 
@@ -111,6 +111,12 @@ def test_a_saved_configuration_reads_back_as_it_was(tmp_path: Path) -> None:
         ("[training]\nepochs = 'many'", "expected int"),
         ("preset = 'tyny'", "did you mean 'tiny'"),
         ("methods = ", "not readable as TOML"),
+        ("methods = 'audio'", "expected a list"),
+        ("seeds = ['0']", "expected int"),
+        ("dataset = 3", "expected str"),
+        ("optimizer = 3", "expected a table"),
+        ("[optimizer]\noptimizer = 'lion'", "unknown value 'lion'"),
+        ("[training]\nbatch_norm = 'gobal'", "did you mean 'global'"),
     ],
 )
 def test_a_broken_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:

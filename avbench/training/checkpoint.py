@@ -1,7 +1,7 @@
 """Save a pass at one (epoch, batch), and go on from there.
 
 A checkpoint is a folder: `state.pt` (every run's network, optimizer, method and place in early stopping: the same on
-every rank), `rank-0000.pt` and so on (what differs between ranks: batch norm's buffers), the confidence stores, and
+every rank), `rank-0000.pt` and so on (what differs between ranks), the confidence stores, and
 `manifest.json` with a checksum of each file. It is written under another name and renamed when it is whole, so a crash
 while saving leaves the previous one untouched.
 """
@@ -19,7 +19,8 @@ import torch
 
 from avbench.confidence import ConfidenceStore
 from avbench.dataset import checksum
-from avbench.distributed import barrier, current_world
+from avbench.distributed import current_world, on_main, together
+from avbench.engine import random_state, set_random_state
 from avbench.errors import RunError
 from avbench.records import atomic_path, write_json
 from avbench.training.run import Run
@@ -40,63 +41,73 @@ class Position:
 class Checkpoints:
     """The checkpoints of a run folder.
 
-    keep: how many of the newest to keep. identity: what a checkpoint must agree with to be gone on from (dataset
-    fingerprint, runs); a checkpoint of another is refused by name of what differs.
+    keep: how many of the newest to keep, beside the newest one made at an epoch's end. identity: what a checkpoint must
+    agree with to be gone on from (dataset, runs); one of another is refused by name of what differs. clips: identifies
+    the clips that are used, which may change between epochs (quarantine) but not within one.
     """
 
-    def __init__(self, folder: Path, *, keep: int, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, *, keep: int, identity: dict[str, Any], clips: str) -> None:
         self.folder = folder
         self.keep = keep
         self.identity = identity
+        self.clips = clips
 
     def save(self, position: Position, *, runs: Sequence[Run], stores: Sequence[ConfidenceStore]) -> None:
-        """Write a checkpoint; every rank calls it. Raises OSError where the disk does not take it."""
+        """Write a checkpoint; every rank calls it. Raises RunError, on every rank, where the disk does not take it."""
         world = current_world()
         final = self.folder / f"epoch-{position.epoch:04d}-batch-{position.batch:06d}"
-        partial = self.folder / f".partial-{final.name}"
-        if world.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-        barrier()
-        for store in stores:
-            store.save(partial / _store_name(store))
-        _save({run.name: run.buffers() for run in runs if run.is_training}, partial / _rank_name(world.rank))
-        if world.is_main:
-            _save({run.name: run.state_dict() for run in runs}, partial / "state.pt")
-        barrier()
-        if world.is_main:
-            self._write_manifest(partial, position, world_size=world.size)
-            shutil.rmtree(final, ignore_errors=True)
-            partial.rename(final)
-            self._prune(runs)
-        barrier()
+        partial = self.folder / f"{_PARTIAL}{final.name}"
+        problem = f"cannot write {final}"
+        try:
+            on_main(problem, lambda: _make_anew(partial))
+            for store in stores:
+                store.save(partial / _store_name(store))
+            together(problem, lambda: _save_rank(partial / _rank_name(world.rank), runs))
+            on_main(problem, lambda: _save({run.name: run.state_dict() for run in runs}, partial / "state.pt"))
+            on_main(problem, lambda: self._write_manifest(partial, position, runs, world_size=world.size))
+        except RunError:
+            if world.is_main:
+                shutil.rmtree(partial, ignore_errors=True)  # it would keep the disk full
+            raise
+        on_main(problem, lambda: self._publish(partial, final, runs))
 
     def newest(self) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint that is whole, and what was wrong with newer ones; None where none was made yet.
+        """The newest checkpoint to go on from, and what was wrong with newer ones; None where none was made yet.
 
-        Raises RunError where none is whole, or where the newest whole one is of another dataset or other runs.
+        Raises RunError where none can be used, or where the newest whole one is of another dataset or other runs.
         """
         complaints: list[str] = []
-        for path in sorted(self._all(), reverse=True):
+        for path in self._all():
             fault = _fault(path)
-            if fault:
-                complaints.append(f"{path}: {fault}")
-                continue
-            self._check_identity(path)
-            return path, complaints
+            if not fault:
+                self._check_identity(path)
+                fault = self._changed_clips(path)
+            if not fault:
+                return path, complaints
+            complaints.append(f"{path}: {fault}")
         if complaints:
-            raise RunError(f"no checkpoint is whole, so there is nothing to resume from: {'; '.join(complaints)}")
+            raise RunError(f"no checkpoint can be used, so there is nothing to resume from: {'; '.join(complaints)}")
         return None, []
+
+    def set_newer_aside(self, chosen: Path) -> None:
+        """Rename what is newer than the checkpoint that is gone on from, so that it is never taken for the newest."""
+        for path in self._all():
+            if path == chosen:
+                return
+            aside = path.with_name(f"unused-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
 
     def load(
         self, path: Path, *, runs: Sequence[Run], stores: Sequence[ConfidenceStore], device: torch.device
     ) -> Position:
         """Put runs and stores where they were; returns the position to go on from."""
-        manifest = json.loads((path / "manifest.json").read_text("utf-8"))
-        state = torch.load(path / "state.pt", map_location=device, weights_only=True)
+        manifest = _manifest(path)
+        # To the CPU first: engines put each tensor where it belongs, and Adam's step counts stay where they were.
+        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
         for run in runs:
             run.load_state_dict(state[run.name])
-        _load_buffers(path, manifest["world_size"], runs, device)
+        _load_rank(path, manifest["world_size"], runs, device)
         for store in stores:
             store.load(path / _store_name(store))
         bad_clips = {int(clip): reason for clip, reason in manifest["bad_clips"].items()}
@@ -108,11 +119,11 @@ class Checkpoints:
 
     def save_best(self, run: Run) -> None:
         """Keep a run's network as its best so far; rank 0 writes."""
-        if current_world().is_main:
-            path = self.best_file(run)
-            with atomic_path(path) as partial:
-                _save(run.engine.model.state_dict(), partial)
-        barrier()
+        on_main(f"cannot write {self.best_file(run)}", lambda: self._write_best(run))
+
+    def _write_best(self, run: Run) -> None:
+        with atomic_path(self.best_file(run)) as partial:
+            _save(run.engine.model.state_dict(), partial)
 
     def load_best(self, run: Run, device: torch.device) -> None:
         """Give a run the network of its best epoch."""
@@ -121,7 +132,7 @@ class Checkpoints:
             raise RunError(f"{path}: missing, and run {run.name} is to predict from it; train it again")
         run.engine.model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
 
-    def _write_manifest(self, partial: Path, position: Position, *, world_size: int) -> None:
+    def _write_manifest(self, partial: Path, position: Position, runs: Sequence[Run], *, world_size: int) -> None:
         files = sorted(path for path in partial.rglob("*") if path.is_file())
         manifest = {
             "version": VERSION,
@@ -131,30 +142,64 @@ class Checkpoints:
             "bad_clips": {str(clip): reason for clip, reason in position.bad_clips.items()},
             "world_size": world_size,
             "identity": self.identity,
+            "clips": self.clips,
+            "best": [self.best_file(run).name for run in runs],
             "files": {str(path.relative_to(partial)): f"{checksum(path.read_bytes()):016x}" for path in files},
         }
         write_json(partial / "manifest.json", manifest)
 
+    def _publish(self, partial: Path, final: Path, runs: Sequence[Run]) -> None:
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        self._prune(runs)
+
     def _check_identity(self, path: Path) -> None:
-        saved = json.loads((path / "manifest.json").read_text("utf-8"))["identity"]
+        saved = _manifest(path)["identity"]
         for name, value in self.identity.items():
             if saved.get(name) != value:
                 raise RunError(f"{path}: was saved with {name} {saved.get(name)!r}, and this run has {value!r}")
 
+    def _changed_clips(self, path: Path) -> str:
+        manifest = _manifest(path)
+        if manifest["batch"] and manifest["clips"] != self.clips:
+            return "was saved within an epoch over other clips (the quarantine has changed)"
+        return ""
+
     def _all(self) -> list[Path]:
-        return [path for path in self.folder.glob("epoch-*") if path.is_dir()]
+        """Newest first."""
+        return sorted((path for path in self.folder.glob("epoch-*") if path.is_dir()), reverse=True)
 
     def _prune(self, runs: Iterable[Run]) -> None:
-        kept = sorted(self._all())[-self.keep :]
-        for path in set(self._all()) - set(kept):
+        everything = self._all()
+        kept = everything[: self.keep]
+        # An epoch's end can always be gone on from, also over other clips.
+        ends = [path for path in everything if path.name.endswith(_AT_EPOCHS_END)]
+        if ends and ends[0] not in kept:
+            kept.append(ends[0])
+        for path in set(everything) - set(kept):
             shutil.rmtree(path, ignore_errors=True)
         # A best file is needed as long as a kept checkpoint means it.
         needed = {self.best_file(run).name for run in runs}
-        for path in kept[:-1]:
-            needed |= _best_names(path)
+        for path in kept[1:]:
+            needed |= set(_best_meant_by(path))
         for file in (self.folder / "best").glob("*.pt"):
             if file.name not in needed:
                 file.unlink(missing_ok=True)
+
+
+_PARTIAL = ".partial-"
+_AT_EPOCHS_END = "-batch-000000"
+
+
+def _make_anew(partial: Path) -> None:
+    """An empty folder to write into; what a killed process left half-written goes."""
+    for leftover in partial.parent.glob(f"{_PARTIAL}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    return json.loads((path / "manifest.json").read_text("utf-8"))
 
 
 def _save(value: object, path: Path) -> None:
@@ -170,15 +215,39 @@ def _save(value: object, path: Path) -> None:
         raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
-def _best_names(path: Path) -> set[str]:
-    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True, mmap=True)
-    return {f"{name}-epoch{run['progress']['best_epoch']:04d}.pt" for name, run in state.items()}
+def _save_rank(path: Path, runs: Sequence[Run]) -> None:
+    """What differs between ranks: batch norm's statistics, torch's random state."""
+    training = [run for run in runs if run.is_training]
+    buffers = {run.name: run.buffers() for run in training}
+    random = {run.name: random_state(run.engine.device) for run in training[:1]}
+    _save({"buffers": buffers, "random": random}, path)
+
+
+def _load_rank(path: Path, saved_world_size: int, runs: Sequence[Run], device: torch.device) -> None:
+    """Each rank's own statistics and random state; where the number of ranks is another, the statistics' mean."""
+    world = current_world()
+    same = saved_world_size == world.size
+    ranks = [world.rank] if same else range(saved_world_size)
+    saved = [torch.load(path / _rank_name(rank), map_location="cpu", weights_only=True) for rank in ranks]
+    for run in runs:
+        if run.is_training:
+            for name, buffer in run.buffers().items():
+                buffer.copy_(torch.stack([rank["buffers"][run.name][name] for rank in saved]).mean(dim=0))
+    if same:
+        for state in saved[0]["random"].values():
+            set_random_state(state, device)
+
+
+def _best_meant_by(path: Path) -> list[str]:
+    try:
+        return _manifest(path)["best"]
+    except (OSError, ValueError, KeyError):
+        return []  # a damaged checkpoint is never gone on from
 
 
 def _fault(path: Path) -> str:
-    manifest_file = path / "manifest.json"
     try:
-        files = json.loads(manifest_file.read_text("utf-8"))["files"]
+        files = _manifest(path)["files"]
     except (OSError, ValueError, KeyError):
         return "its manifest is missing or broken"
     for name, expected in files.items():
@@ -188,17 +257,6 @@ def _fault(path: Path) -> str:
         if f"{checksum(file.read_bytes()):016x}" != expected:
             return f"{name} is damaged (checksum)"
     return ""
-
-
-def _load_buffers(path: Path, saved_world_size: int, runs: Sequence[Run], device: torch.device) -> None:
-    """Each rank's own batch norm statistics; their mean where the number of ranks is another."""
-    world = current_world()
-    ranks = [world.rank] if saved_world_size == world.size else range(saved_world_size)
-    saved = [torch.load(path / _rank_name(rank), map_location=device, weights_only=True) for rank in ranks]
-    for run in runs:
-        if run.is_training:
-            for name, buffer in run.buffers().items():
-                buffer.copy_(torch.stack([rank[run.name][name] for rank in saved]).mean(dim=0))
 
 
 def _store_name(store: ConfidenceStore) -> str:

@@ -8,9 +8,10 @@ import platform
 import shutil
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +24,7 @@ from avbench.records import write_json
 
 _PACKAGES = ("avbench", "torch", "torchaudio", "torchvision", "nvidia-dali-cuda120", "numpy", "pyarrow", "deepspeed")
 # A writer touches its lock while it works; one of another host that is older than this has lost its process.
+_BEAT_SECONDS = 60.0
 _STALE_SECONDS = 600.0
 
 
@@ -47,11 +49,19 @@ class RunFolder:
         """Predictions of one run on one split."""
         return self.predictions / f"{run}-seed{seed}-{split}.parquet"
 
-    def check_new(self) -> None:
-        """Raises RunError where the folder already holds something."""
-        if self.config.exists():
-            raise RunError(f"{self.path}: already a run; go on with it by --resume, or name another folder with --out")
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+    def check_new(self, *, overwrite: bool) -> None:
+        """Raises RunError where the folder already holds something; with `overwrite`, something other than a run."""
+        if overwrite:
+            if self.path.exists() and not self.config.exists() and _holds_something(self.path):
+                raise RunError(
+                    f"{self.path}: is no run folder, so --overwrite leaves it alone; name another with --out"
+                )
+        elif self.config.exists():
+            raise RunError(
+                f"{self.path}: already a run; go on with it by --resume, replace it with --overwrite, "
+                f"or name another folder with --out"
+            )
+        elif self.path.exists() and _holds_something(self.path):
             raise RunError(f"{self.path}: exists and is no run folder; name another with --out")
 
     def check_resumable(self) -> None:
@@ -59,38 +69,48 @@ class RunFolder:
         if not self.config.exists():
             raise RunError(f"{self.path}: no run to resume (it has no config.toml); leave out --resume to start one")
 
-    def remove(self) -> None:
-        """Remove the run. Raises RunError where the folder is something else."""
-        if self.path.exists():
-            if not self.config.exists():
-                raise RunError(
-                    f"{self.path}: is no run folder, so --overwrite leaves it alone; name another with --out"
-                )
-            shutil.rmtree(self.path)
+    def clear(self) -> None:
+        """Remove all that an earlier run left; the lock, which the caller holds, stays."""
+        for path in self.path.iterdir():
+            if path == self.lock:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder: one training at a time writes to it. Raises RunError where another holds it.
 
-        The lock is a file made exclusively (flock fails on cluster file systems). One left behind by a process of this
-        host that is gone, or not touched for ten minutes by another host, is taken over.
+        The lock is a file made exclusively (flock fails on cluster file systems) and touched every minute. One left
+        behind by a process of this host that is gone, or not touched for ten minutes by another host, is taken over.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._drop_stale_lock()
-        holder = {"host": socket.gethostname(), "process": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._set_stale_lock_aside()
+            holder = {"host": socket.gethostname(), "process": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
             with self.lock.open("x", encoding="utf-8") as file:
                 json.dump(holder, file)
         except FileExistsError:
             raise RunError(f"{self.path}: another training holds it ({self.lock}: {self._holder()})") from None
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror}); name another with --out") from None
+        done = threading.Event()
+        heart = threading.Thread(target=self._beat, args=(done,), daemon=True)
+        heart.start()
         try:
             yield
         finally:
-            self.lock.unlink(missing_ok=True)
+            done.set()
+            heart.join()
+            if self._holder() == holder:
+                self.lock.unlink(missing_ok=True)
 
-    def touch_lock(self) -> None:
-        """Show that the holder is alive."""
-        self.lock.touch()
+    def _beat(self, done: threading.Event) -> None:
+        while not done.wait(_BEAT_SECONDS):
+            with suppress(OSError):  # a file system that stumbles: the next beat tries again
+                os.utime(self.lock)
 
     def _holder(self) -> dict[str, Any]:
         try:
@@ -98,7 +118,7 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
 
-    def _drop_stale_lock(self) -> None:
+    def _set_stale_lock_aside(self) -> None:
         if not self.lock.exists():
             return
         holder = self._holder()
@@ -107,11 +127,20 @@ class RunFolder:
         else:
             gone = time.time() - self.lock.stat().st_mtime > _STALE_SECONDS
         if gone:
-            self.lock.unlink(missing_ok=True)
+            # Renamed, not removed: of two that find it stale only one can, so neither removes the other's new lock.
+            aside = self.lock.with_name(f".lock-{os.getpid()}.stale")
+            with suppress(FileNotFoundError):
+                self.lock.rename(aside)
+                aside.unlink()
+
+
+def _holds_something(path: Path) -> bool:
+    return not path.is_dir() or any(path.iterdir())
 
 
 def _is_alive(process: int) -> bool:
-    if process <= 0:
+    # Our own number in a lock that we did not make: a container in which every training is process 7.
+    if process <= 0 or process == os.getpid():
         return False
     try:
         os.kill(process, 0)

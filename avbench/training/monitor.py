@@ -24,9 +24,9 @@ class Monitor:
     def __init__(self, device: torch.device, *, world_size: int) -> None:
         self._world_size = world_size
         self._gpu = _open_gpu(device)
-        self._started = time.perf_counter()
-        self._waited = 0.0
+        self._started = self._waited = 0.0
         self._clips = 0
+        self.restart()
 
     def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, with the time spent waiting for each counted."""
@@ -37,8 +37,8 @@ class Monitor:
             self._waited += time.perf_counter() - asked
             if batch is None:
                 return
-            yield batch
             self._clips += len(batch) * self._world_size  # slices differ by one clip at most
+            yield batch
 
     def report(self) -> dict[str, Any]:
         """Since the last report: clips a second over all ranks, share of time waiting for data; memory and GPU now."""
@@ -51,8 +51,12 @@ class Monitor:
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **self._read_gpu(),
         }
-        self._started, self._waited, self._clips = now, 0.0, 0
+        self.restart()
         return report
+
+    def restart(self) -> None:
+        """Count from here: what went before was not training."""
+        self._started, self._waited, self._clips = time.perf_counter(), 0.0, 0
 
     def _read_gpu(self) -> dict[str, Any]:
         if self._gpu is None:

@@ -13,28 +13,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from avbench.distributed import current_world, ranks_on_this_node
+from avbench.distributed import current_world
 from avbench.training.run import Run
 
 
 class SideBySide:
-    """Does something for each of several runs, as many at once as fit. A context manager.
+    """Does something for each of several runs, as many at once as there are cores for. A context manager.
 
-    runs: how many there are; it decides, once, how many threads torch uses in each, so that a resumed pass computes
-    with as many. OMP_NUM_THREADS, where set, is what each uses. On a GPU, and among several ranks (whose collectives
-    must keep one order), runs take turns.
+    threads: how many torch uses for each run, on a CPU; a number of its own, so that a run computes the same bits
+    whatever runs beside it and however many cores there are. On a GPU, and among several ranks (whose collectives must
+    keep one order), runs take turns.
     """
 
-    def __init__(self, *, runs: int, device: torch.device) -> None:
-        cores = max(1, len(os.sched_getaffinity(0)) // ranks_on_this_node())
-        together = device.type == "cpu" and current_world().size == 1
-        wanted = os.environ.get("OMP_NUM_THREADS", "")
-        if wanted.isdigit():
-            threads = max(1, int(wanted))
-        else:
-            threads = max(1, cores // runs) if together else cores
+    def __init__(self, *, runs: int, threads: int, device: torch.device) -> None:
+        workers = 1
+        if device.type == "cpu":
             torch.set_num_threads(threads)
-        workers = min(runs, max(1, cores // threads)) if together else 1
+            if current_world().size == 1:
+                workers = min(runs, max(1, len(os.sched_getaffinity(0)) // threads))
         self._pool = ThreadPoolExecutor(workers, "run") if workers > 1 else None
 
     def __enter__(self) -> SideBySide:

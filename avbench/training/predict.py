@@ -16,6 +16,7 @@ from torch import Tensor
 from avbench.batch import Batch, Clock
 from avbench.dataset import Dataset
 from avbench.distributed import current_world, gather_objects
+from avbench.errors import DatasetError
 from avbench.loading.loader import Loader
 from avbench.records import SPLITS, predictions_schema, write_table
 from avbench.training.parallel import SideBySide
@@ -75,6 +76,10 @@ def write_predictions(
             side_by_side.each(runs, partial(collect, batch=batch))
     for run, path in zip(runs, paths, strict=True):
         parts = [part for part in gather_objects(_joined(collected[run.name])) if part is not None]
+        if not parts:
+            raise DatasetError(
+                f"{dataset.path}: no clip of the {split} split is whole; run `avbench verify {dataset.path}`"
+            )
         if current_world().is_main:
             clip_id = np.concatenate([ids for ids, _ in parts])
             confidence = np.concatenate([values for _, values in parts])

@@ -5,11 +5,13 @@ Every rank computes; rank 0 writes. All runs of a pass see the same batches in t
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +21,18 @@ from torch.utils.tensorboard import SummaryWriter
 
 from avbench.batch import Batch, Clock
 from avbench.confidence import ConfidenceStore, export
-from avbench.dataset import Dataset
-from avbench.distributed import barrier, current_world, gather_objects, on_main, ranks_on_this_node, sum_over_ranks
+from avbench.dataset import Dataset, checksum
+from avbench.distributed import (
+    barrier,
+    broadcast_object,
+    current_world,
+    gather_objects,
+    on_main,
+    ranks_on_this_node,
+    sum_over_ranks,
+)
 from avbench.engine import OptimizerConfig, Precision, pick_precision
-from avbench.errors import DatasetError, UsageError, unknown
+from avbench.errors import DatasetError, RunError, UsageError, unknown
 from avbench.loading.features import Preset
 from avbench.loading.loader import Loader
 from avbench.methods import RunSpec
@@ -58,13 +68,16 @@ class TrainerConfig:
     """Steps between records in metrics.jsonl."""
     loader_threads: int = 0
     """Decoding threads of each rank; 0: its share of the cores."""
+    compute_threads: int = 1
+    """Torch's threads for each run on a CPU; runs go side by side on the cores there are. Sums of floats hang on it,
+    so it is a number of its own, not the machine's."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_steps", "keep_checkpoints", "log_steps"):
+        for name in ("epochs", "batch_size", "checkpoint_steps", "keep_checkpoints", "log_steps", "compute_threads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
-        for name in ("patience", "loader_threads"):
-            if getattr(self, name) < 0:
+        for name in ("patience", "loader_threads", "order_seed"):
+            if not 0 <= getattr(self, name) < 2**63:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 0")
 
 
@@ -80,14 +93,16 @@ def train(
     folder: RunFolder,
     device: torch.device,
     save_config: Callable[[Path], None],
-    resume: bool,
+    resume: bool = False,
+    overwrite: bool = False,
 ) -> None:
     """Train every run in one pass, into a run folder that is new or, with `resume`, interrupted. A collective.
 
-    save_config writes config.toml; it is the last thing before training, so a folder that has one has begun.
-    Raises what `RunFolder` and `Trainer` raise, on every rank.
+    save_config writes config.toml. overwrite: an earlier run in the folder is removed, once nothing can refuse the new.
+    Raises RunError, UsageError or DatasetError, on every rank, with the folder as it was.
     """
-    on_main(folder.check_resumable if resume else folder.check_new)
+    where = str(folder.path)
+    on_main(where, folder.check_resumable if resume else partial(folder.check_new, overwrite=overwrite))
     trainer = Trainer(
         dataset,
         clip_ids=clip_ids,
@@ -100,9 +115,10 @@ def train(
         device=device,
     )
     with ExitStack() as stack:
-        on_main(lambda: stack.enter_context(folder.locked()))
-        on_main(lambda: save_config(folder.config))
-        trainer.fit(resume=resume)
+        on_main(where, lambda: stack.enter_context(folder.locked()))
+        if overwrite and not resume:
+            on_main(where, folder.clear)
+        trainer.fit(resume=resume, save_config=save_config)
 
 
 class Trainer:
@@ -126,7 +142,11 @@ class Trainer:
     ) -> None:
         self.world = current_world()
         self.dataset, self.clip_ids, self.config, self.folder, self.device = dataset, clip_ids, config, folder, device
-        self.dtype = pick_precision(config.precision, device)
+        self.dtype: torch.dtype = getattr(torch, pick_precision(config.precision, device))
+        if device.type == "cuda":
+            # Reproducible, and float32 where float32 is asked for: by default convolutions would be TF32.
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.allow_tf32 = False
         check_clips(dataset, clip_ids)
         self.stores = _stores(specs, seeds, clips=len(dataset), folder=folder)
         self.runs = [
@@ -148,23 +168,26 @@ class Trainer:
             folder.checkpoints,
             keep=config.keep_checkpoints,
             identity={"dataset": dataset.fingerprint, "runs": [run.name for run in self.runs]},
+            clips=_fingerprint_of(clip_ids),
         )
         self.latest: dict[str, dict[str, Any]] = {}  # per run name its newest numbers, for the display
         self.bad_clips: dict[int, str] = {}  # of all ranks
         self.metrics: MetricsWriter | None = None  # of rank 0
         self.board: SummaryWriter | None = None
 
-    def fit(self, *, resume: bool) -> None:
+    def fit(self, *, resume: bool, save_config: Callable[[Path], None]) -> None:
         """Train to the end, write predictions and confidences. A collective."""
         with ExitStack() as stack:
             if self.world.is_main:
                 self.metrics = stack.enter_context(closing(MetricsWriter(self.folder.metrics)))
-            self.side_by_side = stack.enter_context(SideBySide(runs=len(self.runs), device=self.device))
+            self.side_by_side = stack.enter_context(
+                SideBySide(runs=len(self.runs), threads=self.config.compute_threads, device=self.device)
+            )
             self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
             for loader in self.loaders.values():
                 stack.callback(loader.close)
             position = self._go_on() if resume else Position(0, 0, 0, {})
-            self._describe_launch()
+            on_main(str(self.folder.path), lambda: self._describe_launch(save_config))
             self.monitor = Monitor(self.device, world_size=self.world.size)
             if self.world.is_main:
                 step = position.epoch * len(self.loaders["train"]) + position.batch
@@ -181,6 +204,7 @@ class Trainer:
     def _train_epoch(self, epoch: int, *, first_batch: int) -> None:
         loader = self.loaders["train"]
         loader.modalities = modalities_read(self._training())
+        self.monitor.restart()
         for batch in self.monitor.watch(loader.epoch(epoch, first_batch=first_batch)):
             self._train_batch(batch, epoch)
             done = batch.position + 1
@@ -195,6 +219,8 @@ class Trainer:
     def _train_batch(self, batch: Batch, epoch: int) -> None:
         batch = prepare(batch, self.dtype)
         global_valid = sum_over_ranks(torch.tensor(len(batch), device=self.device))
+        if not len(batch) and not int(global_valid):
+            return  # no rank has a whole clip of it, so there is nothing to learn
         batch = replace(batch, global_valid=global_valid)
         epochs = self.config.epochs
         total_steps = epochs * len(self.loaders["train"])
@@ -222,8 +248,6 @@ class Trainer:
     def _log_steps(self, epoch: int, done: int) -> None:
         taken = self._take_tallies()
         speed = self.monitor.report()
-        if self.world.is_main:
-            self.folder.touch_lock()
         step = epoch * len(self.loaders["train"]) + done
         self._write({"kind": "performance", "epoch": epoch, "batch": done, **speed})
         for run in self.runs:
@@ -254,10 +278,10 @@ class Trainer:
                 self.checkpoints.save_best(run)
             self.latest.setdefault(run.name, {}).update(numbers)
             self._write({"kind": "epoch", **_key(run), "epoch": epoch, **numbers})
-            self._plot(run, {f"epoch_{name}": value for name, value in numbers.items()}, epoch)
+            step = (epoch + 1) * len(self.loaders["train"])
+            self._plot(run, {f"epoch_{name}": value for name, value in numbers.items()}, step)
             if not run.is_training:
                 self._event(f"{run.name} stopped after epoch {epoch}: {run.progress.finished}", run=run)
-        self._collect_bad_clips()
 
     def _evaluate(self, split: str, runs: Sequence[Run], clock: Clock) -> dict[str, dict[str, float]]:
         if not runs:
@@ -266,25 +290,40 @@ class Trainer:
         return {run.name: _means(self._tally_of(run)) for run in runs if run.is_training}
 
     def _save(self, epoch: int, batch: int) -> None:
+        self._collect_bad_clips()
         offset = self.metrics.offset() if self.metrics is not None else 0
         position = Position(epoch, batch, offset, self.bad_clips)
         self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
 
     def _go_on(self) -> Position:
-        path, complaints = self.checkpoints.newest()
+        found: list[tuple[Path | None, list[str]]] = []
+        on_main(str(self.folder.checkpoints), lambda: found.append(self.checkpoints.newest()))
+        path, complaints = broadcast_object(found[0] if found else (None, []))
         for complaint in complaints:
             self.display.say(f"not resumed from {complaint}")
         if path is None:
+            on_main(str(self.folder.path), self._check_dataset)
             position = Position(0, 0, 0, {})
+            self.display.say("no checkpoint was made yet: starting from the beginning")
         else:
+            on_main(str(self.folder.checkpoints), lambda: self.checkpoints.set_newer_aside(path))
             position = self.checkpoints.load(
                 path, runs=self.runs, stores=list(self.stores.values()), device=self.device
             )
             self.display.say(f"resumed from {path.name}")
+        for run in self.runs:
+            if not run.is_training:
+                self.display.say(f"{run.name} had stopped and stays so: {run.progress.finished}")
         self.bad_clips = position.bad_clips
         if self.metrics is not None:
             self.metrics.cut_back(position.metrics_offset)
         return position
+
+    def _check_dataset(self) -> None:
+        if self.folder.dataset.exists():
+            begun = json.loads(self.folder.dataset.read_text("utf-8"))["index_sha256"]
+            if begun != self.dataset.fingerprint:
+                raise RunError(f"{self.folder.path}: was begun with another dataset than {self.dataset.path}")
 
     def _finish(self) -> None:
         """Write what the analysis reads: confidences, and predictions of each run's best epoch."""
@@ -311,11 +350,11 @@ class Trainer:
         self._write({"kind": "event", "text": "finished"})
         barrier()
 
-    def _describe_launch(self) -> None:
-        if self.world.is_main:
-            write_json(self.folder.dataset, self.dataset.summary())
-            environment = describe_environment(world_size=self.world.size, device=self.device, dtype=self.dtype)
-            record_launch(self.folder, environment)
+    def _describe_launch(self, save_config: Callable[[Path], None]) -> None:
+        save_config(self.folder.config)
+        write_json(self.folder.dataset, self.dataset.summary())
+        environment = describe_environment(world_size=self.world.size, device=self.device, dtype=self.dtype)
+        record_launch(self.folder, environment)
 
     def _collect_bad_clips(self) -> None:
         """Make every rank's newly found bad clips known to all, and say so once for each."""
@@ -364,6 +403,8 @@ def select_clips(dataset: Dataset, *, classes: Sequence[str], fraction: float) -
     A dataset is packed in a random order, so the first clips of a class are a random choice that grows with `fraction`.
     Raises UsageError for a class that the dataset does not have.
     """
+    if len(set(classes)) < len(classes):
+        raise UsageError(f"--classes names one twice: {', '.join(classes)}")
     for name in classes:
         if name not in dataset.classes:
             raise UsageError(unknown(f"class of {dataset.path}", name, dataset.classes))
@@ -409,6 +450,11 @@ def _stores(
         for spec in specs
         if spec.method.confidence_of is not None
     }
+
+
+def _fingerprint_of(clip_ids: dict[str, np.ndarray]) -> str:
+    joined = np.concatenate([np.append(np.int64(len(clip_ids[split])), clip_ids[split]) for split in SPLITS])
+    return f"{checksum(joined):016x}"
 
 
 def _key(run: Run) -> dict[str, Any]:

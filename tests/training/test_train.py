@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch import Tensor
 from avbench.batch import Batch, Clock, Outputs
 from avbench.cli import main
 from avbench.dataset import Dataset, shard_name
+from avbench.loading.order import EpochOrder
 from avbench.methods import METHODS
 from avbench.methods.baseline import Baseline
 from avbench.records import CONFIDENCE_SCHEMA, predictions_schema, read_metrics, read_table
@@ -165,7 +167,10 @@ def test_more_epochs_can_be_asked_for_on_resume(dataset: Path, trained: Path, tm
     assert len(json.loads((tmp_path / "run/environment.json").read_text())["launches"]) == 2
 
 
-def test_a_run_is_the_same_alone_and_among_others(dataset: Path, tmp_path: Path) -> None:
+def test_a_run_is_the_same_alone_and_among_others(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # whatever the machine would use by itself
     together = train(dataset, tmp_path / "together", "--epochs", "2", "--methods", "visual,other=baseline,audio")
     for run in ("visual", "audio"):
         alone = train(dataset, tmp_path / run, "--epochs", "2", "--methods", run)
@@ -205,16 +210,22 @@ def test_a_run_that_diverges_is_stopped_and_the_others_go_on(
     assert [(record["run"], record["epoch"]) for record in epochs] == [("audio", 0), ("audio", 1)]
 
 
-def test_a_clip_with_bad_bytes_is_left_out_and_named(tmp_path: Path) -> None:
-    path = make_dataset(tmp_path / "dataset", clips={"train": 9, "val": 6, "test": 6})
+def flip_a_byte(path: Path, clip: int) -> None:
+    """Damage a clip's audio."""
     opened = Dataset(path)
-    clip = int(opened.clip_ids("train")[4])
     offset = int(opened.audio_offsets[clip]) + int(opened.audio_sizes[clip]) // 2
     with (path / shard_name(int(opened.shards[clip]))).open("rb+") as shard:
         shard.seek(offset)
         byte = shard.read(1)[0]
         shard.seek(offset)
         shard.write(bytes([byte ^ 0xFF]))
+
+
+def test_a_clip_with_bad_bytes_is_left_out_and_named(tmp_path: Path) -> None:
+    path = make_dataset(tmp_path / "dataset", clips={"train": 9, "val": 6, "test": 6})
+    opened = Dataset(path)
+    clip = int(opened.clip_ids("train")[4])
+    flip_a_byte(path, clip)
     run = train(path, tmp_path / "run", "--epochs", "1", "--methods", "audio,visual")
     texts = [record["text"] for record in read_metrics(run / "metrics.jsonl", kinds=["event"])]
     assert any(opened.key(clip) in text for text in texts)
@@ -255,6 +266,8 @@ def test_an_existing_run_is_not_overwritten_unless_asked(
     run = train(dataset, tmp_path / "run", "--epochs", "1", "--methods", "audio")
     words = ("train", str(dataset), "--out", str(run), *FAST, "--epochs", "1", "--methods", "audio")
     assert "already a run; go on with it by --resume" in refused(capsys, *words)
+    assert "unknown class" in refused(capsys, *words, "--overwrite", "--classes", "class-9")
+    assert results(run)  # still there: what replaces it was refused
     main([*words, "--overwrite"])
     other = tmp_path / "other"
     other.mkdir()
@@ -284,6 +297,9 @@ def test_a_second_training_in_the_same_folder_is_refused(
     (run / "lock.json").write_text(json.dumps(lock))
     resume = ("train", "--out", str(run), "--resume", "--epochs", "2")
     assert "another training holds it" in refused(capsys, *resume)
+    kept = results(run)
+    assert "another training holds it" in refused(capsys, "train", str(dataset), "--out", str(run), "--overwrite")
+    assert results(run).keys() == kept.keys()
     holder.communicate(b"\n")
     main(list(resume))  # its holder is gone
 
@@ -319,6 +335,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(
         (("--classes", "class-9"), "unknown class"),
         (("--methods", "audio,two=audio"), "'audio' and 'two' would both be the audio confidence"),
         (("--resume",), "no run to resume"),
+        (("--seeds", "99999999999999999999"), "seeds are"),
+        (("--classes", "class-0", "class-0"), "names one twice"),
+        (("--resume", "--config", "x.toml"), "leave out --config"),
         (("--config", "missing.toml"), "missing.toml: no such configuration file"),
     ],
 )
@@ -423,6 +442,41 @@ def test_a_checkpoint_of_two_ranks_resumes_on_one(dataset: Path, tmp_path: Path)
     main(["train", "--out", str(tmp_path / "run"), "--resume", "--epochs", "2"])
     train(dataset, tmp_path / "whole", *flags, "--epochs", "2")
     check_results_agree(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_quarantine_within_an_epoch_goes_back_to_the_epochs_start(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "dataset"
+    shutil.copytree(dataset, path)
+    process = start(path, tmp_path / "run", "--epochs", "2", "--methods", "audio", "--checkpoint-steps", "1")
+    wait_for_batch(tmp_path / "run", process, 1, 2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    clip = int(Dataset(path).clip_ids("train")[0])
+    (path / "quarantine.jsonl").write_text(json.dumps({"clip_id": clip, "key": "", "reason": "a test"}) + "\n")
+    capsys.readouterr()
+    main(["train", "--out", str(tmp_path / "run"), "--resume"])
+    log = capsys.readouterr().err
+    assert "the quarantine has changed" in log and "resumed from epoch-0001-batch-000000" in log
+    table = read_table(tmp_path / "run/confidence.parquet")
+    epochs = {row["clip_id"]: row["audio_epochs"] for row in table.to_pylist()}
+    assert epochs.pop(clip) <= 1 and set(epochs.values()) == {2}
+
+
+def test_a_bad_clip_is_named_in_the_metrics_of_a_resumed_run_too(tmp_path: Path) -> None:
+    path = make_dataset(tmp_path / "dataset", clips={"train": 24, "val": 3, "test": 3})
+    clip = int(EpochOrder(Dataset(path).clip_ids("train"), 0, 0, 8).batch(0)[0])
+    flip_a_byte(path, clip)
+    flags = ("--epochs", "1", "--methods", "audio", "--checkpoint-steps", "1")
+    process = start(path, tmp_path / "run", *flags)
+    wait_for_batch(tmp_path / "run", process, 0, 3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    main(["train", "--out", str(tmp_path / "run"), "--resume"])
+    train(path, tmp_path / "whole", *flags)
+    assert records_of(tmp_path / "run") == records_of(tmp_path / "whole")
+    assert any(Dataset(path).key(clip) in record.get("text", "") for record in records_of(tmp_path / "run"))
 
 
 @pytest.mark.slow
