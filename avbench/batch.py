@@ -20,7 +20,8 @@ class Batch:
     frames: float [B, K, 3, H, W] normalized images, or None when nobody reads pictures. `frames.flatten(0, 1)` is a
         view in channels-last memory format.
     label: int64 [B]. clip_id: int64 [B], rows of the dataset's index.
-    valid: bool [B]; False for a clip whose bytes turned out bad: it holds a stock silent clip and counts nowhere.
+    valid: bool [B], always on the CPU; False for a clip whose bytes turned out bad: it holds a stock silent clip and
+        counts nowhere.
     position: the batch's number within its epoch's global order.
     global_valid: number of valid clips of the global batch over all ranks, a 0-d tensor; None until the trainer has
         counted it.

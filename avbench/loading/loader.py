@@ -259,7 +259,7 @@ class Loader:
             frames=finish_frames(taken["visual"], frames=self.preset.visual.frames) if "visual" in taken else None,
             label=torch.from_numpy(self.dataset.labels[prepared.clip_ids].astype(np.int64)).to(self.device),
             clip_id=torch.from_numpy(prepared.clip_ids).to(self.device),
-            valid=torch.from_numpy(prepared.valid).to(self.device),
+            valid=torch.from_numpy(prepared.valid),  # stays on the CPU: to ask it must not wait for a GPU
             position=prepared.position,
         )
         if self.device.type == "cuda":
@@ -337,7 +337,7 @@ class _Finished:
 
 def _handed_over(batch: Batch) -> Batch:
     """The batch, with its memory on a GPU kept from reuse until the consumer's stream is done with it."""
-    for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id, batch.valid):
+    for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id):
         if tensor is not None and tensor.is_cuda:
             tensor.record_stream(torch.cuda.current_stream(tensor.device))
     return batch
