@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import tyro
 from rich.console import Console
 
+from avbench.arguments import comma_list
 from avbench.errors import AvbenchError, UsageError, unknown
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class EvaluateArgs:
     """Run folders of one dataset; the report goes into the first."""
     split: str = "test"
     """The split that is cut into subsets."""
-    thresholds: Annotated[tuple[float, ...], tyro.conf.arg(metavar="T")] = (0.0, 0.2, 0.4)
+    thresholds: Annotated[tuple[float, ...], comma_list(float, "0,0.2,0.4")] = (0.0, 0.2, 0.4)
     """Discrepancies beyond which a clip is dominated by a modality."""
     confidence_epochs: str = "all"
     """Epochs to average confidence over: all, FIRST:LAST (both included), or best."""
@@ -110,15 +111,23 @@ def _pack(argv: Sequence[str]) -> None:
 
 
 def _verify(argv: Sequence[str]) -> None:
+    from avbench.dataset import Dataset
     from avbench.packing.verify import verify
 
     args = _parse(VerifyArgs, argv, "avbench verify")
     problems = verify(args.dataset, workers=args.workers or _cores(), quarantine=args.quarantine)
     for problem in problems:
-        _console().print(str(problem))
-    if problems and not args.quarantine:
-        raise UsageError(f"{args.dataset}: {len(problems)} problems; --quarantine sets bad clips aside")
-    _console().print(f"{args.dataset}: {f'{len(problems)} problems, bad clips set aside' if problems else 'whole'}")
+        _console().print(str(problem), soft_wrap=True, markup=False)
+    if not problems:
+        _console().print(f"{args.dataset}: whole")
+        return
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    if not args.quarantine:
+        raise UsageError(f"{args.dataset}: {count}, listed above; --quarantine sets clips aside that are not whole")
+    aside = len(Dataset(args.dataset).quarantined)  # raises where a shard is missing or cut: no quarantine mends that
+    if not aside:
+        raise UsageError(f"{args.dataset}: {count}, none of a clip, so nothing was set aside; pack the dataset again")
+    _console().print(f"{args.dataset}: {count}; set aside: {'1 clip' if aside == 1 else f'{aside} clips'}")
 
 
 def _train(argv: Sequence[str]) -> None:

@@ -12,29 +12,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tomli_w
 import tyro
 
+from avbench.arguments import comma_list
 from avbench.engine import OptimizerConfig
 from avbench.errors import UsageError, unknown
 from avbench.loading.features import PRESETS
 from avbench.records import write_text
 from avbench.training.trainer import TrainerConfig
-
-
-def _comma_list(kind: type, example: str) -> Any:
-    """A command-line value like 0,1,2 (or several words) that is a tuple in Python and a list in TOML."""
-
-    def parse(words: list[str]) -> tuple[Any, ...]:
-        try:
-            return tuple(kind(item.strip()) for word in words for item in word.split(",") if item.strip())
-        except ValueError:
-            raise ValueError(f"expected {example}") from None
-
-    return tyro.constructors.PrimitiveConstructorSpec(
-        nargs="*",
-        metavar=example,
-        instance_from_str=parse,
-        is_instance=lambda value: isinstance(value, tuple) and all(isinstance(item, kind) for item in value),
-        str_from_instance=lambda value: [",".join(map(str, value))] if value else [],
-    )
 
 
 @dataclass(frozen=True)
@@ -45,13 +28,13 @@ class TrainConfig:
     """A packed dataset."""
     out: Path
     """The run folder to make."""
-    methods: Annotated[tuple[str, ...], _comma_list(str, "METHOD,NAME=METHOD:OPTION=VALUE,...")] = (
+    methods: Annotated[tuple[str, ...], comma_list(str, "METHOD,NAME=METHOD:OPTION=VALUE,...")] = (
         "audio",
         "visual",
         "baseline",
     )
     """Runs to train, all on the same batches."""
-    seeds: Annotated[tuple[int, ...], _comma_list(int, "0,1,2")] = (0,)
+    seeds: Annotated[tuple[int, ...], comma_list(int, "0,1,2")] = (0,)
     """Each run is trained once a seed."""
     preset: Annotated[str, tyro.conf.arg(metavar="|".join(PRESETS))] = "paper"
     """How clips become spectrograms and images."""

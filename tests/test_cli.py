@@ -15,9 +15,11 @@ import pytest
 from avbench import shipped
 from avbench.cli import COMMANDS, main
 from avbench.config import TrainConfig, load_config
+from avbench.dataset import Dataset, shard_name
 from avbench.errors import UsageError
 from avbench.packing.planted import PlantedConfig, render
 from tests.conftest import REPOSITORY
+from tests.synthetic import make_dataset
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -67,6 +69,7 @@ def test_without_a_command_all_are_listed(capsys: pytest.CaptureFixture[str]) ->
         (["verify", "missing"], "missing: no such dataset folder"),
         (["evaluate", "missing"], "missing"),
         (["evaluate", "missing", "--thresholds", "2"], "2"),
+        (["evaluate", "missing", "--thresholds", "0,x"], "expected 0,0.2,0.4"),
         (["demo", "--out", "."], "exists already; --overwrite replaces a demo"),
         (["demo", "--out", ".", "--overwrite"], "is no earlier demo"),
     ],
@@ -89,6 +92,23 @@ def test_the_process_exits_with_2_and_shows_no_traceback(tmp_path: Path) -> None
     assert done.stderr.startswith("avbench: ") and "Traceback" not in done.stderr
 
 
+def test_verify_says_what_a_quarantine_can_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = make_dataset(tmp_path / "dataset")
+    main(["verify", str(path)])
+    assert "whole" in capsys.readouterr().out
+    dataset = Dataset(path)
+    with (path / shard_name(0)).open("rb+") as shard:
+        shard.seek(int(dataset.audio_offsets[1]) + 100)
+        shard.write(b"damaged")
+    assert "--quarantine sets clips aside" in line_of(capsys, "verify", str(path))
+    main(["verify", str(path), "--quarantine"])
+    assert "set aside: 1 clip" in capsys.readouterr().out
+    assert 1 not in Dataset(path).clip_ids("train")
+    with (path / shard_name(1)).open("rb+") as shard:
+        shard.truncate(1000)
+    assert "truncated?" in line_of(capsys, "verify", str(path), "--quarantine")
+
+
 def test_doctor_says_what_runs_where(capsys: pytest.CaptureFixture[str]) -> None:
     main(["doctor"])
     text = capsys.readouterr().out
@@ -98,7 +118,9 @@ def test_doctor_says_what_runs_where(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_saved_configuration_reads_back_as_it_was(tmp_path: Path) -> None:
-    config = TrainConfig(dataset=tmp_path / "d", out=tmp_path / "o", methods=("late=baseline",), seeds=(3, 1), fraction=0.5)
+    config = TrainConfig(
+        dataset=tmp_path / "d", out=tmp_path / "o", methods=("late=baseline",), seeds=(3, 1), fraction=0.5
+    )
     config.save(tmp_path / "config.toml")
     assert load_config(tmp_path / "config.toml") == config
 

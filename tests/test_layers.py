@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "avbench"
 LAYERS = (
-    ("errors", "batch"),
+    ("errors", "batch", "arguments"),
     ("records", "dataset", "distributed", "models"),
     ("engine", "confidence", "packing", "loading", "analysis"),
     ("methods",),

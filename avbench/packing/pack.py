@@ -316,7 +316,8 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
         index = pa.concat_tables([index, rows])
     labels, splits = index.column("label").to_pylist(), index.column("split").to_pylist()
     counts = Counter((SPLITS[split], classes[label]) for split, label in zip(splits, labels, strict=True))
-    _check_splits(out, counts, classes)
+    where = f"{out} ({len(rejects)} clips were rejected, see {REJECTS_FILE})" if rejects else str(out)
+    check_splits(_per_class(counts, classes), classes, where=where)
     _write_arrow(out / INDEX_FILE, index)
     per_class = _per_class(counts, classes)
     description = {

@@ -155,7 +155,7 @@ def check_splits(clips_per_class: Mapping[str, Sequence[int]], classes: Sequence
     if len(present) == 1:
         raise RecipeError(
             f"{where}: the test split has clips of one class only, {present[0]!r}; accuracies need two or more: "
-            f"give more videos, or a split column in the list"
+            f"give more videos, or a split column in the list, and pack with --overwrite"
         )
 
 

@@ -405,6 +405,8 @@ def select_clips(dataset: Dataset, *, classes: Sequence[str], fraction: float) -
     """
     if len(set(classes)) < len(classes):
         raise UsageError(f"--classes names one twice: {', '.join(classes)}")
+    if len(classes) == 1:
+        raise UsageError(f"--classes names {classes[0]!r} alone; there is nothing to tell apart with less than two")
     for name in classes:
         if name not in dataset.classes:
             raise UsageError(unknown(f"class of {dataset.path}", name, dataset.classes))

@@ -266,7 +266,7 @@ def test_an_existing_run_is_not_overwritten_unless_asked(
     run = train(dataset, tmp_path / "run", "--epochs", "1", "--methods", "audio")
     words = ("train", str(dataset), "--out", str(run), *FAST, "--epochs", "1", "--methods", "audio")
     assert "already a run; go on with it by --resume" in refused(capsys, *words)
-    assert "unknown class" in refused(capsys, *words, "--overwrite", "--classes", "class-9")
+    assert "unknown class" in refused(capsys, *words, "--overwrite", "--classes", "class-0", "class-9")
     assert results(run)  # still there: what replaces it was refused
     main([*words, "--overwrite"])
     other = tmp_path / "other"
@@ -332,11 +332,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(
         (("--learning-rte", "1"), "--learning-rte"),
         (("--seeds", "0,0"), "seeds are [0, 0]"),
         (("--fraction", "0"), "fraction is 0.0"),
-        (("--classes", "class-9"), "unknown class"),
+        (("--classes", "class-0", "class-9"), "unknown class"),
         (("--methods", "audio,two=audio"), "'audio' and 'two' would both be the audio confidence"),
         (("--resume",), "no run to resume"),
         (("--seeds", "99999999999999999999"), "seeds are"),
         (("--classes", "class-0", "class-0"), "names one twice"),
+        (("--classes", "class-0"), "names 'class-0' alone"),
         (("--resume", "--config", "x.toml"), "leave out --config"),
         (("--config", "missing.toml"), "missing.toml: no such configuration file"),
     ],
