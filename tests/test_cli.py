@@ -19,7 +19,6 @@ from avbench.dataset import Dataset, shard_name
 from avbench.errors import UsageError
 from avbench.packing.planted import PlantedConfig, render
 from tests.conftest import REPOSITORY
-from tests.synthetic import make_dataset
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -93,7 +92,9 @@ def test_the_process_exits_with_2_and_shows_no_traceback(tmp_path: Path) -> None
 
 
 def test_verify_says_what_a_quarantine_can_mend(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = make_dataset(tmp_path / "dataset")
+    render(PlantedConfig(classes=2, train=4, val=2, test=2), tmp_path / "videos", workers=1)
+    path = tmp_path / "dataset"
+    main(["pack", "folder", "--media", str(tmp_path / "videos"), "--out", str(path), "--workers", "1"])
     main(["verify", str(path)])
     assert "whole" in capsys.readouterr().out
     dataset = Dataset(path)

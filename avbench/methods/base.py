@@ -3,7 +3,8 @@
 A method drives a step and the engine supplies the verbs, so none knows plain training from DDP or DeepSpeed. Override
 the narrowest hook that states the paper's idea. Rules that keep replicas equal: every number that reaches a gradient
 goes through `engine.mean` (sums and counts first, then the ratio); parameters are found through `model.encoders`, never
-by name text.
+by name text; random numbers of a step come from a generator of the method's own, seeded by (seed, step), never from
+torch's global one, which runs that are trained side by side share.
 """
 
 from __future__ import annotations
