@@ -8,7 +8,14 @@ from avbench.methods.base import Method
 from avbench.models.fusion import Unimodal
 
 
-class Audio(Method):
+class _Alone(Method):
+    def build_model(self) -> nn.Module:
+        """One encoder, one linear layer."""
+        (modality,) = self.modalities
+        return Unimodal(modality, self.classes)
+
+
+class Audio(_Alone):
     """The audio network of Xia et al. 2023, section 2.1."""
 
     name = "audio"
@@ -16,19 +23,11 @@ class Audio(Method):
     modalities = ("audio",)
     confidence_of = "audio"
 
-    def build_model(self) -> nn.Module:
-        """One encoder, one linear layer."""
-        return Unimodal("audio", self.classes)
 
-
-class Visual(Method):
+class Visual(_Alone):
     """The visual network of Xia et al. 2023, section 2.1."""
 
     name = "visual"
     network = "ResNet-18 on frames"
     modalities = ("visual",)
     confidence_of = "visual"
-
-    def build_model(self) -> nn.Module:
-        """One encoder, one linear layer."""
-        return Unimodal("visual", self.classes)

@@ -34,24 +34,18 @@ import csv
 import io
 import json
 import math
-import multiprocessing
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import av
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from avbench.errors import RecipeError, UsageError
+from avbench.packing.workers import Beat, WorkerDied, run_tasks
 from avbench.records import SPLITS, atomic_path, write_json, write_text
 
 SAMPLE_RATE_HZ = 16_000
@@ -275,9 +269,14 @@ def render(config: PlantedConfig, folder: Path, *, workers: int) -> None:
     if (folder / LABELS_FILE).exists():
         return
     missing = [clip for clip in clips if not _path(folder, clip).exists()]
-    with _progress(len(clips), done=len(clips) - len(missing)) as advance:
-        for _ in _rendered(config, missing, folder, workers=min(workers, max(len(missing), 1))):
-            advance()
+    chunks = [missing[first : first + _CLIPS_A_TASK] for first in range(0, len(missing), _CLIPS_A_TASK)]
+    try:
+        task = partial(_render_clips, config, folder)
+        units = [len(chunk) for chunk in chunks]
+        for _ in run_tasks(task, chunks, units=units, workers=workers, title="planting", unit="clips"):
+            pass
+    except WorkerDied:
+        raise RecipeError(f"{folder}: a rendering process was killed (out of memory?); run again to go on") from None
     write_text(folder / LABELS_FILE, _labels(config, clips))
 
 
@@ -435,58 +434,15 @@ def _path(folder: Path, clip: PlantedClip) -> Path:
     return folder / f"{clip.key}.mp4"
 
 
-def _render_clip(config: PlantedConfig, clip: PlantedClip, folder: Path) -> None:
-    data = encode(waveform(config, clip), pictures(config, clip))
-    with atomic_path(_path(folder, clip)) as partial:
-        partial.write_bytes(data)
+_CLIPS_A_TASK = 16  # few enough that the last worker does not work alone for long
 
 
-def _rendered(config: PlantedConfig, clips: Sequence[PlantedClip], folder: Path, *, workers: int) -> Iterator[str]:
-    """Render the clips in so many processes; yields each clip's key when its file is there."""
-    if workers == 1:
-        for clip in clips:
-            _render_clip(config, clip, folder)
-            yield clip.key
-        return
-    # Fresh interpreters: the caller may have threads and a GPU, which a fork would break.
-    context = multiprocessing.get_context("spawn")
-    processes: dict[Connection, SpawnProcess] = {}
-    for worker in range(workers):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(config, clips[worker::workers], folder, sender), daemon=True)
-        process.start()
-        sender.close()  # so that the end of the process is the end of the pipe
-        processes[receiver] = process
-    try:
-        while processes:
-            for receiver in cast(list[Connection], wait(list(processes))):
-                try:
-                    message = receiver.recv()
-                except EOFError:
-                    process = processes.pop(receiver)
-                    process.join()
-                    if process.exitcode:
-                        raise RuntimeError(f"a rendering process ended with status {process.exitcode}") from None
-                    continue
-                if isinstance(message, BaseException):
-                    raise message
-                yield message
-    finally:
-        for process in processes.values():
-            process.terminate()
-            process.join()
-
-
-def _work(config: PlantedConfig, clips: Iterable[PlantedClip], folder: Path, sender: Connection) -> None:
-    """One rendering process: sends each key when its file is there, or the error that ended it."""
-    try:
-        for clip in clips:
-            _render_clip(config, clip, folder)
-            sender.send(clip.key)
-    except BrokenPipeError:
-        return  # whoever asked is gone
-    except Exception as error:
-        sender.send(error)
+def _render_clips(config: PlantedConfig, folder: Path, clips: Sequence[PlantedClip], beat: Beat) -> None:
+    for clip in clips:
+        beat()
+        data = encode(waveform(config, clip), pictures(config, clip))
+        with atomic_path(_path(folder, clip)) as unfinished:
+            unfinished.write_bytes(data)
 
 
 def _labels(config: PlantedConfig, clips: Iterable[PlantedClip]) -> str:
@@ -498,29 +454,3 @@ def _labels(config: PlantedConfig, clips: Iterable[PlantedClip]) -> str:
         # repr of a float reads back as the same float.
         writer.writerow((clip.key, names[clip.label], clip.split, repr(clip.audio_quality), repr(clip.visual_quality)))
     return text.getvalue()
-
-
-@contextmanager
-def _progress(total: int, *, done: int) -> Iterator[Callable[[], None]]:
-    """A function to call after each clip: a bar on a terminal, else a line every ten seconds at most."""
-    if sys.stderr.isatty():
-        columns = (
-            TextColumn("planting"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("planting", total=total, completed=done)
-            yield lambda: progress.advance(task)
-        return
-    count, last_line = done, time.monotonic()
-
-    def advance() -> None:
-        nonlocal count, last_line
-        count += 1
-        if time.monotonic() - last_line >= 10.0:
-            last_line = time.monotonic()
-            print(f"planting: {count} of {total} clips", file=sys.stderr, flush=True)
-
-    yield advance

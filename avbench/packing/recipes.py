@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+from avbench import shipped
 from avbench.errors import RecipeError, unknown
 from avbench.packing.media import AUDIO_SUFFIXES, Reject, seconds_of
 from avbench.packing.planted import PlantedConfig, render
@@ -362,15 +363,10 @@ def _recipe_file(name_or_path: str) -> Path:
         if not path.is_file():
             raise RecipeError(f"{path}: no such recipe file")
         return path
-    package = Path(__file__).resolve().parents[1]
-    shipped = {
-        file.stem: file
-        for folder in (package / "shipped" / "shards", package.parent / "shards")
-        for file in sorted(folder.glob("*.toml"))
-    }
-    if name_or_path not in shipped:
-        raise RecipeError(f"{unknown('recipe', name_or_path, shipped)}; or give the path of a .toml file")
-    return shipped[name_or_path]
+    recipes = {file.stem: file for file in sorted(shipped("shards").glob("*.toml"))}
+    if name_or_path not in recipes:
+        raise RecipeError(f"{unknown('recipe', name_or_path, recipes)}; or give the path of a .toml file")
+    return recipes[name_or_path]
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
