@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -148,9 +148,10 @@ def together(problem: str, action: Callable[[], T]) -> T:
     return result
 
 
-def on_main(problem: str, action: Callable[[], object]) -> None:
-    """Do something on rank 0 alone; where it fails, RunError on every rank, as `together`. A collective."""
-    together(problem, action if current_world().is_main else lambda: None)
+def on_main(problem: str, action: Callable[[], T]) -> T:
+    """What `action` gives on rank 0, which alone does it; where it fails, RunError on every rank. A collective."""
+    result = together(problem, action if current_world().is_main else lambda: None)
+    return broadcast_object(cast(T, result))
 
 
 def all_to_all(outgoing: Sequence[np.ndarray]) -> list[np.ndarray]:

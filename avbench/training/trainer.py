@@ -24,7 +24,6 @@ from avbench.confidence import ConfidenceStore, export
 from avbench.dataset import Dataset, checksum
 from avbench.distributed import (
     barrier,
-    broadcast_object,
     current_world,
     gather_objects,
     on_main,
@@ -296,9 +295,7 @@ class Trainer:
         self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
 
     def _go_on(self) -> Position:
-        found: list[tuple[Path | None, list[str]]] = []
-        on_main(str(self.folder.checkpoints), lambda: found.append(self.checkpoints.newest()))
-        path, complaints = broadcast_object(found[0] if found else (None, []))
+        path, complaints = on_main(str(self.folder.checkpoints), self.checkpoints.newest)
         for complaint in complaints:
             self.display.say(f"not resumed from {complaint}")
         if path is None:
