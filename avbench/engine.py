@@ -167,6 +167,11 @@ class Engine:
         """Keep these parameters, and their optimizer state, exactly as they are in the next step."""
         self._frozen.update(parameters)
 
+    @property
+    def rescales_gradients(self) -> bool:
+        """Whether the optimizer divides a constant factor of the gradients out again, as Adam does."""
+        return self._config.optimizer in ("adam", "adamw")
+
     def mean(self, tensor: Tensor) -> Tensor:
         """Mean of a tensor over ranks, the same on every rank. A collective."""
         return sum_over_ranks(tensor) / self.world.size

@@ -51,7 +51,9 @@ def predictions_schema(classes: int) -> pa.Schema:
     """One row a clip, run and seed: predictions/RUN-seedS-SPLIT.parquet.
 
     `replaced` says which modality's features were replaced by their mean over train: "none", "audio" or "visual".
-    `uncertainty` is null for methods that have none.
+    `uncertainty` is null for methods that have none. `audio_prediction` and `visual_prediction` are what the network's
+    own unimodal parts would say, null for networks without such parts (and not to be mistaken for the predictions of
+    the unimodal networks, which are runs of their own).
     """
     return pa.schema(
         [
@@ -67,6 +69,8 @@ def predictions_schema(classes: int) -> pa.Schema:
             ("prediction", pa.int32()),
             ("probabilities", pa.list_(pa.float32(), classes)),
             ("uncertainty", pa.float32()),
+            ("audio_prediction", pa.int32()),
+            ("visual_prediction", pa.int32()),
         ]
     )
 
@@ -130,7 +134,8 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
 class MetricsWriter:
     """Appends records to metrics.jsonl, one JSON object a line.
 
-    Records have `kind`: "step" (losses and rates between log intervals), "epoch" (one run's accuracies of one epoch),
+    Records have `kind`: "step" (means over a logging interval: loss, accuracy, and whatever the method logs, each under
+    "group/name", which the report draws as a curve a group), "epoch" (one run's accuracies of one epoch),
     "event" (anything a reader should know: early stop, divergence, a replaced clip) or "performance"; the rest are
     plain numbers and strings. Numbers that are not finite are written as strings ("nan", "inf"), so that every line is
     standard JSON.

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from avbench.errors import UsageError, unknown
 from avbench.methods.base import Method
@@ -78,6 +78,10 @@ def _parse_options(method: type[Method], options: Sequence[str]) -> Any:
 
 
 def _convert(text: str, kind: Any, what: str) -> Any:
+    if get_origin(kind) is Literal:
+        if text not in get_args(kind):
+            raise UsageError(f"{what}: {unknown('value', text, get_args(kind))}")
+        return text
     if kind is bool:
         if text.lower() not in ("true", "false"):
             raise UsageError(f"{what} is {text!r}, expected true or false")

@@ -9,10 +9,11 @@ torch's global one, which runs that are trained side by side share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,21 +21,52 @@ from torch import Tensor, nn
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs
 from avbench.engine import Engine
 
+T = TypeVar("T")
+
+# What a method may ask clips of: all of train, or the two parts that train is cut into for those that estimate on data
+# they do not train on. Never val or test.
+Part = Literal["train", "estimation", "held-out"]
+
+Log = dict[str, Tensor | float]
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a training step leaves for the trainer: the outputs, each clip's loss [B], and numbers to log."""
+    """What a training step leaves for the trainer: the outputs, each clip's loss [B], and numbers to log.
+
+    log: "group/name" -> number, the same on every rank; metrics.jsonl gets the mean over each logging interval, and
+    the report draws a curve a group. Tensors are left on the device, so that logging waits for nothing.
+    """
 
     outputs: Outputs
     losses: Tensor
-    log: dict[str, Tensor | float] = field(default_factory=dict)
+    log: Log = field(default_factory=dict)
 
 
 class RunView(Protocol):
-    """What a method sees of its run in `before_epoch`."""
+    """What a method sees of its run in `before_epoch`.
+
+    clock: at the epoch that is about to begin. steps_per_epoch: optimizer steps of the run in an epoch.
+    """
 
     engine: Engine
     clock: Clock
+    steps_per_epoch: int
+
+    def batches(self, part: Part, *, epoch: int, training: bool) -> Iterable[Batch]:
+        """A pass over the clips of a part, as `train_step` gets its batches; a collective.
+
+        training: shuffled and augmented, by a random stream that belongs to (part, epoch) and to no run's training.
+        """
+
+    def learning_rate_at(self, *, step: int, epoch: int) -> float:
+        """The rate that the run's schedule has at a step, counted from the start of the run, of an epoch."""
+
+    def each(self, items: Iterable[T], action: Callable[[T], None]) -> None:
+        """`action(item)` for each, side by side where the machine has cores for it."""
+
+    def say(self, text: str, **numbers: float) -> None:
+        """An event for whoever watches and for metrics.jsonl; rank 0 writes it."""
 
 
 class Method:
@@ -52,6 +84,7 @@ class Method:
     modalities: ClassVar[Sequence[Modality]] = MODALITIES  # what it reads
     confidence_of: ClassVar[Modality | None] = None  # its true-label probability feeds that store
     leaves_unused_parameters: ClassVar[bool] = False  # told to DDP
+    parts: ClassVar[Sequence[Part]] = ("train",)  # whose clips it reads
 
     def __init__(self, config: Any, *, classes: int, seed: int) -> None:
         self.config = config
@@ -70,7 +103,7 @@ class Method:
         """Each clip's loss, [B]; `train_step` takes the mean over the global batch."""
         return F.cross_entropy(outputs.logits, batch.label, reduction="none")
 
-    def after_backward(self, engine: Engine, outputs: Outputs, batch: Batch, clock: Clock) -> dict[str, Tensor | float]:
+    def after_backward(self, engine: Engine, outputs: Outputs, batch: Batch, clock: Clock) -> Log:
         """Read or rewrite the globally averaged gradients; returns numbers to log."""
         return {}
 
@@ -84,12 +117,24 @@ class Method:
         return Step(outputs, losses.detach(), log)
 
     def before_epoch(self, run: RunView) -> None:
-        """Anything that needs passes over data before an epoch."""
+        """Anything that needs passes over data before an epoch; it must leave the run's engine as it was."""
 
     def probabilities(self, outputs: Outputs) -> dict[str, Tensor]:
         """Class probabilities [B, classes]: "prediction", and each modality's where the network has such parts."""
         parts = {name: torch.softmax(logits, dim=1) for name, logits in outputs.unimodal_logits.items()}
         return {"prediction": torch.softmax(outputs.logits, dim=1), **parts}
+
+    def uncertainty(self, outputs: Outputs) -> Tensor | None:
+        """How unsure the prediction is, [B] in [0, 1], for methods that say so."""
+        return None
+
+    def feature_modules(self, model: nn.Module) -> Mapping[Modality, Sequence[nn.Module]]:
+        """Per modality the modules whose outputs are all that the rest of the network learns of it.
+
+        Replacing those outputs by their mean over train takes the modality away: so its use is measured.
+        """
+        encoders = cast(nn.ModuleDict, model.encoders)
+        return {modality: [encoders[modality]] for modality in self.modalities}
 
     def state_dict(self) -> dict[str, Any]:
         """All that must survive a restart beyond the network and optimizer; the same on every rank."""
@@ -109,3 +154,10 @@ def global_mean(losses: Tensor, batch: Batch, engine: Engine) -> Tensor:
         raise ValueError("the trainer counts a batch's valid clips over all ranks before a method sees it")
     # In the losses' own precision: a whole number over a tensor of whole numbers would be float32.
     return losses.sum() * (engine.world.size / batch.global_valid.clamp(min=1).to(losses.dtype))
+
+
+def step_generator(seed: int, clock: Clock, device: torch.device) -> torch.Generator:
+    """Random numbers of one step of one run: the same on every rank, after a resume, and whatever runs beside it."""
+    words = np.random.SeedSequence([seed, clock.step]).generate_state(2, np.uint64)
+    # torch takes 64 bits, and its CPU generator wants them well mixed.
+    return torch.Generator(device).manual_seed(int(words[0] ^ words[1]) & (2**63 - 1))

@@ -105,6 +105,8 @@ def predictions_table(
         "prediction": probabilities.argmax(axis=1).astype(np.int32),
         "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.reshape(-1)), probabilities.shape[1]),
         "uncertainty": pa.nulls(count, pa.float32()),
+        "audio_prediction": pa.nulls(count, pa.int32()),
+        "visual_prediction": pa.nulls(count, pa.int32()),
     }
     return pa.table(columns, schema=predictions_schema(probabilities.shape[1]))
 
