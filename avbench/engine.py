@@ -186,6 +186,22 @@ class Engine:
         set_random_state(state.pop("random"), self.device)
         self.load_state_dict(state)
 
+    def fork(self, part: Callable[[nn.Module], nn.Module]) -> Engine:
+        """An engine over a copy of a part of the network, its optimizer in the state that it has here.
+
+        part: of the network, a module that shares its parameters: itself, or one made of some of its modules. What the
+        fork does leaves this engine as it is: so a method tries out what it does not mean to keep. A collective.
+        """
+        original = part(self.model)
+        fork = self._anew(copy.deepcopy(original))
+        for mine, copied in zip(original.parameters(), fork.model.parameters(), strict=True):
+            if mine in self.optimizer.state:
+                fork.optimizer.state[copied] = copy.deepcopy(self.optimizer.state[mine])
+        return fork
+
+    def _anew(self, model: nn.Module) -> Engine:
+        return Engine(model, optimizer=self._config, device=self.device, dtype=self.dtype)
+
     # What follows is the trainer's, not a method's.
 
     def set_learning_rate(self, rate: float) -> None:
@@ -253,6 +269,9 @@ class DDPEngine(Engine):
             broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
+
+    def _anew(self, model: nn.Module) -> Engine:
+        return DDPEngine(model, optimizer=self._config, device=self.device, dtype=self.dtype)
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of `loss`, averaged over ranks, into `.grad`."""
