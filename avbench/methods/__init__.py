@@ -1,19 +1,29 @@
-"""The table of methods, and how `--methods` names runs of them."""
+"""The table of methods, and how `--methods` names runs of them.
+
+A method of somebody else's is found through an entry point of the group "avbench.methods" in its package, or is named
+where it lies: `--methods my_package.my_module:MyMethod`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from avbench.errors import UsageError, unknown
 from avbench.methods.base import Method
 from avbench.methods.baseline import Baseline
+from avbench.methods.gradient_blending import GradientBlending
 from avbench.methods.unimodal import Audio, Visual
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Audio, Visual, Baseline)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Audio, Visual, Baseline, GradientBlending)}
+ENTRY_POINTS = "avbench.methods"
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
@@ -34,7 +44,8 @@ class RunSpec:
 def parse_methods(texts: Sequence[str]) -> tuple[RunSpec, ...]:
     """Runs from the values of `--methods`: comma-separated `[name=]method[:option=value]...`.
 
-    Raises UsageError for an unknown method or option, a value of the wrong kind, or two runs of one name.
+    A method is a name of the table, of an entry point, or `module:Class`. Raises UsageError for an unknown method or
+    option, a value of the wrong kind, or two runs of one name.
     """
     specs = tuple(_parse_run(text.strip()) for group in texts for text in group.split(",") if text.strip())
     if not specs:
@@ -50,12 +61,60 @@ def _parse_run(text: str) -> RunSpec:
     head, *options = text.split(":")
     name, equals, method_name = head.partition("=")
     method_name = method_name if equals else name
-    if method_name not in METHODS:
-        raise UsageError(unknown("method", method_name, METHODS))
+    if method_name not in METHODS and options and options[0].isidentifier():
+        method = _import(method_name, options.pop(0))
+        name = name if equals else method.name
+    else:
+        method = _known(method_name)
     if not _RUN_NAME.fullmatch(name):
         raise UsageError(f"--methods {text!r}: {name!r} is no name for a run (letters, digits, '.', '_', '+', '-')")
-    method = METHODS[method_name]
     return RunSpec(text, name, method, _parse_options(method, options))
+
+
+def _known(name: str) -> type[Method]:
+    """A method of the table or of an entry point."""
+    if name in METHODS:
+        return METHODS[name]
+    others = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in others:
+        raise UsageError(f"{unknown('method', name, [*METHODS, *others])}; or give one of yours as module:Class")
+    return _load(others[name])
+
+
+def _load(point: EntryPoint) -> type[Method]:
+    where = f"method {point.name!r} of the entry point {point.value}"
+    try:
+        method = point.load()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"{where} cannot be imported: {error}") from None
+    return _checked(method, where)
+
+
+def _import(module_name: str, class_name: str) -> type[Method]:
+    """A class by the module that it lies in, which may be a file in the current folder."""
+    where = f"--methods {module_name}:{class_name}"
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UsageError(f"{where}: {error}; the module must lie in the current folder or be installed") from None
+    if not hasattr(module, class_name):
+        raise UsageError(f"{where}: {module.__file__} has no {class_name!r}")
+    return _checked(getattr(module, class_name), where)
+
+
+def _checked(method: object, where: str) -> type[Method]:
+    """A class from outside, if it is a method that can stand in a table beside the others."""
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise UsageError(f"{where} is no subclass of avbench.methods.base.Method")
+    for attribute in ("name", "network"):
+        if not hasattr(method, attribute):
+            raise UsageError(f"{where}: class {method.__name__} does not say its {attribute}: {attribute} = ...")
+    if METHODS.get(method.name, method) is not method:
+        raise UsageError(f"{where}: class {method.__name__} has the name of another method, {method.name!r}")
+    return method
 
 
 def _parse_options(method: type[Method], options: Sequence[str]) -> Any:
