@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -12,27 +12,50 @@ from scipy import stats
 
 from avbench.analysis.discrepancy import MODALITIES, PARTS, Floats, Mask, subsets
 
+Labels = NDArray[np.int64]
+
 SUBSETS = ("overall", *PARTS)
 LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Which of the evaluated clips one run, trained with one seed, got right.
+    """What one run, trained with one seed, made of the evaluated clips.
 
     run: its name; method: what it is an instance of ("audio" and "visual" are the unimodal networks).
-    correct: bool (N,), in the order of the discrepancies it is evaluated with.
+    correct: bool (N,), in the order of the discrepancies it is evaluated with. predictions: class numbers (N,).
+    probabilities: (N, classes) float32, finite; None where nobody gave them. uncertainty: (N,), None where it has none.
+    parts: per modality, the predictions (N,) of the network's own unimodal part; {} for networks without.
+    replaced: per modality, the predictions (N,) with that modality's features replaced by their mean over train; {}
+        where they were not made.
     """
 
     run: str
     method: str
     seed: int
     correct: Mask
+    predictions: Labels
+    probabilities: NDArray[np.float32] | None = None
+    uncertainty: Floats | None = None
+    parts: Mapping[str, Labels] = field(default_factory=dict)
+    replaced: Mapping[str, Labels] = field(default_factory=dict)
 
     @property
     def is_unimodal(self) -> bool:
         """Whether this is one of the two networks that read a single modality."""
         return self.method in MODALITIES
+
+    def rows(self, mask: Mask) -> Scores:
+        """The same run on these clips only."""
+        return replace(
+            self,
+            correct=self.correct[mask],
+            predictions=self.predictions[mask],
+            probabilities=None if self.probabilities is None else self.probabilities[mask],
+            uncertainty=None if self.uncertainty is None else self.uncertainty[mask],
+            parts={modality: values[mask] for modality, values in self.parts.items()},
+            replaced={modality: values[mask] for modality, values in self.replaced.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True)

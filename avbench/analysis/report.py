@@ -176,7 +176,7 @@ def _planted_table(results: Results, thresholds: Sequence[float]) -> AccuracyTab
     if results.planted is None:
         return None
     known = ~np.isnan(results.planted)
-    scores = [type(score)(score.run, score.method, score.seed, score.correct[known]) for score in results.scores]
+    scores = [score.rows(known) for score in results.scores]
     return accuracy_table(scores, results.planted[known], thresholds)
 
 

@@ -9,7 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,22 +21,33 @@ from numpy.typing import NDArray
 from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_epochs, average_over_seeds, discrepancy
 from avbench.analysis.evaluation import Scores
 from avbench.errors import RunError, UsageError, unknown
-from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA, SPLITS, predictions_schema, read_table
+from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA, SPLITS, predictions_schema, read_metrics, read_table
 
 Ids = NDArray[np.int64]
 Epochs = Literal["all", "best"] | tuple[int, int]
+# group -> name -> (epochs, values): a panel a group, a line a name.
+Diagnostics = Mapping[str, Mapping[str, tuple[Floats, Floats]]]
+
+RUNS_FILE = "runs.json"
+METRICS_FILE = "metrics.jsonl"
 
 _HISTORY_PART = re.compile(r"(?P<modality>[a-z]+)-seed(?P<seed>-?\d+)-epoch(?P<epoch>\d+)-rank\d+\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """What a run folder says of itself: dataset.json, config.toml (its text) and environment.json."""
+    """What a run folder says of itself: dataset.json, config.toml (its text), environment.json, runs.json, events.
+
+    runs: per run name, its method, network, modalities and options; {} in folders of earlier versions.
+    events: what the training had to tell (early stops, divergence, clips left out), in order.
+    """
 
     path: Path
     dataset: Mapping[str, Any]
     config: str
     environment: Mapping[str, Any]
+    runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    events: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +68,43 @@ class Coverage:
 class Results:
     """The evaluated clips of a split, in ascending order of id, N of them, and what every run made of them.
 
-    confidence: per modality (N,) mean over epochs, then over seeds; no NaN. seeds: which seeds each mean is over.
+    folders: the run folders; none where only files of somebody's own are evaluated. dataset: its name.
+    classes: names, in the order of label numbers. keys: (N,) strings. labels: (N,) class numbers.
+    confidence: per modality (N,) mean over epochs, then over seeds; no NaN.
+    confidence_by_seed: per modality and seed (N,), of which `confidence` is the mean.
     planted: true discrepancy of planted clips, (N,), NaN for a clip that has none; None where no clip has one.
+    networks: per run, what its network is; "" where nobody said. options: per run, the options of its method.
+    diagnostics: per (run, seed) what its method logged while training: per group a curve a name, as (epochs, values),
+        two arrays (M,); epochs are fractions, 1.5 is the middle of the second epoch; values are finite.
+    rejects: why how many clips were rejected while packing. events: per run folder, what the training had to tell.
     """
 
     folders: tuple[RunFolder, ...]
+    dataset: str
+    classes: tuple[str, ...]
     split: str
     clip_ids: Ids
+    keys: NDArray[np.object_]
+    labels: Ids
     confidence: Mapping[str, Floats]
-    seeds: Mapping[str, tuple[int, ...]]
+    confidence_by_seed: Mapping[str, Mapping[int, Floats]]
     scores: tuple[Scores, ...]
     planted: Floats | None
     coverage: Coverage
+    networks: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    diagnostics: Mapping[tuple[str, int], Diagnostics] = field(default_factory=dict)
+    rejects: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> Mapping[str, tuple[int, ...]]:
+        """Per modality, which seeds its mean confidence is over."""
+        return {modality: tuple(sorted(by_seed)) for modality, by_seed in self.confidence_by_seed.items()}
+
+    @property
+    def events(self) -> Mapping[str, tuple[str, ...]]:
+        """Per run folder, what the training had to tell."""
+        return {str(folder.path): folder.events for folder in self.folders}
 
     @property
     def discrepancies(self) -> Floats:
@@ -78,7 +114,7 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class _Predictions:
-    """One run's predictions of a split with both modalities, by ascending clip id."""
+    """One run's predictions of a split with both modalities, by ascending clip id; the rest as in `Scores`."""
 
     path: Path
     run: str
@@ -88,6 +124,10 @@ class _Predictions:
     clip_ids: Ids
     labels: Ids
     predictions: Ids
+    probabilities: NDArray[np.float32]
+    uncertainty: Floats | None
+    parts: Mapping[str, Ids]
+    replaced: Mapping[str, Ids]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +136,7 @@ class _Confidences:
 
     folder: Path
     clip_ids: Ids
+    keys: NDArray[np.object_]
     labels: Ids
     planted: Mapping[str, Floats]
     means: Mapping[tuple[str, int], Floats]  # by modality and seed; only those that recorded something
@@ -131,7 +172,8 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
         raise UsageError(f"{twice[0]}: given twice; give each run folder once")
     folders = tuple(_read_folder(Path(path)) for path in paths)
     _check_same_dataset(folders)
-    by_folder = {folder.path: _read_predictions(folder.path, split) for folder in folders}
+    classes = tuple(folders[0].dataset["classes"])
+    by_folder = {folder.path: _read_predictions(folder.path, split, classes=len(classes)) for folder in folders}
     predictions = [table for tables in by_folder.values() for table in tables]
     _check_names(predictions)
     _check_unimodal(predictions, paths)
@@ -151,10 +193,16 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
     _check_kept(listed, kept, split, paths)
     return Results(
         folders=folders,
+        dataset=folders[0].dataset["name"],
+        classes=classes,
         split=split,
         clip_ids=listed.clip_ids[kept],
+        keys=listed.keys[kept],
+        labels=listed.labels[kept],
         confidence={modality: average[kept] for modality, average in averages.items()},
-        seeds={modality: tuple(sorted(by_seed)) for modality, by_seed in seeds.items()},
+        confidence_by_seed={
+            modality: {seed: by_seed[seed][kept] for seed in sorted(by_seed)} for modality, by_seed in seeds.items()
+        },
         scores=tuple(_score(table, listed.clip_ids[kept]) for table in predictions),
         planted=_planted_discrepancy(listed, kept),
         coverage=Coverage(
@@ -163,6 +211,10 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
             unrecorded=int((predicted & ~recorded).sum()),
             unpredicted=int((~predicted).sum()),
         ),
+        networks={name: str(run.get("network", "")) for folder in folders for name, run in folder.runs.items()},
+        options={name: run.get("options", {}) for folder in folders for name, run in folder.runs.items()},
+        diagnostics={key: curves for folder in folders for key, curves in _read_diagnostics(folder.path).items()},
+        rejects=folders[0].dataset.get("rejects", {}),
     )
 
 
@@ -184,7 +236,51 @@ def _read_folder(path: Path) -> RunFolder:
     for name in ("name", "classes", "index_sha256"):
         if not isinstance(dataset, dict) or name not in dataset:
             raise RunError(f"{path / 'dataset.json'}: has no {name!r}; it was not written by this version of avbench")
-    return RunFolder(path, dataset, config, environment)
+    return RunFolder(path, dataset, config, environment, runs=_read_run_list(path), events=_read_events(path))
+
+
+def _read_run_list(path: Path) -> dict[str, dict[str, Any]]:
+    file = path / RUNS_FILE
+    if not file.exists():
+        return {}  # trained before there was one
+    try:
+        runs = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RunError(f"{file}: cannot be read ({error})") from None
+    if not isinstance(runs, dict) or not all(isinstance(run, dict) for run in runs.values()):
+        raise RunError(f"{file}: holds no list of runs; it was not written by this version of avbench")
+    return runs
+
+
+def _read_events(path: Path) -> tuple[str, ...]:
+    metrics = path / METRICS_FILE
+    if not metrics.exists():
+        return ()
+    return tuple(str(record.get("text", "")) for record in read_metrics(metrics, kinds=("event",)))
+
+
+def _read_diagnostics(path: Path) -> dict[tuple[str, int], Diagnostics]:
+    """What methods logged under "group/name" at each logging interval; a value that is not finite is left out."""
+    if not (path / METRICS_FILE).exists():
+        return {}
+    records = read_metrics(path / METRICS_FILE, kinds=("step",))
+    # Every epoch's last batch is logged, so the largest number is how many batches an epoch has.
+    batches = max((record["batch"] for record in records), default=1)
+    points: dict[tuple[str, int], dict[str, dict[str, list[tuple[float, float]]]]] = {}
+    for record in records:
+        epoch = record["epoch"] + record["batch"] / batches
+        for place, value in record.items():
+            group, slash, name = place.partition("/")
+            if slash and isinstance(value, int | float):  # "nan" and "inf" are written as strings
+                groups = points.setdefault((record["run"], record["seed"]), {})
+                groups.setdefault(group, {}).setdefault(name, []).append((epoch, float(value)))
+    return {
+        key: {
+            group: {name: (curve[:, 0], curve[:, 1]) for name, line in names.items() for curve in [np.array(line)]}
+            for group, names in groups.items()
+        }
+        for key, groups in points.items()
+    }
 
 
 def _check_same_dataset(folders: Sequence[RunFolder]) -> None:
@@ -223,7 +319,7 @@ def _check_ids_once(clip_ids: Ids, path: Path) -> None:
 # Predictions
 
 
-def _read_predictions(folder: Path, split: str) -> list[_Predictions]:
+def _read_predictions(folder: Path, split: str, *, classes: int) -> list[_Predictions]:
     files = sorted((folder / "predictions").glob("*.parquet"))
     if not files:
         raise RunError(
@@ -235,12 +331,12 @@ def _read_predictions(folder: Path, split: str) -> list[_Predictions]:
         raise RunError(
             f"{folder}: has no predictions of the {split} split, only of {', '.join(there)}; choose with --split"
         )
-    return [_read_prediction_table(file, split) for file in wanted]
+    return [_read_prediction_table(file, split, classes=classes) for file in wanted]
 
 
-def _read_prediction_table(path: Path, split: str) -> _Predictions:
-    table = read_table(path, predictions_schema(1))
-    table = table.filter(pc.equal(table.column("replaced"), "none"))
+def _read_prediction_table(path: Path, split: str, *, classes: int) -> _Predictions:
+    everything = read_table(path, predictions_schema(1))
+    table = everything.filter(pc.equal(everything.column("replaced"), "none"))
     if table.num_rows == 0:
         raise RunError(f"{path}: holds no prediction with both modalities; train the run again")
     found = {name: table.column(name).unique().to_pylist() for name in ("run", "method", "seed", "epoch", "split")}
@@ -259,9 +355,59 @@ def _read_prediction_table(path: Path, split: str) -> _Predictions:
         seed=found["seed"][0],
         epoch=found["epoch"][0],
         clip_ids=clip_ids,
-        labels=_integers(table, "label", path),
-        predictions=_integers(table, "prediction", path),
+        labels=_classes(table, "label", path, classes=classes),
+        predictions=_classes(table, "prediction", path, classes=classes),
+        probabilities=_probabilities(table, path, classes=classes),
+        uncertainty=None if _is_empty(table, "uncertainty") else _floats(table, "uncertainty"),
+        parts={
+            modality: _classes(table, f"{modality}_prediction", path, classes=classes)
+            for modality in MODALITIES
+            if not _is_empty(table, f"{modality}_prediction")
+        },
+        replaced={
+            modality: _with_replaced(everything, modality, path, clip_ids=clip_ids, classes=classes)
+            for modality in MODALITIES
+            if pc.any(pc.equal(everything.column("replaced"), modality)).as_py()
+        },
     )
+
+
+def _is_empty(table: pa.Table, name: str) -> bool:
+    return table.column(name).null_count == table.num_rows
+
+
+def _with_replaced(everything: pa.Table, modality: str, path: Path, *, clip_ids: Ids, classes: int) -> Ids:
+    """Predictions with a modality's features replaced, in the order of `clip_ids`."""
+    table = everything.filter(pc.equal(everything.column("replaced"), modality)).sort_by("clip_id")
+    if not np.array_equal(_integers(table, "clip_id", path), clip_ids):
+        raise RunError(
+            f"{path}: predicts other clips with {modality} replaced ({table.num_rows}) than with both modalities "
+            f"({len(clip_ids)}); the file is damaged"
+        )
+    return _classes(table, "prediction", path, classes=classes)
+
+
+def _classes(table: pa.Table, name: str, path: Path, *, classes: int) -> Ids:
+    """A column of class numbers."""
+    values = _integers(table, name, path)
+    outside = (values < 0) | (values >= classes)
+    if outside.any():
+        raise RunError(
+            f"{path}: column {name} holds {values[outside][0]}, but the dataset's classes are 0 to {classes - 1} "
+            f"({int(outside.sum())} such values); it was made from another dataset"
+        )
+    return values
+
+
+def _probabilities(table: pa.Table, path: Path, *, classes: int) -> NDArray[np.float32]:
+    """The column of class probabilities, (N, classes)."""
+    column = table.column("probabilities").combine_chunks()
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    if column.null_count or len(values) != table.num_rows * classes:
+        raise RunError(f"{path}: column probabilities holds {column.type}, expected {classes} numbers a clip")
+    if not np.isfinite(values).all():
+        raise RunError(f"{path}: some class probabilities are not finite; that run diverged, train it again")
+    return values.astype(np.float32, copy=False).reshape(-1, classes)
 
 
 def _check_names(predictions: Sequence[_Predictions]) -> None:
@@ -309,8 +455,18 @@ def _check_same_clips(predictions: Sequence[_Predictions]) -> None:
 
 
 def _score(table: _Predictions, clip_ids: Ids) -> Scores:
-    rows = np.searchsorted(table.clip_ids, clip_ids)
-    return Scores(table.run, table.method, table.seed, correct=(table.predictions == table.labels)[rows])
+    everything = Scores(
+        table.run,
+        table.method,
+        table.seed,
+        correct=table.predictions == table.labels,
+        predictions=table.predictions,
+        probabilities=table.probabilities,
+        uncertainty=table.uncertainty,
+        parts=table.parts,
+        replaced=table.replaced,
+    )
+    return everything.rows(np.isin(table.clip_ids, clip_ids))
 
 
 # Confidences
@@ -342,6 +498,7 @@ def _read_confidences(folder: Path, split: str) -> _Confidences:
     return _Confidences(
         folder=folder,
         clip_ids=clip_ids,
+        keys=first.column("key").to_numpy(zero_copy_only=False),
         labels=_integers(first, "label", path),
         planted={modality: _floats(first, f"planted_{modality}") for modality in MODALITIES},
         means=means,

@@ -21,7 +21,8 @@ DISCREPANCY = np.array([0.9, 0.5, 0.1, 0.0, -0.1, -0.3, -0.5, -0.9])
 
 
 def scores(run, right, *, method=None, seed=0):
-    return Scores(run, run if method is None else method, seed, np.array(right, bool))
+    right = np.array(right, bool)
+    return Scores(run, run if method is None else method, seed, right, predictions=right.astype(np.int64))
 
 
 def three_runs(*, audio="11110000", visual="00001111", baseline="11010011"):
