@@ -139,12 +139,16 @@ class GradientBlending(Method):
         branches = {head: run.engine.fork(partial(_branch, head=head)) for head in HEADS}
         before = _measure(run, branches)
         for ahead in range(epochs):
-            _train(run, list(branches.values()), ahead=ahead)
+            _train(run, _longest_first(branches), ahead=ahead)
         return before, _measure(run, branches)
 
 
 def _branch(model: nn.Module, head: str) -> nn.Module:
     return cast(MultiHead, model).branch(head)
+
+
+def _longest_first(branches: Mapping[str, Engine]) -> list[Engine]:
+    return sorted(branches.values(), key=lambda branch: len(branch.parameters), reverse=True)
 
 
 def _train(run: RunView, branches: Sequence[Engine], *, ahead: int) -> None:

@@ -24,6 +24,7 @@ class Display:
         self._shown = shown
         self._console = Console(stderr=True, soft_wrap=True)
         self._live: Live | None = None
+        self._latest: Group | None = None
         self._line_due = 0.0
         self._started = time.monotonic()
         self._done_at_start: float | None = None
@@ -43,6 +44,16 @@ class Display:
         if self._shown:
             self._console.print(text, highlight=False, markup=False)
 
+    def note(self, text: str) -> None:
+        """What goes on between steps, as often as there is something to say; shown now and then."""
+        if not self._shown:
+            return
+        if self._live is not None:
+            self._live.update(Group(self._latest, text) if self._latest is not None else text)
+        elif time.monotonic() >= self._line_due:
+            self._line_due = time.monotonic() + _LINE_SECONDS
+            self.say(text)
+
     def update(
         self, runs: Sequence[Run], latest: dict[str, dict[str, Any]], *, done: float, speed: dict[str, Any]
     ) -> None:
@@ -57,7 +68,8 @@ class Display:
         )
         if self._live is not None:
             bar = ProgressBar(total=self._epochs, completed=done)
-            self._live.update(Group(_table(runs, latest, title=status), bar))
+            self._latest = Group(_table(runs, latest, title=status), bar)
+            self._live.update(self._latest)
         elif time.monotonic() >= self._line_due:
             self._line_due = time.monotonic() + _LINE_SECONDS
             numbers = "; ".join(f"{run.name} {_run_text(latest.get(run.name, {}))}" for run in runs if run.is_training)

@@ -36,6 +36,7 @@ class RunFolder:
 
     config = property(lambda self: self.path / "config.toml")
     dataset = property(lambda self: self.path / "dataset.json")
+    runs = property(lambda self: self.path / "runs.json")
     environment = property(lambda self: self.path / "environment.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")

@@ -8,13 +8,16 @@ the other.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
 from avbench.distributed import current_world
 from avbench.training.run import Run
+
+T = TypeVar("T")
 
 
 class SideBySide:
@@ -25,12 +28,12 @@ class SideBySide:
     keep one order), runs take turns.
     """
 
-    def __init__(self, *, runs: int, threads: int, device: torch.device) -> None:
+    def __init__(self, *, threads: int, device: torch.device) -> None:
         workers = 1
         if device.type == "cpu":
             torch.set_num_threads(threads)
             if current_world().size == 1:
-                workers = min(runs, max(1, len(os.sched_getaffinity(0)) // threads))
+                workers = max(1, len(os.sched_getaffinity(0)) // threads)
         self._pool = ThreadPoolExecutor(workers, "run") if workers > 1 else None
 
     def __enter__(self) -> SideBySide:
@@ -40,13 +43,19 @@ class SideBySide:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
-    def each(self, runs: Sequence[Run], action: Callable[[Run], None]) -> None:
-        """`action(run)` for every run; returns when all are done, raises what one raises."""
+    def each(self, items: Iterable[T], action: Callable[[T], None]) -> None:
+        """`action(item)` for every one; returns when all are done, raises what one raises.
+
+        They are begun in the order given: the longest should come first, so that it is not left alone at the end.
+        """
         if self._pool is None:
-            for run in runs:
-                action(run)
+            for item in items:
+                action(item)
             return
-        # The longest first, so that it does not start alone when the others are done.
-        longest_first = sorted(runs, key=lambda run: len(run.engine.parameters), reverse=True)
-        for _ in self._pool.map(action, longest_first):
+        for _ in self._pool.map(action, items):
             pass
+
+
+def longest_first(runs: Iterable[Run]) -> list[Run]:
+    """Runs by how long a step of theirs takes, as far as the number of their parameters tells."""
+    return sorted(runs, key=lambda run: len(run.engine.parameters), reverse=True)

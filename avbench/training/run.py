@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -69,6 +70,19 @@ class Progress:
         return better
 
 
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a run says of a batch's clips.
+
+    probabilities: float32 [B, classes]. parts: int64 [B] for each modality, the class that the network's own unimodal
+    part says, where it has such parts. uncertainty: [B], of methods that have one.
+    """
+
+    probabilities: Tensor
+    parts: dict[str, Tensor]
+    uncertainty: Tensor | None
+
+
 class Run:
     """A configured method under one seed while it trains.
 
@@ -106,8 +120,9 @@ class Run:
         )
         self._optimizer = optimizer
         self.progress = Progress()
+        self.learning_rate = 0.0  # of the last step
         self.tally = Tally.zero(device)
-        self.log: dict[str, Any] = {}
+        self._logged: dict[str, list[Tensor | float]] = {}
         self._unrecorded: list[tuple[Tensor, Tensor, Tensor, int]] = []
 
     @property
@@ -120,6 +135,15 @@ class Run:
         """Whether the run takes part in the next step."""
         return not self.progress.finished
 
+    def describe(self) -> dict[str, Any]:
+        """What runs.json says of it, for whoever reads tables: method, network, what it reads, every option."""
+        return {
+            "method": self.spec.method.name,
+            "network": self.method.network,
+            "modalities": list(self.method.modalities),
+            "options": dataclasses.asdict(self.spec.config),
+        }
+
     def train_step(self, batch: Batch, *, epoch: int, epochs: int, total_steps: int) -> None:
         """One optimizer step on this rank's slice of a global batch, tallied and kept for the store."""
         clock = Clock(epoch, self.progress.step, epochs)
@@ -127,7 +151,8 @@ class Run:
         self.engine.set_learning_rate(self.learning_rate)
         step: Step = self.method.train_step(self.engine, batch, clock)
         self.progress.step += 1
-        self.log = dict(step.log)
+        for name, value in step.log.items():
+            self._logged.setdefault(name, []).append(value)
         self._take_in(batch, step.outputs, step.losses)
 
     @torch.no_grad()
@@ -137,10 +162,16 @@ class Run:
         self._take_in(batch, outputs, self.method.loss(outputs, batch, clock))
 
     @torch.no_grad()
-    def predict(self, batch: Batch) -> Tensor:
-        """Class probabilities of a batch's clips, float32 [B, classes]."""
+    def predict(self, batch: Batch) -> Prediction:
+        """What the network in evaluation mode makes of a batch."""
         outputs = self.method.forward(self.engine, batch)
-        return self.method.probabilities(outputs)["prediction"].float()
+        probabilities = self.method.probabilities(outputs)
+        uncertainty = self.method.uncertainty(outputs)
+        return Prediction(
+            probabilities=probabilities["prediction"].float(),
+            parts={name: probabilities[name].argmax(dim=1) for name in MODALITIES if name in probabilities},
+            uncertainty=None if uncertainty is None else uncertainty.float(),
+        )
 
     def _take_in(self, batch: Batch, outputs: Outputs, losses: Tensor) -> None:
         with torch.no_grad():
@@ -165,6 +196,23 @@ class Run:
                 self.store.record(clip_id.cpu(), confidence.cpu(), correct.cpu(), position=position)
         self._unrecorded.clear()
         return totals
+
+    def take_log(self) -> dict[str, float]:
+        """Means of the numbers that the method logged since last asked. A device synchronization."""
+        if not self._logged:
+            return {}
+        means = [
+            torch.stack([torch.as_tensor(value, device=self.tally.sums.device).double() for value in values]).mean()
+            for values in self._logged.values()
+        ]
+        names = list(self._logged)
+        self._logged.clear()
+        return dict(zip(names, torch.stack(means).tolist(), strict=True))
+
+    def release(self) -> None:
+        """Give up what only training needs: a run that has stopped costs nothing more. Its network stays."""
+        self.engine.release()
+        self._logged.clear()
 
     def _diverge(self) -> None:
         self.progress.finished = DIVERGED

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from avbench.batch import Batch, Clock
+from avbench.batch import Batch, Clock, Modality
 from avbench.confidence import ConfidenceStore, export
 from avbench.dataset import Dataset, checksum
 from avbench.distributed import (
@@ -28,21 +28,24 @@ from avbench.distributed import (
     gather_objects,
     on_main,
     ranks_on_this_node,
-    sum_over_ranks,
 )
-from avbench.engine import OptimizerConfig, Precision, pick_precision
+from avbench.engine import OptimizerConfig, Precision, pick_precision, random_state, set_random_state
 from avbench.errors import DatasetError, RunError, UsageError, unknown
 from avbench.loading.features import Preset
 from avbench.loading.loader import Loader
 from avbench.methods import RunSpec
+from avbench.methods.base import Part
 from avbench.records import SPLITS, MetricsWriter, write_json
 from avbench.training.checkpoint import Checkpoints, Position
 from avbench.training.display import Display
 from avbench.training.folder import RunFolder, describe_environment, record_launch
 from avbench.training.monitor import Monitor
-from avbench.training.parallel import SideBySide
-from avbench.training.predict import evaluate, prepare, write_predictions
+from avbench.training.parallel import SideBySide, longest_first
+from avbench.training.predict import counted, evaluate, prepare
+from avbench.training.replacement import Means, feature_means, is_joint
 from avbench.training.run import DIVERGED, Run, modalities_read
+from avbench.training.tables import write_predictions
+from avbench.training.view import View, parts_of_train
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,15 @@ class Trainer:
             for seed in seeds
             for spec in specs
         ]
-        self.loaders = {split: self._loader(split, preset) for split in SPLITS}
+        self.preset, self.optimizer = preset, optimizer
+        self.loaders = {
+            split: self._loader(clip_ids[split], config.order_seed, split == "train", modalities_read(self.runs))
+            for split in SPLITS
+        }
+        asks_for_parts = any(set(run.method.parts) != {"train"} for run in self.runs)
+        self.parts: dict[Part, np.ndarray] = {"train": clip_ids["train"]}
+        if asks_for_parts:
+            self.parts = parts_of_train(dataset, clip_ids["train"])
         self.checkpoints = Checkpoints(
             folder.checkpoints,
             keep=config.keep_checkpoints,
@@ -179,9 +190,7 @@ class Trainer:
         with ExitStack() as stack:
             if self.world.is_main:
                 self.metrics = stack.enter_context(closing(MetricsWriter(self.folder.metrics)))
-            self.side_by_side = stack.enter_context(
-                SideBySide(runs=len(self.runs), threads=self.config.compute_threads, device=self.device)
-            )
+            self.side_by_side = stack.enter_context(SideBySide(threads=self.config.compute_threads, device=self.device))
             self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
             for loader in self.loaders.values():
                 stack.callback(loader.close)
@@ -195,15 +204,55 @@ class Trainer:
             for epoch in range(position.epoch, self.config.epochs):
                 if not any(run.is_training for run in self.runs):
                     break
-                self._train_epoch(epoch, first_batch=position.batch if epoch == position.epoch else 0)
+                first_batch = position.batch if epoch == position.epoch else 0
+                if first_batch == 0:
+                    self._prepare_epoch(epoch)
+                self._train_epoch(epoch, first_batch=first_batch)
                 self._judge_epoch(epoch)
                 self._save(epoch + 1, 0)
             self._finish()
 
+    def _prepare_epoch(self, epoch: int) -> None:
+        """Let each method do what it wants done before an epoch; kept at once if it took passes over data."""
+        passes = 0
+        for run in self._training():
+            view = self._view(run, Clock(epoch, run.progress.step, self.config.epochs))
+            before = random_state(self.device)
+            with closing(view):
+                run.method.before_epoch(view)
+            set_random_state(before, self.device)
+            if view.passes:
+                numbers = {"before_epoch_seconds": view.seconds, "passes": view.passes, "clips": view.clips}
+                self._write({"kind": "performance", **_key(run), "epoch": epoch, "batch": 0, **numbers})
+            passes += view.passes
+        if passes:
+            self._save(epoch, 0)
+
+    def _view(self, run: Run, clock: Clock) -> View:
+        return View(
+            run,
+            clock,
+            parts=self.parts,
+            loader=self._loader,
+            order_seed=self.config.order_seed,
+            optimizer=self.optimizer,
+            steps_per_epoch=len(self.loaders["train"]),
+            dtype=self.dtype,
+            side_by_side=self.side_by_side,
+            display=self.display,
+            say=lambda text, numbers: self._event(f"{run.name}: {text}", run=run, epoch=clock.epoch, **numbers),
+        )
+
     def _train_epoch(self, epoch: int, *, first_batch: int) -> None:
+        self.monitor.restart()
+        done = first_batch
+        while done < len(self.loaders["train"]) and self._training():
+            done = self._train_batches(epoch, first_batch=done)
+
+    def _train_batches(self, epoch: int, *, first_batch: int) -> int:
+        """Train to the epoch's end, or until less needs to be decoded than at the start; returns the batches done."""
         loader = self.loaders["train"]
         loader.modalities = modalities_read(self._training())
-        self.monitor.restart()
         for batch in self.monitor.watch(loader.epoch(epoch, first_batch=first_batch)):
             self._train_batch(batch, epoch)
             done = batch.position + 1
@@ -212,35 +261,36 @@ class Trainer:
             if done % self.config.checkpoint_steps == 0 and done < len(loader):
                 self._take_tallies()
                 self._save(epoch, done)
-            if not self._training():
-                return
+            if modalities_read(self._training()) != loader.modalities:
+                return done
+        return len(loader)
 
     def _train_batch(self, batch: Batch, epoch: int) -> None:
-        batch = prepare(batch, self.dtype)
-        global_valid = sum_over_ranks(torch.tensor(len(batch), device=self.device))
-        if not len(batch) and not int(global_valid):
-            return  # no rank has a whole clip of it, so there is nothing to learn
-        batch = replace(batch, global_valid=global_valid)
+        ready = counted(prepare(batch, self.dtype))
+        if ready is None:
+            return
         epochs = self.config.epochs
         total_steps = epochs * len(self.loaders["train"])
         self.side_by_side.each(
-            self._training(),
-            lambda run: run.train_step(batch, epoch=epoch, epochs=epochs, total_steps=total_steps),
+            longest_first(self._training()),
+            lambda run: run.train_step(ready, epoch=epoch, epochs=epochs, total_steps=total_steps),
         )
 
-    def _take_tallies(self) -> dict[str, list[float]]:
-        """Each training run's sums since last asked, also added to its open epoch; says so when one diverges."""
+    def _take_tallies(self) -> dict[str, dict[str, float]]:
+        """Each training run's means since last asked, its sums added to its open epoch; says so when one diverges."""
         taken = {}
         for run in self._training():
             totals = self._tally_of(run)
+            log = run.take_log()
             if run.is_training:
                 run.progress.open_epoch = [a + b for a, b in zip(run.progress.open_epoch, totals, strict=True)]
-                taken[run.name] = totals
+                taken[run.name] = {**_means(totals), "learning_rate": run.learning_rate, **log}
         return taken
 
     def _tally_of(self, run: Run) -> list[float]:
         totals = run.take_tally()
         if not run.is_training:
+            run.release()
             self._event(f"{run.name} stopped: {run.progress.finished}", run=run)
         return totals
 
@@ -251,7 +301,7 @@ class Trainer:
         self._write({"kind": "performance", "epoch": epoch, "batch": done, **speed})
         for run in self.runs:
             if run.name in taken:
-                numbers = {**_means(taken[run.name]), "learning_rate": run.learning_rate, **run.log}
+                numbers = taken[run.name]
                 self.latest.setdefault(run.name, {}).update(numbers)
                 self._write({"kind": "step", **_key(run), "epoch": epoch, "batch": done, **numbers})
                 self._plot(run, numbers, step)
@@ -280,6 +330,7 @@ class Trainer:
             step = (epoch + 1) * len(self.loaders["train"])
             self._plot(run, {f"epoch_{name}": value for name, value in numbers.items()}, step)
             if not run.is_training:
+                run.release()
                 self._event(f"{run.name} stopped after epoch {epoch}: {run.progress.finished}", run=run)
 
     def _evaluate(self, split: str, runs: Sequence[Run], clock: Clock) -> dict[str, dict[str, float]]:
@@ -332,12 +383,14 @@ class Trainer:
         runs = [run for run in self.runs if run.progress.finished != DIVERGED and run.progress.best_epoch >= 0]
         for run in runs:
             self.checkpoints.load_best(run, self.device)
+        means = self._feature_means([run for run in runs if is_joint(run)])
         for split in ("val", "test"):
             if runs:
                 paths = [self.folder.prediction_file(run.spec.name, run.seed, split) for run in runs]
                 write_predictions(
                     self.loaders[split],
                     runs,
+                    means=means,
                     dataset=self.dataset,
                     split=split,
                     paths=paths,
@@ -347,9 +400,17 @@ class Trainer:
         self._write({"kind": "event", "text": "finished"})
         barrier()
 
+    def _feature_means(self, runs: Sequence[Run]) -> dict[str, Means]:
+        """What replaces a modality's features: their mean over train, as evaluation sees it."""
+        if not runs:
+            return {}
+        with closing(self._loader(self.clip_ids["train"], 0, False, modalities_read(runs))) as loader:
+            return feature_means(loader, runs, dtype=self.dtype, side_by_side=self.side_by_side)
+
     def _describe_launch(self, save_config: Callable[[Path], None]) -> None:
         save_config(self.folder.config)
         write_json(self.folder.dataset, self.dataset.summary())
+        write_json(self.folder.runs, {run.spec.name: run.describe() for run in self.runs})
         environment = describe_environment(world_size=self.world.size, device=self.device, dtype=self.dtype)
         record_launch(self.folder, environment)
 
@@ -365,16 +426,16 @@ class Trainer:
     def _training(self) -> list[Run]:
         return [run for run in self.runs if run.is_training]
 
-    def _loader(self, split: str, preset: Preset) -> Loader:
+    def _loader(self, clip_ids: np.ndarray, seed: int, training: bool, modalities: tuple[Modality, ...]) -> Loader:
         cores = len(os.sched_getaffinity(0))
         return Loader(
             self.dataset,
-            self.clip_ids[split],
-            preset=preset,
+            clip_ids,
+            preset=self.preset,
             batch_size=self.config.batch_size,
-            seed=self.config.order_seed,
-            training=split == "train",
-            modalities=modalities_read(self.runs),
+            seed=seed,
+            training=training,
+            modalities=modalities,
             device=self.device,
             world=self.world,
             threads=self.config.loader_threads or max(1, cores // ranks_on_this_node()),
@@ -384,8 +445,8 @@ class Trainer:
         if self.metrics is not None:
             self.metrics.write(record)
 
-    def _event(self, text: str, *, run: Run | None = None) -> None:
-        self._write({"kind": "event", **(_key(run) if run else {}), "text": text})
+    def _event(self, text: str, *, run: Run | None = None, **numbers: float) -> None:
+        self._write({"kind": "event", **(_key(run) if run else {}), "text": text, **numbers})
         self.display.say(text)
 
     def _plot(self, run: Run, numbers: dict[str, Any], step: int) -> None:
