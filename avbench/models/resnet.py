@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Modality
 
-FEATURES = 512  # channels of ResNet-18's last stage
+STAGE_CHANNELS = {2: 128, 3: 256, 4: 512}  # of the maps after ResNet-18's second, third and last stage
+FEATURES = STAGE_CHANNELS[4]
 _STEM_CHANNELS = {"audio": 1, "visual": 3}
 
 
@@ -31,15 +32,37 @@ class Encoder(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Features [B, 512] of the batch's spectrograms or frames."""
+        images = self.images(batch)
+        return self.network(_folded(images)).unflatten(0, images.shape[:2]).mean(dim=1)
+
+    def images(self, batch: Batch) -> Tensor:
+        """What the encoder reads of a batch, [B, K, C, H, W]; a spectrogram is one image."""
         if self.modality == "audio":
             if batch.audio is None:
                 raise ValueError("the audio encoder was given a batch without audio")
-            return self.network(batch.audio.contiguous(memory_format=torch.channels_last))
+            return batch.audio[:, None]
         if batch.frames is None:
             raise ValueError("the visual encoder was given a batch without frames")
-        clips, frames = batch.frames.shape[:2]
-        images = batch.frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return self.network(images).view(clips, frames, FEATURES).mean(dim=1)
+        return batch.frames
+
+    # For networks that join encoders between their stages: the stem and stages 2, 3 and 4, one by one.
+
+    def stem(self, batch: Batch) -> Tensor:
+        """Maps [B, K, 64, H, W] after the first stage, of each image."""
+        images = self.images(batch)
+        network = self.network
+        maps = network.maxpool(network.relu(network.bn1(network.conv1(_folded(images)))))
+        return network.layer1(maps).unflatten(0, images.shape[:2])
+
+    def stage(self, number: int, maps: Tensor) -> Tensor:
+        """Maps [B, K, STAGE_CHANNELS[number], H, W] after a stage, from those after the one before it."""
+        stage = self.network.get_submodule(f"layer{number}")
+        return stage(_folded(maps)).unflatten(0, maps.shape[:2])
+
+
+def _folded(images: Tensor) -> Tensor:
+    """Images [B, K, C, H, W] as a batch [B K, C, H, W] in channels-last memory; a view where they lie so already."""
+    return images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 def initialize(module: nn.Module) -> None:
