@@ -146,16 +146,23 @@ class Engine:
         self.optimizer.step()
         self._frozen.clear()
 
+    def read_grads(self, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """These parameters' averaged gradients, between backward and step, to be read and not written to.
+
+        A collective under ZeRO: every rank calls it on the same parameters in the same order.
+        """
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if len(gradients) < len(parameters):
+            raise ValueError("gradients are read after backward, of parameters that are not frozen")
+        return gradients
+
     def update_grads(self, parameters: Sequence[nn.Parameter], fn: Callable[[list[Tensor]], Sequence[Tensor]]) -> None:
         """Replace these parameters' averaged gradients by `fn` of them, between backward and step.
 
         Every rank calls it on the same parameters in the same order (it may be a collective).
         """
-        gradients = [parameter.grad for parameter in parameters]
-        if any(gradient is None for gradient in gradients):
-            raise ValueError("update_grads comes after backward, on parameters that are not frozen")
-        held = [gradient for gradient in gradients if gradient is not None]
-        for gradient, rewritten in zip(held, fn(held), strict=True):
+        gradients = self.read_grads(parameters)
+        for gradient, rewritten in zip(gradients, fn(gradients), strict=True):
             gradient.copy_(rewritten)  # in place: under DDP the gradients are views of its buckets
 
     def loss_grads(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
@@ -208,6 +215,11 @@ class Engine:
         """For the next step."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+
+    def release(self) -> None:
+        """Free the optimizer's state and the gradients: no step is to follow."""
+        self.optimizer.state.clear()
+        self.optimizer.zero_grad(set_to_none=True)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -103,6 +103,19 @@ def test_update_grads_rewrites_what_the_optimizer_uses() -> None:
     torch.testing.assert_close(engine.model.b.detach(), before)
 
 
+def test_gradients_are_read_after_backward_and_none_of_a_frozen_parameter() -> None:
+    engine = engine_of(Two())
+    a, b = engine.model.a, engine.model.b
+    with pytest.raises(ValueError, match="after backward"):
+        engine.read_grads([a])
+    engine.backward((3.0 * a).sum())
+    assert [gradient.tolist() for gradient in engine.read_grads([b, a])] == [[0.0, 0.0], [3.0, 3.0]]
+    engine.freeze([a])
+    engine.backward((3.0 * a).sum())
+    with pytest.raises(ValueError, match="not frozen"):
+        engine.read_grads([b, a])
+
+
 def test_frozen_parameters_keep_value_and_momentum_for_one_step() -> None:
     engine = engine_of(Two())
     for _ in range(2):
