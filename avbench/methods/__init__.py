@@ -20,9 +20,14 @@ from avbench.errors import UsageError, unknown
 from avbench.methods.base import Method
 from avbench.methods.baseline import Baseline
 from avbench.methods.gradient_blending import GradientBlending
+from avbench.methods.greedy import Greedy
+from avbench.methods.ogm_ge import OGMGE
+from avbench.methods.tmc import TMC
 from avbench.methods.unimodal import Audio, Visual
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Audio, Visual, Baseline, GradientBlending)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Audio, Visual, Baseline, OGMGE, GradientBlending, TMC)
+}
 ENTRY_POINTS = "avbench.methods"
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
