@@ -1,0 +1,116 @@
+"""Which classes lean on which modality: counts of each class, a readable selection of them, and all of them as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from avbench.analysis.discrepancy import Floats, discrepancy, subsets
+
+CLASS_COLUMNS = ("class", "clips", "audio_preferred", "visual_preferred", "tied", "u_audio", "u_visual", "discrepancy")
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSides:
+    """The evaluated clips of one class: how many prefer which modality, and their mean confidences.
+
+    label: its number; name: its name. audio, visual, tied: clips with u_audio above, below and equal to u_visual.
+    audio_confidence, visual_confidence: means over the class's clips, in [0, 1]; NaN for a class without any.
+    """
+
+    label: int
+    name: str
+    audio: int
+    visual: int
+    tied: int
+    audio_confidence: float
+    visual_confidence: float
+
+    @property
+    def clips(self) -> int:
+        """Evaluated clips of the class."""
+        return self.audio + self.visual + self.tied
+
+    @property
+    def lean(self) -> float:
+        """Share of audio-preferred minus share of visual-preferred clips, in [-1, 1]. The class must have clips."""
+        return (self.audio - self.visual) / self.clips
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Classes to show, and in which capacity: (what the group is, its classes), the most audio-sided first.
+
+    left_out: how many classes with clips are in no group.
+    """
+
+    groups: tuple[tuple[str, tuple[ClassSides, ...]], ...]
+    left_out: int
+
+
+def class_sides(
+    labels: NDArray[np.int64], audio: Floats, visual: Floats, *, classes: Sequence[str]
+) -> tuple[ClassSides, ...]:
+    """Every class's clips by preferred modality, in the order of `classes`.
+
+    labels: (N,) in [0, len(classes)); audio, visual: (N,) mean confidences in [0, 1].
+    """
+    masks = subsets(discrepancy(audio, visual), 0)
+    sides = {name: np.bincount(labels[mask], minlength=len(classes)) for name, mask in masks.items()}
+    clips = np.bincount(labels, minlength=len(classes))
+    means = []
+    for values in (audio, visual):
+        sums = np.bincount(labels, weights=values, minlength=len(classes))
+        means.append(np.divide(sums, clips, out=np.full(len(classes), np.nan), where=clips > 0))
+    return tuple(
+        ClassSides(
+            label,
+            name,
+            audio=int(sides["audio"][label]),
+            visual=int(sides["visual"][label]),
+            tied=int(sides["tie"][label]),
+            audio_confidence=float(means[0][label]),
+            visual_confidence=float(means[1][label]),
+        )
+        for label, name in enumerate(classes)
+    )
+
+
+def select_classes(rows: Sequence[ClassSides], *, most: int) -> Selection:
+    """At most `most` (3 or more) classes that show the whole range: all of them, or a third each of three kinds.
+
+    The most audio-sided, the most visual-sided (by share of clips), and between the two some at even distances in that
+    order. Classes without clips are never shown. Equal shares are ordered by mean discrepancy, then by number.
+    """
+    ordered = sorted(
+        (row for row in rows if row.clips),
+        key=lambda row: (-row.lean, row.visual_confidence - row.audio_confidence, row.label),
+    )
+    if len(ordered) <= most:
+        return Selection((("all classes", tuple(ordered)),) if ordered else (), left_out=0)
+    ends = most // 3
+    between = ordered[ends:-ends]
+    places = np.linspace(0, len(between) - 1, most - 2 * ends + 2)[1:-1].round().astype(int)
+    groups = (
+        ("most audio-sided", tuple(ordered[:ends])),
+        ("in between", tuple(between[place] for place in places)),
+        ("most visual-sided", tuple(ordered[-ends:])),
+    )
+    return Selection(groups, left_out=len(ordered) - sum(len(members) for _, members in groups))
+
+
+def classes_csv(rows: Sequence[ClassSides]) -> str:
+    """Every class, in the order given: counts, mean confidences and mean discrepancy, in full precision."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(CLASS_COLUMNS)
+    for row in rows:
+        means = (row.audio_confidence, row.visual_confidence, row.audio_confidence - row.visual_confidence)
+        numbers = [repr(mean) if row.clips else "" for mean in means]
+        writer.writerow([row.name, row.clips, row.audio, row.visual, row.tied, *numbers])
+    return buffer.getvalue()
