@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from avbench.analysis.discrepancy import MODALITIES, PARTS, Floats, Mask, subsets
+from avbench.analysis.statistics import binomial_interval
 
 Labels = NDArray[np.int64]
 
 SUBSETS = ("overall", *PARTS)
-LEVEL = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +82,21 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """Every cell: run x seed x threshold x subset, in this nesting."""
+    """Every cell: run x seed x threshold x subset, in this nesting. methods: what each run is an instance of."""
 
     cells: tuple[Accuracy, ...]
     thresholds: tuple[float, ...]
-    unimodal: tuple[str, ...]
-    multimodal: tuple[str, ...]
+    methods: Mapping[str, str]
+
+    @property
+    def unimodal(self) -> tuple[str, ...]:
+        """The runs that read a single modality, in order."""
+        return tuple(run for run, method in self.methods.items() if method in MODALITIES)
+
+    @property
+    def multimodal(self) -> tuple[str, ...]:
+        """The runs that read both modalities, in order."""
+        return tuple(run for run, method in self.methods.items() if method not in MODALITIES)
 
     @cached_property
     def _by_place(self) -> dict[tuple[str, int, str, float], Accuracy]:
@@ -118,24 +127,6 @@ class AccuracyTable:
         return self.cell(*self.rows[0], subset, threshold).clips
 
 
-def bootstrap_interval(
-    correct: NDArray[np.int64], clips: NDArray[np.int64], *, level: float = LEVEL
-) -> tuple[Floats, Floats]:
-    """Percentile bootstrap interval of accuracies, two arrays of fractions; NaN where there are no clips.
-
-    correct, clips: how many of how many clips are right, (M,) each.
-    To draw n clips with replacement, of which k are right, and count the right ones is one draw from
-    Binomial(n, k / n). So the percentiles over infinitely many resamples are that distribution's quantiles: no random
-    numbers, no seed, the same everywhere. (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.)
-    As with every bootstrap, where all clips are right, or none, the interval has no width.
-    """
-    filled = np.maximum(clips, 1)
-    distribution = stats.binom(filled, correct / filled)
-    tail = (1 - level) / 2
-    low, high = (np.where(clips > 0, distribution.ppf(q) / filled, np.nan) for q in (tail, 1 - tail))
-    return low, high
-
-
 def accuracy_table(scores: Sequence[Scores], discrepancies: Floats, thresholds: Sequence[float]) -> AccuracyTable:
     """Accuracy of every run on every subset at every threshold, the subsets cut by these discrepancies.
 
@@ -145,19 +136,14 @@ def accuracy_table(scores: Sequence[Scores], discrepancies: Floats, thresholds: 
     """
     if not scores:
         raise ValueError("an accuracy table needs at least one run")
-    ordered = sorted(scores, key=lambda score: (*_unimodal_first(score), score.run, score.seed))
-    everything = np.ones(len(discrepancies), bool)
-    masks = {
-        (threshold, subset): mask
-        for threshold in thresholds
-        for subset, mask in {"overall": everything, **subsets(discrepancies, threshold)}.items()
-    }
+    ordered = in_table_order(scores)
+    masks = masks_of(discrepancies, thresholds)
     places = [(score, threshold, subset) for score in ordered for threshold, subset in masks]
     clips = np.array([np.count_nonzero(masks[threshold, subset]) for _, threshold, subset in places])
     correct = np.array(
         [np.count_nonzero(score.correct & masks[threshold, subset]) for score, threshold, subset in places]
     )
-    lows, highs = bootstrap_interval(correct, clips)
+    lows, highs = binomial_interval(correct, clips)
     cells = tuple(
         Accuracy(
             run=score.run,
@@ -171,13 +157,22 @@ def accuracy_table(scores: Sequence[Scores], discrepancies: Floats, thresholds: 
         )
         for (score, threshold, subset), n, k, low, high in zip(places, clips, correct, lows, highs, strict=True)
     )
-    is_unimodal = {score.run: score.is_unimodal for score in ordered}
-    return AccuracyTable(
-        cells,
-        thresholds=tuple(thresholds),
-        unimodal=tuple(name for name, unimodal in is_unimodal.items() if unimodal),
-        multimodal=tuple(name for name, unimodal in is_unimodal.items() if not unimodal),
-    )
+    return AccuracyTable(cells, thresholds=tuple(thresholds), methods={score.run: score.method for score in ordered})
+
+
+def masks_of(discrepancies: Floats, thresholds: Sequence[float]) -> dict[tuple[float, str], Mask]:
+    """Which clips are in each subset at each threshold, "overall" among them, by (threshold, subset)."""
+    everything = np.ones(len(discrepancies), bool)
+    return {
+        (threshold, subset): mask
+        for threshold in thresholds
+        for subset, mask in {"overall": everything, **subsets(discrepancies, threshold)}.items()
+    }
+
+
+def in_table_order(scores: Sequence[Scores]) -> list[Scores]:
+    """The unimodal networks first, then the others, each by name and seed."""
+    return sorted(scores, key=lambda score: (*_unimodal_first(score), score.run, score.seed))
 
 
 def _unimodal_first(score: Scores) -> tuple[int, str]:
@@ -223,6 +218,10 @@ def verdict(table: AccuracyTable, threshold: float) -> Verdict:
         return Verdict(
             threshold, (), f"{at}, the question has no answer: no clip is {' or '.join(empty)}.", answered=False
         )
+    missing = [modality for modality in MODALITIES if modality not in table.methods.values()]
+    if missing:
+        text = f"{at}, the question has no answer: no {' and no '.join(missing)} network was evaluated."
+        return Verdict(threshold, (), text, answered=False)
     if not table.multimodal:
         return Verdict(
             threshold, (), f"{at}, the question has no answer: no multimodal method was evaluated.", answered=False
@@ -236,7 +235,7 @@ def verdict(table: AccuracyTable, threshold: float) -> Verdict:
     if winners:
         verb = "beats" if len(winners) == 1 else "beat"
         parts = "both the " + " and the ".join(f"{names[modality]} clips" for modality in MODALITIES)
-        return Verdict(threshold, winners, f"{at}, {_listed(winners)} {verb} both unimodal networks on {parts}.")
+        return Verdict(threshold, winners, f"{at}, {listed(winners)} {verb} both unimodal networks on {parts}.")
     reached = " and ".join(
         f"{100 * _best(table, table.multimodal, modality, threshold)[1]:.1f} % on the {names[modality]} clips "
         f"({bars[modality][0]}: {100 * bars[modality][1]:.1f} %)"
@@ -247,21 +246,6 @@ def verdict(table: AccuracyTable, threshold: float) -> Verdict:
     return Verdict(threshold, (), f"{at}, {subject} both unimodal networks on both subsets: {highest} {reached}.")
 
 
-def answer(verdicts: Sequence[Verdict]) -> str:
-    """The paper's question over all thresholds, as one sentence."""
-    asked = [verdict for verdict in verdicts if verdict.answered]
-    if not asked:
-        return "There was nothing to compare at any threshold."
-    losing = _listed([f"{verdict.threshold:g}" for verdict in asked if not verdict.winners], "or")
-    if not any(verdict.winners for verdict in asked):
-        return f"No multimodal method beats both unimodal networks on both subsets at T = {losing}."
-    winning = "; ".join(
-        f"{_listed(verdict.winners)} at T = {verdict.threshold:g}" for verdict in asked if verdict.winners
-    )
-    rest = f"; none at T = {losing}" if losing else ""
-    return f"These beat both unimodal networks on both subsets: {winning}{rest}."
-
-
 def _best(table: AccuracyTable, runs: Sequence[str], subset: str, threshold: float) -> tuple[str, float]:
     """The most accurate of these runs on a subset that is not empty, and its accuracy; the first of equals."""
     means = {run: table.mean(run, subset, threshold) or 0.0 for run in runs}
@@ -269,6 +253,6 @@ def _best(table: AccuracyTable, runs: Sequence[str], subset: str, threshold: flo
     return best, means[best]
 
 
-def _listed(names: Sequence[str], last: str = "and") -> str:
-    """a, b and c"""
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """The names in words: a, b and c."""
     return f" {last} ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,17 @@ from avbench.analysis.evaluation import (
     AccuracyTable,
     Verdict,
     accuracy_table,
-    answer,
     rank_correlation,
     subset_name,
     verdict,
 )
+from avbench.analysis.metrics import MetricTable, metric_table
+from avbench.analysis.published import Published, published_rows
 from avbench.analysis.runs import Coverage, Epochs, Results, RunFolder, parse_epochs, read_runs
+from avbench.analysis.seeds import SeedTable, cross_seed_table, parts_table, seed_table
+from avbench.analysis.significance import Comparison, Conclusion, compare, conclude
+from avbench.analysis.tables import Sheet, sheets
+from avbench.analysis.utilization import Utilization, utilization
 from avbench.errors import UsageError
 from avbench.records import SPLITS
 
@@ -46,13 +52,19 @@ PAGE_FILE = "index.html"
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Evaluation:
     """What an evaluation found, and where its report is.
 
-    table: accuracies on subsets cut by the networks' confidences. planted: the same, cut by planted qualities, where
-    the dataset has them. spearman: rank correlation of estimated and planted discrepancy; None without planted
-    qualities or where one of the two is the same for all clips. verdicts: the paper's question, one answer a threshold.
+    table: accuracies of every run and seed on subsets cut by the networks' confidences, the mean over seeds. planted:
+    the same, cut by planted qualities, where the dataset has them. spearman: rank correlation of estimated and planted
+    discrepancy; None without planted qualities or where one of the two is the same for all clips.
+    metrics: accuracy and class means of every run (over its seeds), with intervals. seeds: accuracies over seeds.
+    cross_seed: the same on subsets cut by the other seeds; None with a single seed. parts: the unimodal parts of joint
+    networks, may be without rows. utilization: what joint networks make of each modality; may be empty.
+    comparisons: every method against every unimodal network. verdicts: the paper's question, one answer a threshold;
+    conclusion: over all thresholds. published: the paper's rows where the dataset is one of its own, else ().
+    networks: per run what its network is, "" where nobody said. notes: what a reader must know, a sentence or two each.
     page: the HTML page; it and everything else is in `folder`.
     """
 
@@ -64,12 +76,27 @@ class Evaluation:
     table: AccuracyTable
     planted: AccuracyTable | None
     spearman: float | None
+    metrics: MetricTable
+    seeds: SeedTable
+    cross_seed: SeedTable | None
+    parts: SeedTable
+    utilization: tuple[Utilization, ...]
+    comparisons: tuple[Comparison, ...]
     verdicts: tuple[Verdict, ...]
+    conclusion: Conclusion
+    published: tuple[Published, ...]
+    networks: Mapping[str, str]
+    notes: tuple[str, ...]
 
     @property
     def answer(self) -> str:
-        """The paper's question, does any method beat both unimodal networks on both subsets, in one sentence."""
-        return answer(self.verdicts)
+        """The paper's question, does any method beat both unimodal networks on every subset, in one sentence."""
+        return self.conclusion.sentence
+
+    @cached_property
+    def sheets(self) -> tuple[Sheet, ...]:
+        """Every table as a reader sees it, in order."""
+        return sheets(self)
 
     @property
     def page(self) -> Path:
@@ -83,6 +110,7 @@ def evaluate(
     split: str = "test",
     thresholds: Sequence[float] = (0.0, 0.2, 0.4),
     confidence_epochs: str = "all",
+    resamples: int = 1000,
     out: Path | None = None,
 ) -> Evaluation:
     """Evaluate run folders together and write the report.
@@ -91,6 +119,7 @@ def evaluate(
     thresholds: where to cut subsets, each in [0, 1); sorted, one given twice counts once.
     confidence_epochs: which epochs the confidences are averaged over: "all", "FIRST:LAST" (inclusive, from 0), or
         "best", the one epoch that each unimodal network was chosen at by validation accuracy.
+    resamples: of the bootstrap that gives class means their intervals, 1 or more.
     out: the report folder, by default `report` in the first run folder. It is derived, so an old report is replaced.
     Raises UsageError and RunError, one line each, before anything is written.
     """
@@ -99,20 +128,61 @@ def evaluate(
     results = read_runs([Path(run) for run in runs], split=split, epochs=epochs)
     folder = results.folders[0].path / "report" if out is None else Path(out)
     _check_replaceable(folder)
-    table = accuracy_table(results.scores, results.discrepancies, cuts)
-    evaluation = Evaluation(
+    evaluation = _evaluated(
+        results,
+        cuts,
         folder=folder,
-        dataset=results.folders[0].dataset["name"],
-        split=split,
+        epochs=epochs,
+        confidence_epochs=confidence_epochs,
+        resamples=resamples,
+    )
+    _replace_folder(folder, _render(evaluation, results))
+    return evaluation
+
+
+def _evaluated(
+    results: Results,
+    cuts: Sequence[float],
+    *,
+    folder: Path,
+    epochs: Epochs,
+    confidence_epochs: str,
+    resamples: int,
+) -> Evaluation:
+    discrepancies = results.discrepancies
+    table = accuracy_table(results.scores, discrepancies, cuts)
+    verdicts = tuple(verdict(table, threshold) for threshold in cuts)
+    comparisons = compare(results.scores, discrepancies, cuts)
+    metrics = metric_table(
+        results.scores,
+        results.labels,
+        discrepancies,
+        thresholds=cuts,
+        resamples=resamples,
+        tick=lambda done, total: None,
+    )
+    recipe = results.folders[0].dataset.get("recipe", {}) if results.folders else {}
+    return Evaluation(
+        folder=folder,
+        dataset=results.dataset,
+        split=results.split,
         confidence_epochs=confidence_epochs,
         coverage=results.coverage,
         table=table,
         planted=_planted_table(results, cuts),
         spearman=_spearman(results),
-        verdicts=tuple(verdict(table, threshold) for threshold in cuts),
+        metrics=metrics,
+        seeds=seed_table(results.scores, discrepancies, cuts),
+        cross_seed=cross_seed_table(results.scores, results.confidence_by_seed, cuts),
+        parts=parts_table(results.scores, results.labels, discrepancies, cuts),
+        utilization=utilization(results.scores, results.labels, discrepancies, cuts),
+        comparisons=comparisons,
+        verdicts=verdicts,
+        conclusion=conclude(results.dataset, table, verdicts, comparisons),
+        published=published_rows(results.dataset, str(recipe.get("name", ""))),
+        networks=results.networks,
+        notes=tuple(_notes(results, epochs, confidence_epochs)),
     )
-    _replace_folder(folder, _render(evaluation, results, epochs))
-    return evaluation
 
 
 def checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
@@ -190,7 +260,7 @@ def _spearman(results: Results) -> float | None:
 # What is written
 
 
-def _render(evaluation: Evaluation, results: Results, epochs: Epochs) -> dict[str, bytes]:
+def _render(evaluation: Evaluation, results: Results) -> dict[str, bytes]:
     """Every file of the report folder, by name."""
     drawing = _heatmap(evaluation, results)
     png = figures.to_png(drawing)
@@ -198,8 +268,8 @@ def _render(evaluation: Evaluation, results: Results, epochs: Epochs) -> dict[st
         TABLE_FILE: accuracy_csv(evaluation.table).encode(),
         "heatmap.png": png,
         "heatmap.svg": figures.to_svg(drawing),
-        "tables.md": _markdown(evaluation, results, epochs).encode(),
-        PAGE_FILE: _page(evaluation, results, epochs, png).encode(),
+        "tables.md": _markdown(evaluation, results).encode(),
+        PAGE_FILE: _page(evaluation, results, png).encode(),
     }
     if evaluation.planted is not None:
         files["accuracy_planted.csv"] = accuracy_csv(evaluation.planted).encode()
@@ -228,13 +298,13 @@ def _heatmap(evaluation: Evaluation, results: Results) -> figures.Figure:
     )
 
 
-def _notes(evaluation: Evaluation, results: Results, epochs: Epochs) -> list[str]:
+def _notes(results: Results, epochs: Epochs, confidence_epochs: str) -> list[str]:
     """What a reader must know of these numbers, one sentence or two each."""
-    coverage = evaluation.coverage
+    coverage = results.coverage
     averaged = {
         "all": "all epochs that the network was trained",
         "best": "the one epoch with the network's highest validation accuracy",
-    }.get(str(epochs), f"epochs {evaluation.confidence_epochs.replace(':', ' to ')}, counted from 0")
+    }.get(str(epochs), f"epochs {confidence_epochs.replace(':', ' to ')}, counted from 0")
     seeds = " and ".join(
         f"{modality} over {'seed' if len(results.seeds[modality]) == 1 else 'seeds'} "
         f"{', '.join(map(str, results.seeds[modality]))}"
@@ -260,7 +330,7 @@ def _notes(evaluation: Evaluation, results: Results, epochs: Epochs) -> list[str
     return notes
 
 
-def _markdown(evaluation: Evaluation, results: Results, epochs: Epochs) -> str:
+def _markdown(evaluation: Evaluation, results: Results) -> str:
     lines = [f"# {evaluation.dataset}, {evaluation.split} split", "", evaluation.answer, ""]
     lines += [f"* {verdict.sentence}" for verdict in evaluation.verdicts]
     lines += ["", "Accuracy in %, [95 % interval], (clips)."]
@@ -268,7 +338,7 @@ def _markdown(evaluation: Evaluation, results: Results, epochs: Epochs) -> str:
     if evaluation.planted is not None:
         lines += _markdown_tables(evaluation.planted, "Subsets cut by planted quality")
         lines += ["", f"Spearman correlation of estimated and planted discrepancy: {_number(evaluation.spearman)}"]
-    lines += ["", "## Notes", "", *(f"* {note}" for note in _notes(evaluation, results, epochs))]
+    lines += ["", "## Notes", "", *(f"* {note}" for note in evaluation.notes)]
     return "\n".join(lines) + "\n"
 
 
@@ -334,7 +404,7 @@ def _blocks(table: AccuracyTable) -> list[_Block]:
     ]
 
 
-def _page(evaluation: Evaluation, results: Results, epochs: Epochs, heatmap_png: bytes) -> str:
+def _page(evaluation: Evaluation, results: Results, heatmap_png: bytes) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -344,7 +414,7 @@ def _page(evaluation: Evaluation, results: Results, epochs: Epochs, heatmap_png:
         blocks=_blocks(evaluation.table),
         planted_blocks=[] if evaluation.planted is None else _blocks(evaluation.planted),
         spearman=_number(evaluation.spearman),
-        notes=_notes(evaluation, results, epochs),
+        notes=evaluation.notes,
         heatmap=base64.b64encode(heatmap_png).decode(),
         several_seeds=len(evaluation.table.seeds) > 1,
         dataset=dataset,

@@ -11,11 +11,10 @@ from avbench.analysis.evaluation import (
     SUBSETS,
     Scores,
     accuracy_table,
-    answer,
-    bootstrap_interval,
     rank_correlation,
     verdict,
 )
+from avbench.analysis.statistics import binomial_interval
 
 DISCREPANCY = np.array([0.9, 0.5, 0.1, 0.0, -0.1, -0.3, -0.5, -0.9])
 
@@ -105,7 +104,7 @@ def test_overall_is_the_clip_weighted_mean_of_the_three_parts_at_every_threshold
 @settings(deadline=None)
 def test_an_interval_holds_its_accuracy_and_stays_in_range(clips, share):
     correct = round(clips * share)
-    low, high = bootstrap_interval(np.array([correct]), np.array([clips]))
+    low, high = binomial_interval(np.array([correct]), np.array([clips]))
     assert 0 <= low[0] <= correct / clips <= high[0] <= 1
 
 
@@ -116,7 +115,7 @@ def test_intervals_are_scipys_percentile_bootstrap(correct, clips):
     expected = stats.bootstrap(
         (sample,), np.mean, n_resamples=20000, method="percentile", vectorized=True, rng=np.random.default_rng(0)
     ).confidence_interval
-    low, high = bootstrap_interval(np.array([correct]), np.array([clips]))
+    low, high = binomial_interval(np.array([correct]), np.array([clips]))
     assert low[0] == pytest.approx(expected.low, abs=1.001 / clips)
     assert high[0] == pytest.approx(expected.high, abs=1.001 / clips)
 
@@ -125,13 +124,13 @@ def test_intervals_hold_the_tails_they_promise():
     # By definition, not by SciPy's quantiles: the smallest count whose cumulative probability reaches the tail.
     clips, correct = 40, 31
     chances = np.array([stats.binom.pmf(k, clips, correct / clips) for k in range(clips + 1)]).cumsum()
-    low, high = bootstrap_interval(np.array([correct]), np.array([clips]))
+    low, high = binomial_interval(np.array([correct]), np.array([clips]))
     assert low[0] == np.argmax(chances >= 0.025) / clips
     assert high[0] == np.argmax(chances >= 0.975) / clips
 
 
 def test_intervals_of_nothing_everything_and_no_clips():
-    low, high = bootstrap_interval(np.array([0, 9, 0]), np.array([9, 9, 0]))
+    low, high = binomial_interval(np.array([0, 9, 0]), np.array([9, 9, 0]))
     np.testing.assert_array_equal(low, [0, 1, np.nan])
     np.testing.assert_array_equal(high, [0, 1, np.nan])
 
@@ -192,19 +191,3 @@ def test_an_empty_subset_or_no_multimodal_method_leaves_the_question_open():
     assert empty.sentence == "At T = 0, the question has no answer: no clip is visual-preferred."
     alone = verdict(accuracy_table(three_runs()[1:], DISCREPANCY, [0.0]), 0.0)
     assert not alone.answered
-    assert answer([empty, alone]) == "There was nothing to compare at any threshold."
-
-
-def test_the_answer_in_one_sentence():
-    runs = three_runs(audio="11110000", visual="00001111", baseline="11100001")
-    lost = accuracy_table(runs, DISCREPANCY, [0.0, 0.2, 0.4])
-    assert answer([verdict(lost, threshold) for threshold in lost.thresholds]) == (
-        "No multimodal method beats both unimodal networks on both subsets at T = 0, 0.2 or 0.4."
-    )
-    mixed = accuracy_table(
-        three_runs(audio="01010000", visual="00011000", baseline="11000110"), DISCREPANCY, [0.0, 0.6]
-    )
-    assert [found.winners for found in (verdict(mixed, 0.0), verdict(mixed, 0.6))] == [("baseline",), ()]
-    assert answer([verdict(mixed, 0.0), verdict(mixed, 0.6)]) == (
-        "These beat both unimodal networks on both subsets: baseline at T = 0; none at T = 0.6."
-    )

@@ -568,7 +568,7 @@ class TestShown:
         text = " ".join(page.text)
         for wanted in ("6 clips of the test split", "no audio stream", "in quarantine", "torch", 'methods = ["audio"'):
             assert wanted in text
-        for sentence in ("No multimodal method beats", "flatters each of the two", "At T = 0.4, baseline"):
+        for sentence in ("no multimodal method beats", "flatters each of the two", "At T = 0.4, baseline"):
             assert sentence in text.replace("\xa0", " ")
         for name in ("audio-preferred", "visual-dominated", "tied"):
             assert name in text

@@ -1,0 +1,105 @@
+"""Intervals and tests over clips, exact wherever the numbers lie on a lattice. Pure functions of arrays.
+
+Nothing here draws a random number but `resample_counts`, whose seed is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from avbench.analysis.discrepancy import Counts, Floats
+
+LEVEL = 0.95
+
+# What is left of a probability after Fourier transforms of float64: a p value below it is given as this number.
+P_FLOOR = 1e-12
+
+
+def binomial_interval(correct: Counts, clips: Counts, *, level: float = LEVEL) -> tuple[Floats, Floats]:
+    """Percentile bootstrap interval of accuracies, two arrays of fractions; NaN where there are no clips.
+
+    correct, clips: how many of how many clips are right, (M,) each.
+    To draw n clips with replacement, of which k are right, and count the right ones is one draw from
+    Binomial(n, k / n). So the percentiles over infinitely many resamples are that distribution's quantiles: no random
+    numbers, no seed, the same everywhere. (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.)
+    As with every bootstrap, where all clips are right, or none, the interval has no width.
+    """
+    filled = np.maximum(clips, 1)
+    distribution = stats.binom(filled, correct / filled)
+    tail = (1 - level) / 2
+    low, high = (np.where(clips > 0, distribution.ppf(q) / filled, np.nan) for q in (tail, 1 - tail))
+    return low, high
+
+
+def mean_interval(right: Counts, *, seeds: int, level: float = LEVEL) -> tuple[float, float]:
+    """Percentile bootstrap interval over clips of an accuracy that is the mean over seeds, as fractions.
+
+    right: (n,) with how many of `seeds` seeds each clip was right, n > 0.
+    A resample's sum is a sum of n independent draws from the counts, so its distribution is their n-fold convolution,
+    here by Fourier transform: again infinitely many resamples. One seed gives `binomial_interval`.
+    """
+    clips = len(right)
+    length = clips * seeds + 1
+    once = np.bincount(right, minlength=seeds + 1) / clips
+    sums = np.fft.irfft(np.fft.rfft(once, length) ** clips, length)
+    cumulative = np.cumsum(sums)
+    tail = (1 - level) / 2
+    # The rounding of the transform must not move a quantile past a step that lies exactly on the tail.
+    low, high = (int(np.searchsorted(cumulative, q - P_FLOOR)) for q in (tail, 1 - tail))
+    return low / (clips * seeds), min(high, length - 1) / (clips * seeds)
+
+
+def sign_flip_p(differences: Counts) -> float:
+    """Two-sided p value of the paired sign-flip permutation test that the differences have mean zero, exact.
+
+    differences: (n,) whole numbers, one a clip: the difference of two mean correctnesses times any common factor.
+    Under the null hypothesis each difference might as well have the other sign; p is the share of the 2^n ways to
+    choose signs whose sum is at least as far from zero as the observed one. Values v that occur m times add a sum
+    whose characteristic function is cos(v t)^m, so the distribution of the whole sum is the Fourier transform of
+    a product, with all its 2^n ways counted. (Pitman, Suppl. J. R. Stat. Soc. 4, 1937; with differences of -1, 0 and
+    1 it is McNemar's exact test.) Not below P_FLOOR.
+    """
+    sizes = np.abs(differences[differences != 0])
+    if len(sizes) == 0:
+        return 1.0
+    values, times = np.unique(sizes // gcd(*sizes.tolist()), return_counts=True)
+    observed = abs(int(differences.sum())) // gcd(*sizes.tolist())
+    farthest = int(values @ times)
+    length = 2 * farthest + 1
+    angles = 2 * np.pi * np.arange(farthest + 1) / length
+    logarithm, sign = np.zeros(len(angles)), np.ones(len(angles))
+    with np.errstate(divide="ignore"):  # cos = 0: its logarithm is -inf and the product 0, as it should be
+        for value, count in zip(values, times, strict=True):
+            # log|cos x| = log1p(-sin^2 x) / 2 loses no digits where cos is near 1 and the power is high.
+            logarithm += count * np.log1p(-np.minimum(np.sin(value * angles) ** 2, 1.0)) / 2
+            sign *= np.where(np.cos(value * angles) < 0, -1.0, 1.0) ** (count % 2)
+    # The distribution is even: entry k is the chance of a sum of k, and of -k.
+    chances = np.fft.irfft(sign * np.exp(logarithm), length)[: farthest + 1]
+    tail = chances[observed:].sum() if observed else 0.5
+    return float(np.clip(2 * tail, P_FLOOR, 1.0))
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's step-down adjusted p values, in the given order (Scand. J. Stat. 6, 1979)."""
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.asarray(p_values)[order] * factors), 1.0)
+    return tuple(adjusted.tolist())
+
+
+def resample_counts(clips: int, *, resamples: int, seed: Sequence[int]) -> NDArray[np.uint8]:
+    """How often each clip is in each of the bootstrap's resamples, (clips, resamples): columns sum to `clips`.
+
+    A count of 256 does not fit, and for as many clips as could have one its chance is below 1e-500.
+    """
+    random = np.random.default_rng(seed)
+    counts = np.empty((clips, resamples), np.uint8)
+    for number in range(resamples):
+        counts[:, number] = np.bincount(random.integers(0, clips, clips), minlength=clips)
+    return counts
