@@ -160,6 +160,55 @@ def test_restore_goes_back_to_the_snapshot_exactly() -> None:
     assert torch.equal(momentum, kept["optimizer"]["state"][0]["momentum_buffer"])
 
 
+def test_a_fork_begins_where_its_engine_is_and_leaves_it_there() -> None:
+    engine = engine_of(Two())
+    engine.backward(loss_of(engine))
+    engine.step()
+    kept = copy.deepcopy(engine.state_dict())
+    fork = engine.fork(lambda model: model)
+    for own in (fork, engine):  # the fork first: what it does must not show in what its engine does afterwards
+        own.backward(loss_of(own))
+        own.step()
+        if own is fork:
+            assert repr(engine.state_dict()) == repr(kept)
+    # Momentum included, the two took the same step.
+    assert torch.equal(fork.model.a, engine.model.a)
+    assert not torch.equal(fork.model.a, kept["model"]["a"])
+
+
+class Half(nn.Module):
+    """The part of Two that knows nothing of b."""
+
+    def __init__(self, whole: Two) -> None:
+        super().__init__()
+        self.a = whole.a
+
+    def forward(self, batch: Batch) -> Outputs:
+        assert batch.audio is not None
+        return Outputs(batch.audio.mean((1, 2, 3))[:, None].float() * self.a)
+
+
+def fork_and_step() -> tuple[list[float], list[float]]:
+    engine = build_engine(
+        Two(), optimizer=OptimizerConfig(learning_rate=0.1), device=CPU, dtype=torch.float32,
+        leaves_unused_parameters=False,
+    )  # fmt: skip
+    fork = engine.fork(Half)
+    counts = [3, 1] if current_world().size == 2 else [4]
+    outputs = fork.forward(slice_of(batch_of(4), counts))
+    fork.backward(outputs.logits.square().sum() * current_world().size)
+    fork.step()
+    return fork.model.a.tolist(), engine.model.a.tolist()
+
+
+def test_a_fork_of_a_part_averages_its_gradients_over_ranks() -> None:
+    stepped, kept = fork_and_step()
+    assert kept == [1.0, 2.0]
+    for other_stepped, other_kept in run_on_ranks(2, fork_and_step):
+        assert other_stepped == pytest.approx(stepped, abs=1e-6)
+        assert other_kept == kept
+
+
 def test_clipping_bounds_the_norm_of_the_whole_gradient() -> None:
     engine = engine_of(Two(), clip_norm=0.5)
     engine.backward(100.0 * loss_of(engine))

@@ -1,4 +1,7 @@
+import importlib
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,13 +53,16 @@ def test_options_take_the_kind_of_their_field() -> None:
         ("baselin", "unknown method 'baselin'; did you mean 'baseline'"),
         ("", "names no method"),
         ("audio,audio", "two runs 'audio'"),
-        ("baseline:alpha=1", "has no options"),
+        ("audio:alpha=1", "has no options"),
         ("with-options:alfa=1", "unknown option of method 'with-options': 'alfa'; did you mean 'alpha'"),
         ("with-options:alpha", "has no value"),
         ("with-options:alpha=x", "is 'x', expected float"),
         ("with-options:noise=maybe", "expected true or false"),
         ("with-options:alpha=-1", "alpha is -1.0"),
         ("a/b=audio", "is no name for a run"),
+        ("no_such_module:Mine", "--methods no_such_module:Mine: No module named 'no_such_module'; the module must lie"),
+        ("json:Mine", "has no 'Mine'"),
+        ("json:JSONDecoder", "is no subclass of avbench.methods.base.Method"),
     ],
 )
 def test_a_wrong_methods_value_says_what_and_the_way_out(text: str, message: str) -> None:
@@ -64,7 +70,7 @@ def test_a_wrong_methods_value_says_what_and_the_way_out(text: str, message: str
         parse_methods([text])
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", ["audio", "visual", "baseline"])
 def test_the_loss_is_one_cross_entropy_a_clip(name: str) -> None:
     method = METHODS[name](METHODS[name].Config(), classes=3, seed=0)
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
@@ -81,3 +87,59 @@ def test_a_method_says_its_network_and_reads_what_its_encoders_read(name: str) -
     assert method.network
     assert tuple(method.build_model().encoders) == tuple(method.modalities)
     assert method.confidence_of == (name if name in ("audio", "visual") else None)
+
+
+MINE = """
+from dataclasses import dataclass
+
+from avbench.methods.baseline import Baseline
+
+
+class Mine(Baseline):
+    name = "{name}"
+
+    @dataclass(frozen=True)
+    class Config:
+        strength: float = 1.0
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to be in; what is imported from it is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("mine", "yours", "elsewhere"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    importlib.invalidate_caches()
+    return tmp_path
+
+
+def test_a_method_in_a_file_of_the_current_folder_is_named_by_module_and_class(folder: Path) -> None:
+    (folder / "mine.py").write_text(MINE.format(name="mine"))
+    one, other = parse_methods(["mine:Mine:strength=2", "again=mine:Mine"])
+    assert (one.name, one.method.name, one.config.strength) == ("mine", "mine", 2.0)
+    assert (other.name, other.config.strength) == ("again", 1.0)
+
+
+def test_a_method_of_ones_own_may_not_take_the_name_of_another(folder: Path) -> None:
+    (folder / "yours.py").write_text(MINE.format(name="audio"))
+    with pytest.raises(UsageError, match="class Mine has the name of another method, 'audio'"):
+        parse_methods(["yours:Mine"])
+
+
+def test_a_method_of_an_installed_package_is_found_by_its_entry_point(folder: Path) -> None:
+    site = folder / "site"
+    (site / "elsewhere-1.0.dist-info").mkdir(parents=True)
+    (site / "elsewhere.py").write_text(MINE.format(name="elsewhere"))
+    (site / "elsewhere-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
+    (site / "elsewhere-1.0.dist-info" / "entry_points.txt").write_text(
+        "[avbench.methods]\nelsewhere = elsewhere:Mine\nbroken = elsewhere:NotThere\n"
+    )
+    sys.path.insert(0, str(site))
+    (spec,) = parse_methods(["elsewhere:strength=3"])
+    assert (spec.name, spec.config.strength) == ("elsewhere", 3.0)
+    with pytest.raises(UsageError, match="method 'broken' of the entry point elsewhere:NotThere cannot be imported"):
+        parse_methods(["broken"])
+    with pytest.raises(UsageError, match="did you mean 'elsewhere'"):
+        parse_methods(["elsewher"])
