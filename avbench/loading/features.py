@@ -7,6 +7,7 @@ graphs must compute. Only tests call the oracles, so only the oracles import the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,31 +20,123 @@ IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
-class AudioPreset:
-    """A log-spectrogram: audio of `seconds` from a clip's start, zero-padded where the clip is shorter, then an STFT.
+class Stft:
+    """Short-time Fourier transform, centred with reflected ends, under a periodic Hann window of n_fft samples.
 
-    The STFT is centred with reflected ends and a periodic Hann window of n_fft samples. mel_bins 0: magnitudes |X| of
-    n_fft / 2 + 1 bins. Otherwise: powers |X|^2 through that many triangular filters (peak 1, HTK's mel scale) from 0 to
-    mel_high_hz. Last the natural logarithm of (value + log_offset).
+    mel_bins 0: magnitudes |X| of n_fft / 2 + 1 bins. Otherwise: powers |X|^2 through that many triangular filters (peak
+    1, HTK's mel scale) from 0 to mel_high_hz. Last the natural logarithm of (value + log_offset); log_offset None:
+    values stay as they are.
     """
 
-    sample_rate_hz: int
-    seconds: float
     n_fft: int
     hop_length: int
-    log_offset: float
+    log_offset: float | None
     mel_bins: int = 0
     mel_high_hz: float = 0.0
 
     @property
+    def bins(self) -> int:
+        """Frequencies of the result."""
+        return self.mel_bins or self.n_fft // 2 + 1
+
+    def steps(self, samples: int) -> int:
+        """Time steps that so many samples give."""
+        return samples // self.hop_length + 1
+
+
+@dataclass(frozen=True, slots=True)
+class PowerSpectrogram:
+    """SciPy's `signal.spectrogram`: power density of windows that lie inside the signal.
+
+    Each window of n_fft samples loses its mean and is weighted by a periodic Tukey window, of which `taper` is tapered.
+    Then the natural logarithm of (density + log_offset), minus the clip's mean, divided by (its deviation +
+    deviation_offset).
+    """
+
+    n_fft: int
+    hop_length: int
+    taper: float
+    log_offset: float
+    deviation_offset: float
+
+    @property
+    def bins(self) -> int:
+        """Frequencies of the result."""
+        return self.n_fft // 2 + 1
+
+    def steps(self, samples: int) -> int:
+        """Time steps that so many samples give."""
+        return _windows_inside(samples, self.n_fft, self.hop_length)
+
+
+@dataclass(frozen=True, slots=True)
+class FilterBank:
+    """Kaldi's logarithmic filter bank, of windows that lie inside the signal.
+
+    Each window of window_length samples loses its mean, is pre-emphasized (x[i] - preemphasis x[i - 1]), weighted by a
+    symmetric Hann window and zero-padded to n_fft. Powers go through mel_bins triangular filters on Kaldi's mel scale
+    from mel_low_hz to mel_high_hz; then the natural logarithm of max(energy, floor). Steps after a clip's end are 0.
+    Last (value - mean) / (2 deviation).
+
+    The published code first takes the mean off the whole clip. That changes nothing: each window loses its own.
+    """
+
+    window_length: int
+    hop_length: int
+    n_fft: int
+    mel_bins: int
+    mel_low_hz: float
+    mel_high_hz: float
+    preemphasis: float
+    floor: float
+    mean: float
+    deviation: float
+
+    @property
+    def bins(self) -> int:
+        """Frequencies of the result."""
+        return self.mel_bins
+
+    def steps(self, samples: int) -> int:
+        """Time steps that so many samples give."""
+        return _windows_inside(samples, self.window_length, self.hop_length)
+
+
+def _windows_inside(samples: int, window_length: int, hop_length: int) -> int:
+    return max(0, (samples - window_length) // hop_length + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioPreset:
+    """`seconds` of a clip's audio at one sample rate, and the transform that makes them a picture.
+
+    window: "first" is the clip's first `seconds`. "random" is any that lie inside the clip while training, the middle
+        ones in evaluation. Windows are placed on the samples of the file, before resampling.
+    short: a clip that is shorter is followed by "zeros", or is said again as often as it takes ("repeat").
+    """
+
+    sample_rate_hz: int
+    seconds: float
+    transform: Stft | PowerSpectrogram | FilterBank
+    window: Literal["first", "random"] = "first"
+    short: Literal["zeros", "repeat"] = "zeros"
+
+    @property
     def samples(self) -> int:
-        """Samples that enter the STFT."""
+        """Samples that enter the transform."""
         return round(self.seconds * self.sample_rate_hz)
 
     @property
+    def steps(self) -> int:
+        """Time steps of the result."""
+        return self.transform.steps(self.samples)
+
+    @property
     def shape(self) -> tuple[int, int]:
-        """Frequency bins and time steps of the result."""
-        return self.mel_bins or self.n_fft // 2 + 1, self.samples // self.hop_length + 1
+        """Rows and columns of the result: frequencies and time steps; time steps and frequencies of a FilterBank."""
+        if isinstance(self.transform, FilterBank):
+            return self.steps, self.transform.bins
+        return self.transform.bins, self.steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +146,8 @@ class VisualPreset:
     Training: a random frame of each part, one random resized crop and flip for all frames of the clip. Evaluation: the
     middle frame of each part, the whole picture resized. A clip with fewer frames repeats some. Pixels in [0, 1] are
     normalized by mean and deviation; resizing is bilinear, with PIL's antialiasing.
+
+    frame_phase_seconds: where in each second the dataset's frames must have been taken; None: anywhere.
     """
 
     frames: int
@@ -62,6 +157,7 @@ class VisualPreset:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     deviation: tuple[float, float, float] = IMAGENET_DEVIATION
+    frame_phase_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +175,63 @@ PRESETS: dict[str, Preset] = {
         # Xia et al. 2023 (arXiv 2302.10912), appendix, on VGG-Sound.
         Preset(
             "paper",
-            AudioPreset(sample_rate_hz=48_000, seconds=10.0, n_fft=512, hop_length=480, log_offset=1e-7),
+            AudioPreset(48_000, 10.0, Stft(n_fft=512, hop_length=480, log_offset=1e-7)),
             VisualPreset(frames=1, height=224, width=224),
+        ),
+        # OGM-GE (Peng et al. 2022), published code's VGGSoundDataset.py. Its ends are librosa's default, which were
+        # reflected before version 0.10. It repeats clips below 10 s and then starts anywhere in the first 5 s, also in
+        # evaluation, so its windows may run over a clip's end; ours lie inside the clip.
+        Preset(
+            "vggsound-ogm",
+            AudioPreset(16_000, 5.0, Stft(n_fft=256, hop_length=128, log_offset=1e-7), window="random", short="repeat"),
+            VisualPreset(frames=3, height=224, width=224),
+        ),
+        # OGM-GE's process_audio.py for Kinetics-Sound; mean and deviation are those of AudioSet in AST (Gong et al.
+        # 2021). 1,024 windows of 25 ms, 10 ms apart, are 10.255 s.
+        Preset(
+            "kinetics-sound-ogm",
+            AudioPreset(
+                16_000,
+                10.255,
+                FilterBank(
+                    window_length=400,
+                    hop_length=160,
+                    n_fft=512,
+                    mel_bins=128,
+                    mel_low_hz=20.0,
+                    mel_high_hz=8_000.0,
+                    preemphasis=0.97,
+                    floor=2.0**-23,  # float32's epsilon, as in Kaldi
+                    mean=-4.503877,
+                    deviation=5.141276,
+                ),
+            ),
+            VisualPreset(frames=3, height=224, width=224),
+        ),
+        # VGG-Sound's own audio classifier (Chen et al. 2020), published code's dataloader.py, which repeats short
+        # clips. It says 353 of overlap. It has no pictures: for joint methods they are as in `paper`.
+        Preset(
+            "vggsound-official",
+            AudioPreset(
+                16_000,
+                10.0,
+                PowerSpectrogram(n_fft=512, hop_length=512 - 353, taper=0.25, log_offset=1e-7, deviation_offset=1e-9),
+                short="repeat",
+            ),
+            VisualPreset(frames=1, height=224, width=224),
+        ),
+        # The balanced dataset's tool (GeWu-Lab/AV_preprocess_tool), audio_2_frames.py and video_2_frame.py. It fills a
+        # clip that is short with its last part of a second; ours with zeros.
+        Preset(
+            "balanced-av",
+            AudioPreset(44_100, 10.0, Stft(n_fft=512, hop_length=440, log_offset=None)),
+            VisualPreset(frames=1, height=224, width=224, frame_phase_seconds=0.5),
         ),
         # Small enough to train on a CPU in minutes.
         Preset(
             "tiny",
             AudioPreset(
-                sample_rate_hz=16_000,
-                seconds=2.0,
-                n_fft=512,
-                hop_length=320,
-                log_offset=1e-5,
-                mel_bins=64,
-                mel_high_hz=8_000.0,
+                16_000, 2.0, Stft(n_fft=512, hop_length=320, log_offset=1e-5, mel_bins=64, mel_high_hz=8_000.0)
             ),
             VisualPreset(frames=1, height=64, width=64),
         ),
@@ -107,26 +246,80 @@ def preset(name: str) -> Preset:
     return PRESETS[name]
 
 
-def spectrogram_oracle(waveform: Tensor, preset: AudioPreset) -> Tensor:
-    """The spectrogram before the logarithm, [F, T], of a waveform [samples] at the preset's rate; by torchaudio."""
+def fit_oracle(waveform: Tensor, preset: AudioPreset, *, start: int = 0) -> Tensor:
+    """The samples that enter the transform, of a waveform [samples] at the preset's rate."""
+    window = waveform[start : start + preset.samples]
+    if preset.short == "repeat":
+        window = window.repeat(-(-preset.samples // len(window)))[: preset.samples]
+    return torch.nn.functional.pad(window, (0, preset.samples - len(window)))
+
+
+def audio_oracle(waveform: Tensor, preset: AudioPreset, *, start: int = 0) -> Tensor:
+    """What the network sees of a waveform [samples] at the preset's rate: `preset.shape`, in the waveform's precision.
+
+    By torchaudio and SciPy, in the words of the published code.
+    """
+    transform = preset.transform
+    if isinstance(transform, FilterBank):
+        return _filter_bank_oracle(waveform, preset, transform)
+    if isinstance(transform, PowerSpectrogram):
+        return _power_oracle(fit_oracle(waveform, preset, start=start), preset, transform)
+    return log_oracle(stft_oracle(waveform, preset, start=start), transform)
+
+
+def stft_oracle(waveform: Tensor, preset: AudioPreset, *, start: int = 0) -> Tensor:
+    """The spectrogram of an Stft before the logarithm, [F, T], of a waveform [samples] at the preset's rate."""
     import torchaudio
 
-    fitted = torch.nn.functional.pad(waveform[: preset.samples], (0, max(0, preset.samples - len(waveform))))
-    if not preset.mel_bins:
-        return torchaudio.transforms.Spectrogram(preset.n_fft, hop_length=preset.hop_length, power=1.0)(fitted)
-    return torchaudio.transforms.MelSpectrogram(
+    transform = preset.transform
+    assert isinstance(transform, Stft)
+    stft: dict[str, Any] = {"n_fft": transform.n_fft, "hop_length": transform.hop_length}
+    stft["wkwargs"] = {"dtype": waveform.dtype}  # of the window
+    if not transform.mel_bins:
+        spectrogram = torchaudio.transforms.Spectrogram(**stft, power=1.0)
+    else:
+        spectrogram = torchaudio.transforms.MelSpectrogram(
+            preset.sample_rate_hz, **stft, n_mels=transform.mel_bins, f_min=0.0, f_max=transform.mel_high_hz
+        )
+    return spectrogram.to(waveform.dtype)(fit_oracle(waveform, preset, start=start))
+
+
+def log_oracle(spectrogram: Tensor, transform: Stft) -> Tensor:
+    """The last step of an Stft."""
+    return spectrogram if transform.log_offset is None else torch.log(spectrogram + transform.log_offset)
+
+
+def _power_oracle(window: Tensor, preset: AudioPreset, transform: PowerSpectrogram) -> Tensor:
+    from scipy import signal
+
+    _, _, density = signal.spectrogram(
+        window.numpy(),
         preset.sample_rate_hz,
-        preset.n_fft,
-        hop_length=preset.hop_length,
-        n_mels=preset.mel_bins,
-        f_min=0.0,
-        f_max=preset.mel_high_hz,
-    )(fitted)
+        window=("tukey", transform.taper),
+        nperseg=transform.n_fft,
+        noverlap=transform.n_fft - transform.hop_length,
+    )
+    log = np.log(density + transform.log_offset)
+    return torch.from_numpy((log - log.mean()) / (log.std() + transform.deviation_offset))
 
 
-def log_oracle(spectrogram: Tensor, preset: AudioPreset) -> Tensor:
-    """The last step of the audio transform."""
-    return torch.log(spectrogram + preset.log_offset)
+def _filter_bank_oracle(waveform: Tensor, preset: AudioPreset, transform: FilterBank) -> Tensor:
+    import torchaudio
+
+    milliseconds = 1000 / preset.sample_rate_hz
+    values = torchaudio.compliance.kaldi.fbank(
+        (waveform - waveform.mean())[None],
+        htk_compat=True,
+        sample_frequency=preset.sample_rate_hz,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=transform.mel_bins,
+        dither=0.0,
+        frame_length=transform.window_length * milliseconds,
+        frame_shift=transform.hop_length * milliseconds,
+    )[: preset.steps]
+    padded = torch.nn.functional.pad(values, (0, 0, 0, preset.steps - len(values)))
+    return (padded - transform.mean) / (2 * transform.deviation)
 
 
 def picture_oracle(picture: np.ndarray, preset: VisualPreset, *, box: np.ndarray, flip: bool) -> Tensor:

@@ -32,14 +32,16 @@ from avbench.loading.order import (
     crop_boxes,
     flips,
     middle_frames,
+    middle_windows,
     random_frames,
+    random_windows,
 )
 from avbench.loading.pipeline import (
     AudioFeed,
-    Buffers,
     FeaturePipeline,
     Feed,
     VisualFeed,
+    audio_buffers,
     audio_pipeline,
     finish_audio,
     finish_frames,
@@ -47,6 +49,7 @@ from avbench.loading.pipeline import (
     stock_box,
     stock_picture,
     visual_pipeline,
+    window_samples,
 )
 
 _SLICES_AT_ONCE = 32  # batches whose clips are computed together, see EpochOrder.rank_slices
@@ -105,8 +108,7 @@ class Loader:
         self._clip_ids = clip_ids if training else np.sort(clip_ids)
         self._windows = ShardWindows.of(dataset.shards[clip_ids], shards=shuffle_shards) if shuffle_shards else None
         self._pipelines: dict[Modality, FeaturePipeline] = {}
-        bins, steps = preset.audio.shape
-        self._audio_buffers = Buffers((-(-batch_size // world.size), steps, bins))
+        self._audio_buffers = audio_buffers(preset.audio, -(-batch_size // world.size))
         self._position = {"epoch": 0, "batch": 0}
         self._worker: _Worker | None = None
         self.modalities = modalities
@@ -125,6 +127,8 @@ class Loader:
         for modality in modalities:
             if modality not in MODALITIES:
                 raise UsageError(unknown("modality", modality, MODALITIES))
+        if "visual" in modalities:
+            _check_frame_phase(self.dataset, self.preset)
         self._modalities = tuple(modality for modality in MODALITIES if modality in modalities)
 
     def state_dict(self) -> dict[str, int]:
@@ -205,13 +209,22 @@ class Loader:
             positions = range(first, min(first + _SLICES_AT_ONCE, len(order)))
             slices = order.rank_slices(positions, self.world.rank, self.world.size)
             for position, clip_ids in zip(positions, slices, strict=True):
-                crops = self._crops(clip_ids, epoch)
-                yield reader.prepare(position, clip_ids, crops)
+                yield reader.prepare(position, clip_ids, self._starts(clip_ids, epoch), self._crops(clip_ids, epoch))
 
     def _order(self, epoch: int) -> EpochOrder | SequentialOrder:
         if self.training:
             return EpochOrder(self._clip_ids, self.seed, epoch, self.batch_size, windows=self._windows)
         return SequentialOrder(self._clip_ids, self.batch_size)
+
+    def _starts(self, clip_ids: np.ndarray, epoch: int) -> np.ndarray:
+        """The first sample of each clip's audio to use, int64 [B]."""
+        if self.preset.audio.window == "first":
+            return np.zeros(len(clip_ids), np.int64)
+        lengths = self.dataset.samples[clip_ids]
+        windows = window_samples(self.preset.audio, self.dataset.sample_rates[clip_ids])
+        if not self.training:
+            return middle_windows(lengths, windows)
+        return random_windows(clip_ids, lengths, windows, seed=self.seed, epoch=epoch)
 
     def _crops(self, clip_ids: np.ndarray, epoch: int) -> _Crops:
         """Which frames of these clips, and which part of them."""
@@ -255,8 +268,8 @@ class Loader:
                 self._pipelines.pop(modality)
                 raise self._undecodable(prepared, modality) or error from None
         batch = Batch(
-            audio=self._log_spectrogram(taken.pop("audio")) if "audio" in taken else None,
-            frames=finish_frames(taken["visual"], frames=self.preset.visual.frames) if "visual" in taken else None,
+            audio=taken.get("audio"),
+            frames=taken.get("visual"),
             label=torch.from_numpy(self.dataset.labels[prepared.clip_ids].astype(np.int64)).to(self.device),
             clip_id=torch.from_numpy(prepared.clip_ids).to(self.device),
             valid=torch.from_numpy(prepared.valid),  # stays on the CPU: to ask it must not wait for a GPU
@@ -267,15 +280,17 @@ class Loader:
         return _Finished(batch, prepared.bad)
 
     def _take(self, modality: Modality, prepared: _Prepared) -> torch.Tensor:
-        if prepared.feeds:
-            return self._pipelines[modality].take()
+        """The modality's tensor of the batch."""
         visual = self.preset.visual
-        bins, steps = self.preset.audio.shape
-        shape = (0, steps, bins) if modality == "audio" else (0, visual.height, visual.width, 3)
-        return torch.empty(shape, device=self.device)
-
-    def _log_spectrogram(self, powers: torch.Tensor) -> torch.Tensor:
-        return finish_audio(powers, self.preset.audio, buffers=self._audio_buffers)
+        if not prepared.feeds:
+            rows, columns = self.preset.audio.shape
+            shape = (1, rows, columns) if modality == "audio" else (visual.frames, 3, visual.height, visual.width)
+            return torch.empty((0, *shape), device=self.device)
+        taken = self._pipelines[modality].take()
+        feed = prepared.feeds[modality]
+        if isinstance(feed, AudioFeed):
+            return finish_audio(taken, feed, buffers=self._audio_buffers)
+        return finish_frames(taken, frames=visual.frames)
 
     def _undecodable(self, prepared: _Prepared, modality: Modality) -> DatasetError | None:
         """Decode the clips of a failed batch one by one; the error that names those that fail, None where none does."""
@@ -292,6 +307,15 @@ class Loader:
         return DatasetError(
             f"{self.dataset.path}: {modality} of {', '.join(failed)} is as it was packed but cannot be decoded; "
             f"run `avbench verify {self.dataset.path} --quarantine` to set such clips aside"
+        )
+
+
+def _check_frame_phase(dataset: Dataset, preset: Preset) -> None:
+    wanted, packed = preset.visual.frame_phase_seconds, dataset.description["frame_phase_seconds"]
+    if wanted is not None and packed != wanted:
+        raise DatasetError(
+            f"{dataset.path}: its frames were taken {packed:g} s into each second, preset {preset.name} wants them at "
+            f"{wanted:g} s; pack with `frame_phase_seconds = {wanted:g}` in the recipe"
         )
 
 
@@ -350,9 +374,9 @@ class _Reader:
         self.dataset = dataset
         self.modalities = modalities
         self._stock = _Encoded(stock_audio(preset.audio), [stock_picture()] * preset.visual.frames)
-        self._rate_hz = preset.audio.sample_rate_hz
+        self._preset = preset.audio
 
-    def prepare(self, position: int, clip_ids: np.ndarray, crops: _Crops) -> _Prepared:
+    def prepare(self, position: int, clip_ids: np.ndarray, starts: np.ndarray, crops: _Crops) -> _Prepared:
         """Check the chosen bytes of these clips; a clip of which anything is bad is replaced whole."""
         bad: dict[int, str] = {}
         clips = []
@@ -363,15 +387,26 @@ class _Reader:
                 bad[clip_id] = str(error)
                 clips.append(self._stock)
         valid = ~np.isin(clip_ids, list(bad))
-        return _Prepared(position, clip_ids, self._feeds(clip_ids, clips, crops, valid), valid, bad)
+        return _Prepared(position, clip_ids, self._feeds(clip_ids, clips, starts, crops, valid), valid, bad)
 
     def _feeds(
-        self, clip_ids: np.ndarray, clips: Sequence[_Encoded], crops: _Crops, valid: np.ndarray
+        self,
+        clip_ids: np.ndarray,
+        clips: Sequence[_Encoded],
+        starts: np.ndarray,
+        crops: _Crops,
+        valid: np.ndarray,
     ) -> dict[Modality, Feed]:
         feeds: dict[Modality, Feed] = {}
         if len(clips) and "audio" in self.modalities:
-            rates = np.where(valid, self.dataset.sample_rates[clip_ids], self._rate_hz)
-            feeds["audio"] = AudioFeed([clip.audio for clip in clips], rates, self._rate_hz)
+            audio = self._preset
+            feeds["audio"] = AudioFeed(
+                [clip.audio for clip in clips],
+                np.where(valid, self.dataset.sample_rates[clip_ids], audio.sample_rate_hz).astype(np.int64),
+                np.where(valid, self.dataset.samples[clip_ids], audio.samples),
+                np.where(valid, starts, 0),
+                audio,
+            )
         if len(clips) and "visual" in self.modalities:
             boxes = np.where(valid[:, None], crops.boxes, stock_box())
             count = crops.frames.shape[1]

@@ -22,6 +22,7 @@ class Stream(IntEnum):
     FRAME = 1
     CROP = 2
     FLIP = 3
+    WINDOW = 4
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
@@ -259,3 +260,24 @@ def _frames_at(positions: np.ndarray, frame_counts: np.ndarray, count: int) -> n
     """Frames at these positions in [0, count) of a clip; where a clip has fewer than `count`, some come twice."""
     counts = np.asarray(frame_counts, np.int64)[:, None]
     return np.minimum(np.floor(positions * counts / count).astype(np.int64), counts - 1)
+
+
+def random_windows(
+    clip_ids: np.ndarray, lengths: np.ndarray, windows: np.ndarray, *, seed: int, epoch: int
+) -> np.ndarray:
+    """Where a random window of each clip starts, int64 [B]: any place where it lies inside the clip, else 0.
+
+    lengths, windows: int64 [B], in samples of the clip's file.
+    """
+    draws = uniforms(clip_ids, seed=seed, epoch=epoch, stream=Stream.WINDOW, count=1)[:, 0]
+    return np.floor(draws * (_places(lengths, windows) + 1)).astype(np.int64)
+
+
+def middle_windows(lengths: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Where the middle window of each clip starts, int64 [B]; 0 where it is longer than the clip."""
+    return _places(lengths, windows) // 2
+
+
+def _places(lengths: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """The last sample at which a window may start, int64 [B]."""
+    return np.maximum(np.asarray(lengths, np.int64) - windows, 0)

@@ -26,34 +26,85 @@ import torch
 from nvidia.dali import Pipeline
 from torch import Tensor
 
-from avbench.loading.features import AudioPreset, VisualPreset
+from avbench.loading.features import AudioPreset, FilterBank, PowerSpectrogram, Stft, VisualPreset
+from avbench.loading.transforms import filter_bank, power_spectrogram
 
 _RESAMPLING_LOBES = 16  # of the sinc, each side; also those of DALI's quality 50, its default
-_RESAMPLING_MARGIN_SECONDS = 0.05  # kept beyond the wanted end before resampling, so that the filters see what follows
+_RESAMPLING_MARGIN_SECONDS = 0.05  # kept around the wanted part before resampling, so that the filters see beyond it
 _STOCK_SIDE = 16
 _KEPT_BUFFERS = 4  # one being filled, one waiting, one just taken by the consumer, one that it is about to let go
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFeed:
-    """What the audio graph wants for B clips: encoded bytes (uint8 each), their sample rates [B], the wanted rate."""
+    """What the audio graph wants for B clips, and what it makes of them.
+
+    encoded: bytes, uint8 each. sample_rates_hz, samples: of the files, int64 [B]. starts: the first sample to use,
+    int64 [B].
+    """
 
     encoded: Sequence[np.ndarray]
     sample_rates_hz: np.ndarray
-    wanted_rate_hz: int
+    samples: np.ndarray
+    starts: np.ndarray
+    preset: AudioPreset
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Samples at the preset's rate that are the clip's own, int64 [B]: the preset's, less where a clip is short."""
+        resampled = -(-(self.samples - self.starts) * self.preset.sample_rate_hz // self.sample_rates_hz)
+        return np.clip(resampled, 1, self.preset.samples)
+
+    @property
+    def steps(self) -> np.ndarray:
+        """Time steps before each clip's end, int64 [B]."""
+        return np.array([self.preset.transform.steps(count) for count in self.fitted.tolist()], np.int64)
 
     def inputs(self) -> dict[str, Any]:
         """By the names of the graph's inputs."""
+        wanted_hz, fitted = self.preset.sample_rate_hz, self.fitted
         return {
             "encoded": list(self.encoded),
+            "start": _column(self.starts),
+            "length": _column(fitted),
+            "copies": [np.zeros((count, 1), np.float32) for count in (-(-self.preset.samples // fitted)).tolist()],
             "sample_rate": np.asarray(self.sample_rates_hz, np.float32),
-            "low_pass": [low_pass(rate, self.wanted_rate_hz) for rate in self.sample_rates_hz.tolist()],
+            "low_pass": [low_pass(rate, wanted_hz) for rate in self.sample_rates_hz.tolist()],
+            **self._margins(),
         }
 
     def of_clip(self, row: int, *, clips: int) -> AudioFeed:
         """The feed of one of the batch's clips alone."""
         assert clips == len(self.encoded)
-        return AudioFeed(self.encoded[row : row + 1], self.sample_rates_hz[row : row + 1], self.wanted_rate_hz)
+        rows = slice(row, row + 1)
+        return AudioFeed(
+            self.encoded[rows], self.sample_rates_hz[rows], self.samples[rows], self.starts[rows], self.preset
+        )
+
+    def _margins(self) -> dict[str, Any]:
+        """What to resample: file samples `read_from` to `read_from` + `read`, of which the first `skip` are dropped.
+
+        `skip` counts samples at the preset's rate, so the margin before the start is a whole number at both rates.
+        """
+        rates, wanted_hz = self.sample_rates_hz, self.preset.sample_rate_hz
+        margin = np.ceil(rates * _RESAMPLING_MARGIN_SECONDS).astype(np.int64)
+        unit = rates // np.gcd(rates, wanted_hz)
+        before = np.where(self.starts > 0, -(-margin // unit) * unit, 0)
+        read = before + window_samples(self.preset, rates) + margin
+        if self.preset.short == "repeat":
+            # Silence after a short clip's end would be repeated with it.
+            read = np.where(self.fitted < self.preset.samples, self.samples, read)
+        skip = before * wanted_hz // rates
+        return {"read_from": _column(self.starts - before), "read": _column(read), "skip": _column(skip)}
+
+
+def window_samples(preset: AudioPreset, sample_rates_hz: np.ndarray) -> np.ndarray:
+    """Samples of files of these rates that the preset's seconds are, int64 [B]."""
+    return np.rint(preset.seconds * sample_rates_hz).astype(np.int64)
+
+
+def _column(numbers: np.ndarray) -> np.ndarray:
+    return np.asarray(numbers, np.int32)[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,38 +225,63 @@ class FeaturePipeline:
 
 
 def audio_pipeline(preset: AudioPreset, *, resample: bool, **options: Any) -> FeaturePipeline:
-    """Encoded audio -> powers |X|^2 or mel powers, time first: float32 [B, T, F] (`finish_audio` does the rest).
+    """Encoded audio -> what `finish_audio` wants.
+
+    Of an Stft powers |X|^2 or mel powers, time first: float32 [B, T, F]; of the other transforms the samples that enter
+    them, float32 [B, samples].
 
     resample: whether clips may have another sample rate than the preset's.
     """
+    moves, repeats = preset.window != "first", preset.short == "repeat"
 
     def graph(device: torch.device) -> Any:
         encoded = _input("encoded", types.UINT8, 1)
         waveform, _ = fn.decoders.audio(encoded, dtype=types.FLOAT, downmix=True)
+        start: Any = [0]
         if resample:
             waveform = _resampled(waveform, preset)
-        waveform = _fit(waveform, [preset.samples])
-        return _spectrogram(waveform.gpu() if device.type == "cuda" else waveform, preset)
+            start = _input("skip", types.INT32, 1)
+        elif moves:
+            start = _input("start", types.INT32, 1)
+        if repeats:
+            waveform = _repeated(_slice(waveform, start, _input("length", types.INT32, 1)))
+            start = [0]
+        waveform = _slice(waveform, start, [preset.samples])
+        if device.type == "cuda":
+            waveform = waveform.gpu()
+        return _powers(waveform, preset) if isinstance(preset.transform, Stft) else waveform
 
-    stock = AudioFeed([stock_audio(preset)], np.array([preset.sample_rate_hz]), preset.sample_rate_hz)
-    inputs = ("encoded", "sample_rate", "low_pass") if resample else ("encoded",)
+    rate_hz = np.array([preset.sample_rate_hz])
+    stock = AudioFeed([stock_audio(preset)], rate_hz, np.array([preset.samples]), np.array([0]), preset)
+    inputs = ["encoded"]
+    if resample:
+        inputs += ["sample_rate", "low_pass", "read_from", "read", "skip"]
+    elif moves:
+        inputs += ["start"]
+    if repeats:
+        inputs += ["length", "copies"]
     return FeaturePipeline(graph, stock, inputs=inputs, **options)
 
 
-def _fit(waveform: Any, samples: Any) -> Any:
-    """The first samples of a waveform, zero-padded where it is shorter."""
-    return fn.slice(waveform, start=[0], shape=samples, axes=[0], out_of_bounds_policy="pad", fill_values=[0.0])
+def _slice(waveform: Any, start: Any, shape: Any) -> Any:
+    """Samples of a waveform, zeros where it has none."""
+    return fn.slice(waveform, start=start, shape=shape, axes=[0], out_of_bounds_policy="pad", fill_values=[0.0])
+
+
+def _repeated(waveform: Any) -> Any:
+    """A waveform as often as its column of zeros, the input `copies`, is long: DALI has no operator that repeats."""
+    rows = fn.reshape(waveform, shape=[1, -1]) + _input("copies", types.FLOAT, 2)
+    return fn.reshape(rows, shape=[-1])
 
 
 def _resampled(waveform: Any, preset: AudioPreset) -> Any:
-    """A waveform of any rate at the preset's, a little longer than the preset wants."""
-    sample_rate = _input("sample_rate", types.FLOAT, 0)
-    kept = fn.cast(sample_rate * (preset.seconds + _RESAMPLING_MARGIN_SECONDS), dtype=types.INT32)
-    waveform = _fit(waveform, fn.reshape(kept, shape=[1]))
+    """The part of a waveform of any rate that the preset wants, at the preset's rate, with margins."""
+    waveform = _slice(waveform, _input("read_from", types.INT32, 1), _input("read", types.INT32, 1))
     # DALI's resampling interpolates only: what lies above the lower of the two Nyquist rates would fold back.
     row = fn.reshape(waveform, shape=[1, -1], layout="HW")
     row = fn.filter(row, _input("low_pass", types.FLOAT, 2), np.float32(0), border="constant")
     waveform = fn.reshape(row, shape=[-1], layout="t")
+    sample_rate = _input("sample_rate", types.FLOAT, 0)
     return fn.audio_resample(waveform, in_rate=sample_rate, out_rate=float(preset.sample_rate_hz))
 
 
@@ -225,50 +301,84 @@ def low_pass(rate_hz: int, wanted_rate_hz: int) -> np.ndarray:
     return (taps / taps.sum()).astype(np.float32)[None]
 
 
-def _spectrogram(waveform: Any, preset: AudioPreset) -> Any:
+def _powers(waveform: Any, preset: AudioPreset) -> Any:
+    transform = preset.transform
+    assert isinstance(transform, Stft)
     spectrogram = fn.spectrogram(
         waveform,
-        nfft=preset.n_fft,
-        window_length=preset.n_fft,
-        window_step=preset.hop_length,
+        nfft=transform.n_fft,
+        window_length=transform.n_fft,
+        window_step=transform.hop_length,
         # DALI's own Hann window is half a sample off torch's periodic one, 0.4 % of the maximum.
-        window_fn=torch.hann_window(preset.n_fft).tolist(),
+        window_fn=torch.hann_window(transform.n_fft).tolist(),
         power=2,  # the root is cheaper in torch
         layout="tf",  # about twice as fast as "ft"
     )
-    if not preset.mel_bins:
+    if not transform.mel_bins:
         return spectrogram
     return fn.mel_filter_bank(
         spectrogram,
         sample_rate=float(preset.sample_rate_hz),
-        nfilter=preset.mel_bins,
+        nfilter=transform.mel_bins,
         freq_low=0.0,
-        freq_high=preset.mel_high_hz,
+        freq_high=transform.mel_high_hz,
         mel_formula="htk",
         normalize=False,
     )
 
 
-def finish_audio(powers: Tensor, preset: AudioPreset, *, buffers: Buffers) -> Tensor:
-    """The log-spectrogram [B, 1, F, T] of the audio graph's powers [B, T, F], a transposed view.
+def audio_buffers(preset: AudioPreset, clips: int) -> Buffers:
+    """Memory for `finish_audio` on batches of up to so many clips."""
+    return Buffers((clips, preset.steps, preset.transform.bins))
 
-    On the CPU it is in one of `buffers`, so that DALI has its memory back at once; on a GPU it is in place.
+
+def finish_audio(decoded: Tensor, feed: AudioFeed, *, buffers: Buffers) -> Tensor:
+    """What the network sees, [B, 1, *preset.shape], of the audio graph's output for this feed.
+
+    On the CPU it is in one of `buffers`, so that DALI has its memory back at once; on a GPU an Stft is in place. But
+    for a FilterBank it is a transposed view.
     """
-    if powers.device.type == "cpu":
+    preset = feed.preset
+    if decoded.device.type == "cpu":
         # In NumPy: torch would start a team of OpenMP threads for the loader's thread, against the one that trains.
-        values = buffers.take(len(powers))
-        if preset.mel_bins:
-            np.add(powers.numpy(), np.float32(preset.log_offset), out=values)
+        values = buffers.take(len(decoded))
+        if isinstance(preset.transform, Stft):
+            _finish_stft(decoded.numpy(), preset.transform, out=values)
         else:
-            np.sqrt(powers.numpy(), out=values)
-            np.add(values, np.float32(preset.log_offset), out=values)
-        np.log(values, out=values)
-        powers = torch.from_numpy(values)
+            for waveform, steps, row in zip(decoded.numpy(), feed.steps, values, strict=True):
+                row[...] = _transformed(waveform, steps, preset)
+        finished = torch.from_numpy(values)
+    elif isinstance(preset.transform, Stft):
+        finished = _finish_stft_in_place(decoded, preset.transform)
     else:
-        if not preset.mel_bins:
-            powers.sqrt_()
-        powers.add_(preset.log_offset).log_()
-    return powers.transpose(1, 2).unsqueeze(1)
+        finished = _transformed(decoded, feed.steps, preset)
+    return (finished if isinstance(preset.transform, FilterBank) else finished.transpose(1, 2)).unsqueeze(1)
+
+
+def _finish_stft(powers: np.ndarray, transform: Stft, *, out: np.ndarray) -> None:
+    """Root and logarithm of powers, as the transform has them."""
+    magnitudes = powers
+    if not transform.mel_bins:
+        magnitudes = np.sqrt(powers, out=out)
+    if transform.log_offset is not None:
+        np.add(magnitudes, np.float32(transform.log_offset), out=out)
+        np.log(out, out=out)
+
+
+def _finish_stft_in_place(powers: Tensor, transform: Stft) -> Tensor:
+    if not transform.mel_bins:
+        powers.sqrt_()
+    if transform.log_offset is not None:
+        powers.add_(transform.log_offset).log_()
+    return powers
+
+
+def _transformed(waveforms: Any, steps: Any, preset: AudioPreset) -> Any:
+    """A transform that DALI does not have, of one waveform in NumPy or of a batch in torch: [..., T, F]."""
+    if isinstance(preset.transform, FilterBank):
+        return filter_bank(waveforms, steps, preset.transform, preset.sample_rate_hz)
+    assert isinstance(preset.transform, PowerSpectrogram)
+    return power_spectrogram(waveforms, preset.transform, preset.sample_rate_hz)
 
 
 def visual_pipeline(preset: VisualPreset, **options: Any) -> FeaturePipeline:

@@ -1,6 +1,9 @@
 """The DALI graphs against torchaudio, torchvision and PIL, on the same bytes."""
 
 import io
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,22 +18,30 @@ from avbench.errors import UsageError
 from avbench.loading.features import (
     PRESETS,
     AudioPreset,
+    FilterBank,
+    PowerSpectrogram,
+    Stft,
     VisualPreset,
+    audio_oracle,
     log_oracle,
     picture_oracle,
     preset,
-    spectrogram_oracle,
+    stft_oracle,
 )
 from avbench.loading.pipeline import (
     AudioFeed,
     Buffers,
     VisualFeed,
+    audio_buffers,
     audio_pipeline,
     finish_audio,
     finish_frames,
     visual_pipeline,
+    window_samples,
 )
+from avbench.loading.transforms import filter_bank, power_spectrogram
 
+STFT = sorted(name for name in PRESETS if isinstance(PRESETS[name].audio.transform, Stft))
 CPU = {"threads": 1, "device": torch.device("cpu"), "depth": 1}
 
 
@@ -45,10 +56,27 @@ def decoded(data: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(soundfile.read(io.BytesIO(data.tobytes()), dtype="float32")[0])
 
 
-def powers_of(data: list[np.ndarray], sample_rates: list[int], preset: AudioPreset, *, resample: bool) -> torch.Tensor:
-    pipeline = audio_pipeline(preset, resample=resample, max_batch_size=len(data), **CPU)
-    pipeline.feed(AudioFeed(data, np.array(sample_rates), preset.sample_rate_hz))
+def feed_of(
+    data: list[np.ndarray], sample_rates: list[int], preset: AudioPreset, *, starts: list[int] | None = None
+) -> AudioFeed:
+    samples = np.array([len(decoded(component)) for component in data])
+    return AudioFeed(data, np.array(sample_rates), samples, np.array(starts or [0] * len(data)), preset)
+
+
+def decoded_of(feed: AudioFeed, *, resample: bool) -> torch.Tensor:
+    pipeline = audio_pipeline(feed.preset, resample=resample, max_batch_size=len(feed.encoded), **CPU)
+    pipeline.feed(feed)
     return pipeline.take()
+
+
+def powers_of(data: list[np.ndarray], sample_rates: list[int], preset: AudioPreset, *, resample: bool) -> torch.Tensor:
+    return decoded_of(feed_of(data, sample_rates, preset), resample=resample)
+
+
+def seen_of(feed: AudioFeed, *, resample: bool) -> torch.Tensor:
+    """What the network sees, [B, 1, *shape]."""
+    buffers = audio_buffers(feed.preset, len(feed.encoded))
+    return finish_audio(decoded_of(feed, resample=resample), feed, buffers=buffers)
 
 
 def pictures_of(
@@ -67,36 +95,193 @@ def sounds(sample_rate: int, lengths: list[float]) -> list[np.ndarray]:
     ]
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize("name", STFT)
 @pytest.mark.parametrize("suffix", ["flac", "wav", "ogg"])
 def test_spectrograms_equal_torchaudios_before_and_after_the_logarithm(name, suffix):
     audio = PRESETS[name].audio
-    # Exactly as long as the preset's, shorter (zero-padded) and longer (cut).
+    # Exactly as long as the preset's, shorter (zero-padded or repeated) and longer (cut).
     lengths = [audio.seconds, 0.3 * audio.seconds, audio.seconds + 0.7]
     data = [encoded(sound, audio.sample_rate_hz, suffix) for sound in sounds(audio.sample_rate_hz, lengths)]
-    powers = powers_of(data, [audio.sample_rate_hz] * 3, audio, resample=False)
-    ours = (powers if audio.mel_bins else powers.sqrt()).transpose(1, 2)
-    result = finish_audio(powers, audio, buffers=Buffers(powers.shape))
+    feed = feed_of(data, [audio.sample_rate_hz] * 3, audio)
+    powers = decoded_of(feed, resample=False)
+    ours = (powers if audio.transform.mel_bins else powers.sqrt()).transpose(1, 2)
+    result = finish_audio(powers, feed, buffers=audio_buffers(audio, 3))
     assert result.shape == (3, 1, *audio.shape) and result.dtype == torch.float32
     for row, component in enumerate(data):
-        expected = spectrogram_oracle(decoded(component), audio)
+        expected = stft_oracle(decoded(component), audio)
         assert expected.shape == audio.shape
         assert (ours[row] - expected).abs().max() <= 1e-5 * expected.max()
         loud = expected > 1e-3  # below, float32's FFT noise is no longer small beside the value
         assert loud.any()
-        torch.testing.assert_close(result[row, 0][loud], log_oracle(expected, audio)[loud], rtol=0, atol=1e-3)
+        torch.testing.assert_close(result[row, 0][loud], log_oracle(expected, audio.transform)[loud], rtol=0, atol=1e-3)
+
+
+# Seconds: shorter than a window of the transform, than a second, than every preset's audio, than some; longer than all.
+LENGTHS = [0.02, 0.7, 4.3, 7.9, 11.3]
+
+
+def assert_equal_but_for_float32(ours: torch.Tensor, expected: torch.Tensor) -> None:
+    """Of normalized logarithms: a quiet one beside a loud tone holds the noise of a float32 FFT, which is rare."""
+    error = (ours.double() - expected.double()).abs()
+    assert error.max() <= 1e-3 and error.mean() <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["kinetics-sound-ogm", "vggsound-official"])
+def test_transforms_that_dali_lacks_equal_torchaudios_and_scipys_on_clips_of_any_length(name):
+    audio = PRESETS[name].audio
+    data = [encoded(sound + 0.01, audio.sample_rate_hz) for sound in sounds(audio.sample_rate_hz, LENGTHS)]
+    seen = seen_of(feed_of(data, [audio.sample_rate_hz] * len(data), audio), resample=False)
+    assert seen.shape == (len(data), 1, *audio.shape) and seen.dtype == torch.float32
+    for row, component in zip(seen[1:], data[1:], strict=True):
+        expected = audio_oracle(decoded(component).double(), audio)
+        assert_equal_but_for_float32(row[0], expected)
+
+
+def test_a_clip_shorter_than_a_window_is_all_padding_in_the_filter_bank():
+    audio = preset("kinetics-sound-ogm").audio
+    seen = seen_of(feed_of([encoded(sounds(16_000, [0.02])[0], 16_000)], [16_000], audio), resample=False)
+    torch.testing.assert_close(seen, torch.full_like(seen, 4.503877 / (2 * 5.141276)))
+
+
+@pytest.mark.parametrize("name", ["kinetics-sound-ogm", "vggsound-official"])
+def test_numpy_and_torch_give_the_same_transform(name):
+    audio = PRESETS[name].audio
+    waveforms = np.stack(sounds(audio.sample_rate_hz, [audio.seconds] * 2))
+    steps = np.array([audio.steps, 100])
+    if isinstance(audio.transform, FilterBank):
+        batch = filter_bank(torch.from_numpy(waveforms), steps, audio.transform, audio.sample_rate_hz)
+        each = [
+            filter_bank(*pair, audio.transform, audio.sample_rate_hz) for pair in zip(waveforms, steps, strict=True)
+        ]
+    else:
+        assert isinstance(audio.transform, PowerSpectrogram)
+        batch = power_spectrogram(torch.from_numpy(waveforms), audio.transform, audio.sample_rate_hz)
+        each = [power_spectrogram(waveform, audio.transform, audio.sample_rate_hz) for waveform in waveforms]
+    assert batch.shape == (2, audio.steps, audio.transform.bins) and batch.dtype == torch.float32
+    assert_equal_but_for_float32(batch, torch.from_numpy(np.stack(each)))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_clips_of_every_length_and_rate_equal_the_oracle_after_resampling(name):
+    audio = PRESETS[name].audio
+    rates = [16_000, 44_100, 48_000]
+    cases = [(rate, sound) for rate in rates for sound in sounds(rate, [0.5, 0.6 * audio.seconds, audio.seconds + 1.3])]
+    data = [encoded(sound, rate) for rate, sound in cases]
+    samples = np.array([len(sound) for _, sound in cases])
+    windows = window_samples(audio, np.array([rate for rate, _ in cases]))
+    # Windows inside the long clips: one just after the start, where no whole margin precedes it, and later ones.
+    latest = np.maximum(samples - windows, 0) if audio.window == "random" else np.zeros(len(cases), np.int64)
+    starts = [int(place * share) for place, share in zip(latest, [0, 0, 0.001, 0, 0, 0.5, 0, 0, 1], strict=True)]
+    feed = feed_of(data, [rate for rate, _ in cases], audio, starts=starts)
+    seen = seen_of(feed, resample=True)[:, 0]
+    for row, component, (rate, _), start in zip(seen, data, cases, starts, strict=True):
+        # Position `start` need not fall on a sample of the new rate: cut first, with what precedes it as context.
+        waveform = resampled_from(decoded(component), rate, audio.sample_rate_hz, start=start)
+        expected = audio_oracle(waveform.double(), audio)
+        assert row.shape == expected.shape
+        error = (row.double() - expected).abs()
+        if name in ("paper", "vggsound-ogm"):
+            # Above the file's highest frequency there is only what either low-pass filter lets through.
+            held = int(0.9 * min(1, rate / audio.sample_rate_hz) * len(expected))
+            error = error[:held][expected[:held] > np.log(1e-3)]
+        elif name == "balanced-av":
+            error /= expected.max()
+        assert error.numel() > 1000
+        assert error.median() < 1e-3 and error.mean() < 1e-2, (rate, start)
+
+
+def resampled_from(waveform: torch.Tensor, rate: int, wanted: int, *, start: int) -> torch.Tensor:
+    """The waveform at the wanted rate from file sample `start` on; the filter sees the samples before it."""
+    if rate == wanted:
+        return waveform[start:]
+    before = -(-start // rate) * rate  # whole seconds are whole samples at both rates
+    padded = torch.nn.functional.pad(waveform, (before - start, 0))
+    resampled = torchaudio.functional.resample(padded, rate, wanted, lowpass_filter_width=16)
+    return resampled[before * wanted // rate :]
 
 
 def test_preset_shapes_are_those_of_the_table():
-    assert preset("paper").audio.shape == (257, 1001)
-    assert preset("tiny").audio.shape == (64, 101)
+    assert {name: PRESETS[name].audio.shape for name in PRESETS} == {
+        "paper": (257, 1001),
+        "vggsound-ogm": (129, 626),
+        "kinetics-sound-ogm": (1024, 128),
+        "vggsound-official": (257, 1004),
+        "balanced-av": (257, 1003),
+        "tiny": (64, 101),
+    }
 
 
-def test_silence_has_the_value_of_the_logs_offset():
-    audio = preset("paper").audio
-    powers = powers_of([encoded(np.zeros(1000, np.float32), 48_000)], [48_000], audio, resample=False)
-    result = finish_audio(powers, audio, buffers=Buffers(powers.shape))
-    torch.testing.assert_close(result, torch.full_like(result, np.log(1e-7)), rtol=1e-6, atol=0)
+def golden_waveform(sample_rate: int, seconds: float) -> torch.Tensor:
+    """Two tones and a chirp, float64 [samples]: what the published code was run on."""
+    time = torch.arange(round(sample_rate * seconds), dtype=torch.float64) / sample_rate
+    phases = (440 * time, 3000 * time, 50 * time**2)
+    return sum(share * torch.sin(2 * torch.pi * phase) for share, phase in zip((0.5, 0.25, 0.1), phases, strict=True))
+
+
+@pytest.fixture(scope="module")
+def published(golden: Path) -> dict:
+    cases = json.loads((golden / "audio_preprocessing.json").read_text())["cases"]
+    return {case["name"]: case for case in cases}
+
+
+# Preset, sample rate, case and entry; then the tolerance of the oracles, and of DALI's float32. librosa and SciPy were
+# run in float64, torchaudio in float32. librosa 0.11 reflects the last window of vggsound-ogm a little differently.
+PUBLISHED = [
+    ("vggsound-ogm", 16_000, "ogm_vggsound_5s_16k_pad_reflect", "spec", 5e-4, 1e-3),
+    ("kinetics-sound-ogm", 16_000, "ks_kaldi_fbank_10s_16k", "fbank", 2e-4, 1e-3),
+    ("vggsound-official", 16_000, "vggsound_official_spectrogram_10s_16k", "normalised", 1e-10, 1e-5),
+    ("balanced-av", 44_100, "av_preprocess_tool_10s_44100", "spec", 1e-10, 1e-4),
+    ("balanced-av", 48_000, "av_preprocess_tool_10s_48000", "spec", 1e-10, 1e-4),
+]
+
+
+def assert_published(ours: torch.Tensor, expected: dict, *, tolerance: float, quietest: float = -np.inf) -> None:
+    assert list(ours.shape) == expected["shape"]
+    for row, column, value in expected["samples"]:
+        if value > quietest:
+            assert float(ours[row, column]) == pytest.approx(value, abs=tolerance)
+    assert float(ours.max()) == pytest.approx(expected["max"], abs=tolerance)
+    if quietest == -np.inf:
+        assert float(ours.mean()) == pytest.approx(expected["mean"], abs=tolerance)
+        assert float(ours.std(correction=0)) == pytest.approx(expected["std"], abs=tolerance)  # NumPy's
+
+
+@pytest.mark.parametrize(("name", "sample_rate", "case", "entry", "tolerance", "_"), PUBLISHED)
+def test_oracles_equal_the_published_code(published, name, sample_rate, case, entry, tolerance, _):
+    audio = replace(PRESETS[name].audio, sample_rate_hz=sample_rate)
+    sound = golden_waveform(sample_rate, 5 if name == "vggsound-ogm" else 10)
+    assert_published(audio_oracle(sound, audio), published[case][entry], tolerance=tolerance)
+
+
+@pytest.mark.parametrize(("name", "sample_rate", "case", "entry", "_", "tolerance"), PUBLISHED)
+def test_dali_equals_the_published_code(published, name, sample_rate, case, entry, _, tolerance):
+    audio = replace(PRESETS[name].audio, sample_rate_hz=sample_rate)
+    sound = golden_waveform(sample_rate, 5 if name == "vggsound-ogm" else 10).numpy()
+    file = io.BytesIO()
+    soundfile.write(file, sound, sample_rate, format="WAV", subtype="FLOAT")  # without the rounding to 16 bit
+    feed = feed_of([np.frombuffer(file.getvalue(), np.uint8)], [sample_rate], audio)
+    ours = seen_of(feed, resample=False)[0, 0].double()
+    # The logarithms of magnitudes 2,000 times below the largest and less are those of float32's noise.
+    quietest = published[case][entry]["max"] - 8 if name == "vggsound-ogm" else -np.inf
+    assert_published(ours, published[case][entry], tolerance=tolerance, quietest=quietest)
+
+
+SILENCE = {
+    "paper": np.log(1e-7),
+    "vggsound-ogm": np.log(1e-7),
+    "kinetics-sound-ogm": (np.log(2.0**-23) + 4.503877) / (2 * 5.141276),
+    "vggsound-official": 0.0,
+    "balanced-av": 0.0,
+    "tiny": np.log(1e-5),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_silence_has_one_known_value(name):
+    audio = preset(name).audio
+    data = [encoded(np.zeros(11 * audio.sample_rate_hz, np.float32), audio.sample_rate_hz)]
+    seen = seen_of(feed_of(data, [audio.sample_rate_hz], audio), resample=False)
+    torch.testing.assert_close(seen, torch.full_like(seen, SILENCE[name]), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("sample_rate", [48_000, 44_100, 22_050, 8_000])
@@ -107,7 +292,7 @@ def test_audio_of_another_rate_is_resampled_and_stays_aligned(sample_rate):
     sound[click : click + sample_rate // 500] = 0.9
     data = encoded(sound, sample_rate)
     ours = powers_of([data], [sample_rate], audio, resample=True)[0].T
-    expected = spectrogram_oracle(
+    expected = stft_oracle(
         torchaudio.functional.resample(decoded(data), sample_rate, audio.sample_rate_hz, lowpass_filter_width=16), audio
     )
     assert (ours - expected).abs().max() <= 2e-3 * expected.max()
@@ -129,7 +314,7 @@ def test_stereo_is_mixed_down_to_the_mean():
     left, right = (sound[: 2 * 16_000] for sound in sounds(16_000, [2.0, 2.0]))
     data = encoded(np.stack([left, right], axis=1), 16_000, "wav")
     ours = powers_of([data], [16_000], audio, resample=False)[0].T
-    expected = spectrogram_oracle(decoded(data).mean(1), audio)
+    expected = stft_oracle(decoded(data).mean(1), audio)
     assert (ours - expected).abs().max() <= 1e-5 * expected.max()
 
 
