@@ -26,7 +26,7 @@ from avbench.methods.tmc import TMC
 from avbench.methods.unimodal import Audio, Visual
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Audio, Visual, Baseline, OGMGE, GradientBlending, TMC)
+    method.name: method for method in (Audio, Visual, Baseline, OGMGE, GradientBlending, Greedy, TMC)
 }
 ENTRY_POINTS = "avbench.methods"
 
