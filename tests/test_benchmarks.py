@@ -43,3 +43,22 @@ def test_the_loaders_benchmark_measures_memory(dataset, tmp_path):
     pytest.importorskip("librosa", reason="peers are not installed")
     run("loader.py", dataset, "--memory-epochs", 3, "--clips", 6, "--batch-size", 4, "--json", tmp_path / "out.json")
     assert len(json.loads((tmp_path / "out.json").read_text())["results"]) == 3
+
+
+def test_the_methods_benchmark_times_own_work(tmp_path):
+    run("methods.py", "--preset", "tiny", "--rounds", 1, "--batch-size", 2, "--json", tmp_path / "out.json")
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert {row["method"] for row in results} == {"baseline", "ogm-ge", "tmc", "greedy", "gradient-blending"}
+    assert all(row["plain_seconds"] > 0 and row["method_seconds"] > 0 for row in results)
+
+
+@pytest.mark.slow
+def test_the_methods_benchmark_times_one_pass_and_separate_runs(tmp_path):
+    dataset = make_dataset(tmp_path / "data", clips={"train": 8, "val": 3, "test": 3}, seconds=1.5)
+    output = run(
+        "methods.py", "--dataset", dataset, "--preset", "tiny", "--rounds", 1, "--batch-size", 4,
+        "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert "all seven in one pass" in output
+    (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert len(result["alone"]) == 7 and result["decoding"]["cpu_seconds"] > 0

@@ -1,0 +1,312 @@
+"""What does each method's own work cost a step, and what does one pass with all methods save?
+
+    python benchmarks/methods.py [--preset paper|tiny] [--json FILE]      own work of each joint method
+    python benchmarks/methods.py --dataset DATASET [--preset ...]         one pass beside seven separate runs
+
+Own work: everything in a method's step beyond forward, backward and optimizer of its network. Each joint method's
+training step is timed beside the plain step of the same network (forward, cross-entropy of the logits that predict,
+backward, optimizer), turn and turn about, on one synthetic batch that stays where it is. On a CPU: user and system time
+of the process, torch on one thread; on a GPU: wall time between synchronizations. Greedy's steps include whole windows.
+Gradient-Blending's own work within a step is next to nothing; its estimates are passes over data and belong to the
+other question.
+
+One pass: the same `train` that `avbench train` calls, for one epoch, with all seven methods at once, and with each
+alone; CPU time and wall time of both ways; start of the interpreter not included. Gradient-Blending is timed without
+its estimate in both, and the estimate beside. Decoding: CPU time of the loader alone over the same training epoch.
+
+Answers: benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from avbench.batch import MODALITIES, Batch, Clock
+from avbench.dataset import Dataset
+from avbench.engine import Engine, OptimizerConfig, pick_precision
+from avbench.loading.features import preset
+from avbench.loading.loader import Loader
+from avbench.methods import RunSpec, parse_methods
+from avbench.methods.base import Method, global_mean
+from avbench.methods.gradient_blending import GradientBlending
+from avbench.training.folder import RunFolder
+from avbench.training.trainer import TrainerConfig, select_clips, train
+
+ALL = "audio,visual,baseline,ogm-ge,gradient-blending,greedy,tmc"
+JOINT = ("baseline", "ogm-ge", "tmc", "greedy:warmup=1", "gradient-blending")
+# The requirement: own work as a share of the plain step, at preset `paper`.
+ALLOWED = {"ogm-ge": 0.05, "tmc": 0.05, "greedy": 0.10}
+PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure.
+
+    rounds: steps of each kind (own work), or repetitions of both ways (one pass). clips: of the training split that one
+    pass uses, at most. json: where to write the results.
+    """
+
+    preset: str = "paper"
+    batch_size: int = 8
+    rounds: int = 12
+    dataset: Path | None = None
+    clips: int = 0
+    json: Path | None = None
+
+
+def main(config: Config) -> None:
+    """Measure, print a table, write JSON."""
+    torch.set_num_threads(1)
+    console = Console()
+    if config.dataset is None:
+        results: list[dict[str, Any]] = [own_work(text, config) for text in track(JOINT, "methods")]
+        console.print(own_work_table(results, config))
+    else:
+        results = list(one_pass(config))
+        console.print(one_pass_table(results, config))
+    if config.json:
+        config.json.write_text(json.dumps({**about(config), "results": results}, indent=1), encoding="utf-8")
+
+
+# Own work
+
+
+def own_work(text: str, config: Config) -> dict[str, Any]:
+    """Seconds of a method's step and of the plain step of its network, medians, and their spreads."""
+    (spec,) = parse_methods([text])
+    method = spec.method(spec.config, classes=309, seed=0)
+    engine = engine_of(method)
+    batch = synthetic_batch(config, engine.device)
+    steps: dict[str, Callable[[int], object]] = {
+        "plain": lambda number: plain_step(engine, batch),
+        "method": lambda number: method.train_step(engine, batch, Clock(0, number, 1)),
+    }
+    for step in steps.values():
+        step(0)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for number in range(1, config.rounds + 1):
+        for name in sorted(steps, reverse=bool(number % 2)):
+            times[name].append(seconds_of(partial(steps[name], number), engine.device))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    return {
+        "method": method.name,
+        "network": method.network,
+        "plain_seconds": medians["plain"],
+        "method_seconds": medians["method"],
+        "own_work": statistics.median(
+            mine / plain - 1 for mine, plain in zip(times["method"], times["plain"], strict=True)
+        ),
+        "spread": (max(times["plain"]) - min(times["plain"])) / 2 / medians["plain"],
+        "device": str(engine.device),
+    }
+
+
+def engine_of(method: Method) -> Engine:
+    """The method's network, as the trainer would wrap it in one process."""
+    device = here()
+    dtype = getattr(torch, pick_precision("auto", device))
+    torch.manual_seed(0)
+    return Engine(method.build_model(), optimizer=OptimizerConfig(), device=device, dtype=dtype)
+
+
+def here() -> torch.device:
+    """The GPU, where there is one."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def synthetic_batch(config: Config, device: torch.device) -> Batch:
+    """Random clips in a preset's shapes."""
+    chosen = preset(config.preset)
+    visual, size = chosen.visual, config.batch_size
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randn(size, visual.frames, visual.height, visual.width, 3, generator=generator)
+    return Batch(
+        audio=torch.randn(size, 1, *chosen.audio.shape, generator=generator).to(device),
+        frames=frames.to(device).permute(0, 1, 4, 2, 3),
+        label=torch.randint(309, (size,), generator=generator).to(device),
+        clip_id=torch.arange(size, device=device),
+        valid=torch.ones(size, dtype=torch.bool),
+        global_valid=torch.tensor(size, device=device),
+    )
+
+
+def plain_step(engine: Engine, batch: Batch) -> None:
+    """Forward, cross-entropy, backward, optimizer."""
+    losses = F.cross_entropy(engine.forward(batch).logits, batch.label, reduction="none")
+    engine.backward(global_mean(losses, batch, engine))
+    engine.step()
+
+
+def seconds_of(action: Callable[[], object], device: torch.device) -> float:
+    """CPU seconds on a CPU, wall seconds on a GPU."""
+    if device.type == "cpu":
+        started = time.process_time()
+        action()
+        return time.process_time() - started
+    torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    action()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def own_work_table(results: Sequence[dict[str, Any]], config: Config) -> Table:
+    """A row a method."""
+    where = results[0]["device"]
+    title = f"preset {config.preset}, batch {config.batch_size}, medians of {config.rounds} steps each, {where}"
+    table = Table(title=title, title_justify="left")
+    for column in ("method", "plain step, ms", "method's step, ms", "own work", "spread", "allowed"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for row in results:
+        allowed = ALLOWED.get(row["method"])
+        table.add_row(
+            row["method"],
+            f"{1e3 * row['plain_seconds']:.1f}",
+            f"{1e3 * row['method_seconds']:.1f}",
+            f"{row['own_work']:+.1%}",
+            f"{row['spread']:.0%}",
+            "" if allowed is None or config.preset != "paper" else f"{allowed:.0%}",
+        )
+    return table
+
+
+# One pass
+
+
+class WithoutEstimates(GradientBlending):
+    """Gradient-Blending with the weights that it begins with."""
+
+    def before_epoch(self, run: Any) -> None:
+        """No passes over data."""
+
+
+def one_pass(config: Config) -> list[dict[str, Any]]:
+    """Both ways, `rounds` times, interleaved; and what decoding and an estimate cost."""
+    assert config.dataset is not None
+    dataset = Dataset(config.dataset)
+    specs = parse_methods([ALL])
+    without = tuple(
+        replace(spec, method=WithoutEstimates) if issubclass(spec.method, GradientBlending) else spec for spec in specs
+    )
+    estimate = next(spec for spec in specs if issubclass(spec.method, GradientBlending))
+    results = []
+    for number in range(config.rounds):
+        together = timed(lambda: trained(dataset, without, config))
+        alone = [timed(partial(trained, dataset, (spec,), config)) for spec in without]
+        with_estimate = timed(partial(trained, dataset, (estimate,), config))
+        decoding = timed(partial(decode, dataset, config))
+        of_estimate = without.index(next(spec for spec in without if spec.method is WithoutEstimates))
+        results.append(
+            {
+                "round": number,
+                "together": together,
+                "alone": dict(zip([spec.name for spec in without], alone, strict=True)),
+                "estimate_cpu_seconds": with_estimate["cpu_seconds"] - alone[of_estimate]["cpu_seconds"],
+                "decoding": decoding,
+            }
+        )
+    return results
+
+
+def trained(dataset: Dataset, specs: Sequence[RunSpec], config: Config) -> None:
+    """One epoch into a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            dataset,
+            clip_ids=clips_of(dataset, config),
+            specs=specs,
+            seeds=(0,),
+            preset=preset(config.preset),
+            config=TrainerConfig(epochs=1, batch_size=config.batch_size, loader_threads=1),
+            optimizer=OptimizerConfig(),
+            folder=RunFolder(Path(folder) / "run"),
+            device=here(),
+            save_config=lambda path: path.write_text(""),
+        )
+
+
+def clips_of(dataset: Dataset, config: Config) -> dict[str, Any]:
+    """Of train the first `clips`, where so many are asked for."""
+    selected = select_clips(dataset, classes=(), fraction=1.0)
+    return {**selected, "train": selected["train"][: config.clips or None]}
+
+
+def decode(dataset: Dataset, config: Config) -> None:
+    """The training epoch's batches, and nothing done with them."""
+    loader = Loader(
+        dataset,
+        clips_of(dataset, config)["train"],
+        preset=preset(config.preset),
+        batch_size=config.batch_size,
+        seed=0,
+        training=True,
+        modalities=MODALITIES,
+        device=here(),
+    )
+    for _ in loader.epoch(0):
+        pass
+    loader.close()
+
+
+def timed(action: Callable[[], None]) -> dict[str, float]:
+    """CPU and wall seconds of this process, all its threads."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    action()
+    return {"cpu_seconds": time.process_time() - cpu, "wall_seconds": time.perf_counter() - wall}
+
+
+def one_pass_table(results: Sequence[dict[str, Any]], config: Config) -> Table:
+    """Medians over the rounds, in CPU and wall seconds."""
+    table = Table(title=f"preset {config.preset}, batch {config.batch_size}, one epoch, medians of {len(results)}")
+    for column in ("", "CPU s", "wall s"):
+        table.add_column(column, justify="right" if column else "left")
+
+    def row(name: str, of: Callable[[dict[str, Any], str], float]) -> None:
+        values = [statistics.median(of(result, kind) for result in results) for kind in ("cpu_seconds", "wall_seconds")]
+        table.add_row(name, *(f"{value:.2f}" for value in values))
+
+    def separate(result: dict[str, Any], kind: str) -> float:
+        return sum(one[kind] for one in result["alone"].values())
+
+    row("all seven in one pass", lambda result, kind: result["together"][kind])
+    row("seven separate runs", separate)
+    row("saved", lambda result, kind: separate(result, kind) - result["together"][kind])
+    row("decoding of six", lambda result, kind: 6 * result["decoding"][kind])
+    row("one pass / separate", lambda result, kind: result["together"][kind] / separate(result, kind))
+    estimate = statistics.median(result["estimate_cpu_seconds"] for result in results)
+    table.add_row("Gradient-Blending's estimate, beside", f"{estimate:.2f}", "")
+    return table
+
+
+def about(config: Config) -> dict[str, Any]:
+    """What a result means nothing without."""
+    return {
+        "config": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()},
+        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "processor": platform.processor() or platform.machine(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "cores": os.cpu_count(),
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

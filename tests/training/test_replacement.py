@@ -1,0 +1,123 @@
+"""What is left of a network when one of its modalities is replaced by its mean over train."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from avbench.batch import Batch, Outputs
+from avbench.cli import main
+from avbench.dataset import Dataset
+from avbench.engine import OptimizerConfig
+from avbench.loading.features import preset
+from avbench.loading.loader import Loader
+from avbench.methods import RunSpec, parse_methods
+from avbench.methods.baseline import Baseline
+from avbench.records import read_table
+from avbench.training.parallel import SideBySide
+from avbench.training.replacement import feature_means, predict_without_each
+from avbench.training.run import Run
+from tests.synthetic import make_dataset
+
+CPU = torch.device("cpu")
+
+
+class Mean(nn.Module):
+    """A modality's mean, as [B, 1] features; counts how often it was asked."""
+
+    def __init__(self, modality: str) -> None:
+        super().__init__()
+        self.modality = modality
+        self.calls = 0
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        self.calls += 1
+        tensor = batch.audio if self.modality == "audio" else batch.frames
+        assert tensor is not None
+        return tensor.flatten(1).mean(dim=1, keepdim=True)
+
+
+class Weighted(nn.Module):
+    """logits = (audio + 10 visual, 0)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({"audio": Mean("audio"), "visual": Mean("visual")})
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: Batch) -> Outputs:
+        logit = self.encoders["audio"](batch) + 10 * self.encoders["visual"](batch)
+        return Outputs(torch.cat([logit, torch.zeros_like(logit)], dim=1))
+
+
+class Simple(Baseline):
+    name = "simple"
+
+    def build_model(self) -> nn.Module:
+        return Weighted()
+
+
+def run_of() -> Run:
+    spec = RunSpec("simple", "simple", Simple, Simple.Config())
+    return Run(
+        spec, seed=0, classes=2, optimizer=OptimizerConfig(), device=CPU, dtype=torch.float32, batch_norm="local",
+        store=None,
+    )  # fmt: skip
+
+
+def test_a_replaced_modality_is_its_mean_and_the_other_stays(tmp_path: Path) -> None:
+    dataset = Dataset(make_dataset(tmp_path / "data", clips={"train": 7, "val": 1, "test": 1}))
+    loader = Loader(
+        dataset, dataset.clip_ids("train"), preset=preset("tiny"), batch_size=3, seed=0, training=False
+    )  # fmt: skip
+    run = run_of()
+    with SideBySide(threads=1, device=CPU) as side_by_side, run.engine.evaluating():
+        means = feature_means(loader, [run], dtype=torch.float32, side_by_side=side_by_side)["simple-seed0"]
+    batches = list(loader.epoch(0))
+    loader.close()
+    audio = torch.cat([batch.audio.flatten(1).mean(dim=1) for batch in batches]).double()
+    visual = torch.cat([batch.frames.flatten(1).mean(dim=1) for batch in batches]).double()
+    assert float(means["audio"][0]) == pytest.approx(float(audio.mean()), abs=1e-6)
+
+    batch = batches[0]
+    for encoder in run.engine.model.encoders.values():
+        encoder.calls = 0
+    with run.engine.evaluating():
+        found = predict_without_each(run, batch, means)
+    clips = len(batch)
+    by_hand = {
+        "none": audio[:clips] + 10 * visual[:clips],
+        "audio": audio.mean() + 10 * visual[:clips],
+        "visual": audio[:clips] + 10 * visual.mean(),
+    }
+    for replaced, logit in by_hand.items():
+        torch.testing.assert_close(
+            found[replaced].probabilities[:, 0].double(), torch.sigmoid(logit), atol=1e-5, rtol=0
+        )
+    assert [encoder.calls for encoder in run.engine.model.encoders.values()] == [1, 1]  # features are computed once
+    with run.engine.evaluating():  # and the network is as it was
+        torch.testing.assert_close(run.predict(batch).probabilities, found["none"].probabilities)
+
+
+JOINT = "baseline,film=baseline:fusion=film,ogm-ge,gradient-blending,greedy,tmc"
+
+
+def test_every_joint_method_is_predicted_with_and_without_each_modality(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "data", clips={"train": 20, "val": 3, "test": 6})
+    flags = ["--preset", "tiny", "--batch-size", "10", "--epochs", "1"]
+    main(["train", str(data), "--out", str(tmp_path / "run"), "--methods", f"audio,{JOINT}", *flags])
+    for spec in parse_methods([f"audio,{JOINT}"]):
+        table = read_table(tmp_path / f"run/predictions/{spec.name}-seed0-test.parquet")
+        replaced = table["replaced"].to_pylist()
+        if spec.name == "audio":
+            assert replaced == ["none"] * 6
+            continue
+        assert replaced == ["none"] * 6 + ["audio"] * 6 + ["visual"] * 6
+        whole, without_audio, without_visual = np.array(table["probabilities"].to_pylist()).reshape(3, 6, 3)
+        np.testing.assert_allclose(whole.sum(axis=1), 1, atol=1e-5)
+        assert np.abs(whole - without_audio).max() > 1e-6
+        assert np.abs(without_audio - without_visual).max() > 1e-6
+        assert table["audio_prediction"].null_count == table["visual_prediction"].null_count == 12
+        assert (table["uncertainty"].null_count == 0) == (spec.method.name == "tmc")
