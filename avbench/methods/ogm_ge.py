@@ -84,14 +84,14 @@ def true_label_scores(outputs: Outputs, label: Tensor) -> Tensor:
     s_u = sum over B of softmax(z_u)[y]. In the order of MODALITIES.
     """
     parts = torch.stack([outputs.unimodal_logits[modality].detach() for modality in MODALITIES])
-    # float64: where a probability underflows, the ratio is huge, not infinite.
+    # float64: where a float32 probability would underflow to 0, the ratio is still right.
     probabilities = torch.softmax(parts.double(), dim=2)
     return probabilities.gather(2, label.expand(len(MODALITIES), -1)[..., None]).sum(dim=(1, 2))
 
 
 def ratios(scores: Mapping[Modality, Tensor]) -> dict[Modality, Tensor]:
-    """How far each modality is ahead: rho_audio = s_audio / s_visual, and the reverse."""
-    audio, visual = (scores[modality].clamp(min=torch.finfo(torch.float64).tiny) for modality in MODALITIES)
+    """How far each modality is ahead: rho_audio = s_audio / s_visual, and the reverse; finite for finite scores."""
+    audio, visual = (scores[modality].clamp(min=torch.finfo(torch.float32).tiny) for modality in MODALITIES)
     return {"audio": audio / visual, "visual": visual / audio}
 
 
