@@ -16,7 +16,7 @@ MODALITIES: tuple[Modality, ...] = ("audio", "visual")
 class Batch:
     """One rank's slice of a global batch.
 
-    audio: float [B, 1, F, T] log-spectrograms, or None when nobody reads audio.
+    audio: float [B, 1, F, T] log-spectrograms ([B, 1, T, F] of a filter bank), or None when nobody reads audio.
     frames: float [B, K, 3, H, W] normalized images, or None when nobody reads pictures. `frames.flatten(0, 1)` is a
         view in channels-last memory format.
     label: int64 [B]. clip_id: int64 [B], rows of the dataset's index.

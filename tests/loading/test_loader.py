@@ -1,5 +1,7 @@
 """The loader as its consumer sees it. Ranks are World values: the loader needs no process group."""
 
+import io
+import json
 import os
 import re
 import shutil
@@ -11,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from synthetic import make_dataset
 
 from avbench.batch import MODALITIES, Batch
-from avbench.dataset import Dataset, checksum, shard_name
+from avbench.dataset import DESCRIPTION_FILE, Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError
-from avbench.loading.features import Preset, VisualPreset, preset
+from avbench.loading.features import PRESETS, Preset, VisualPreset, audio_oracle, preset
 from avbench.loading.loader import Loader
+from avbench.loading.order import random_windows
 
 TINY = preset("tiny")
 
@@ -37,6 +41,13 @@ def dataset(tmp_path_factory) -> Dataset:
             sample_rate=16_000,
         )
     )
+
+
+@pytest.fixture(scope="module")
+def lengths(tmp_path_factory) -> Dataset:
+    """Clips from less than a second to more than the longest preset; seven train clips."""
+    path = tmp_path_factory.mktemp("datasets") / "lengths"
+    return Dataset(make_dataset(path, clips={"train": 7, "test": 3}, seconds=[0.6, 6.5, 11.0], sample_rate=16_000))
 
 
 @pytest.fixture
@@ -112,6 +123,73 @@ def test_slices_of_1_2_and_3_ranks_are_the_same_global_batches_bit_for_bit(datas
     # With two clips for three ranks, one slice of every batch is empty.
     if batch_size == 2:
         assert all(any(len(batches[n]) == 0 for batches in ranks) for n in range(len(alone)))
+
+
+@pytest.mark.parametrize("name", ["vggsound-ogm", "kinetics-sound-ogm", "vggsound-official"])
+def test_every_presets_audio_is_the_same_at_any_world_size_and_when_resumed(lengths, name):
+    options = {"preset": preset(name), "batch_size": 2, "modalities": ["audio"]}
+    alone = list(loader_of(lengths, **options).epoch(3))
+    ranks = [list(loader_of(lengths, world=World(rank, 3), **options).epoch(3)) for rank in range(3)]
+    for number, batch in enumerate(alone):
+        slices = [batches[number] for batches in ranks]
+        assert 0 in map(len, slices)
+        assert_equal_batches(collected(slices), batch)
+    resumed = loader_of(lengths, **options).epoch(3, first_batch=2)
+    assert_equal_batches(collected(resumed), collected(alone[2:]))
+
+
+@pytest.mark.parametrize("name", sorted(name for name in PRESETS if PRESETS[name].audio.sample_rate_hz == 16_000))
+def test_every_preset_hears_the_right_part_of_each_clip(lengths, name):
+    audio = preset(name).audio
+    for split in ("train", "test"):
+        batch = collected(loader_of(lengths, split=split, preset=preset(name), modalities=["audio"]).epoch(1))
+        assert batch.audio.shape == (len(batch), 1, *audio.shape)
+        for clip_id, ours in zip(batch.clip_id.tolist(), batch.audio, strict=True):
+            waveform, rate = soundfile.read(io.BytesIO(lengths.audio_bytes(clip_id).tobytes()))
+            start = 0
+            if audio.window == "random" and split == "test":
+                start = max(0, (len(waveform) - 80_000) // 2)
+            elif audio.window == "random":
+                one, length = np.array([clip_id]), np.array([len(waveform)])
+                start = int(random_windows(one, length, np.array([80_000]), seed=0, epoch=1)[0])
+            assert rate == audio.sample_rate_hz
+            expected = audio_oracle(torch.from_numpy(waveform), audio, start=start)
+            assert (ours[0] - expected).abs().median() < 1e-4
+
+
+def test_random_windows_change_with_the_epoch_and_middle_ones_do_not(lengths):
+    for split, changes in (("train", True), ("test", False)):
+        loader = loader_of(lengths, split=split, preset=preset("vggsound-ogm"), modalities=["audio"])
+        first, second = (collected(loader.epoch(epoch)) for epoch in (0, 1))
+        for clip_id in first.clip_id.tolist():
+            same = torch.equal(first.audio[first.clip_id == clip_id], second.audio[second.clip_id == clip_id])
+            assert same != (changes and lengths.samples[clip_id] > 80_000)
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"balanced-av"}))
+def test_every_preset_has_a_stock_clip_of_silence(copied, name):
+    whole = collected(loader_of(copied, preset=preset(name)).epoch(0))
+    damage_audio(copied, 3)
+    batch = collected(loader_of(copied, preset=preset(name)).epoch(0))
+    assert batch.clip_id[~batch.valid].tolist() == [3]
+    assert_equal_batches(batch.select(batch.valid), whole.select(whole.clip_id != 3))
+    stock = batch.select(~batch.valid)
+    assert torch.isfinite(stock.audio).all() and float(stock.audio.max() - stock.audio.min()) < 1e-5
+    assert stock.frames.shape == (1, PRESETS[name].visual.frames, 3, *whole.frames.shape[-2:])
+
+
+def test_a_preset_that_wants_the_middle_of_each_second_refuses_other_frames(copied):
+    balanced = preset("balanced-av")
+    with pytest.raises(DatasetError, match=r"copy: .* 0 s .*balanced-av.*`frame_phase_seconds = 0.5` in the recipe"):
+        loader_of(copied, preset=balanced)
+    loader = loader_of(copied, preset=balanced, modalities=["audio"])  # hears what it always does
+    assert collected(loader.epoch(0)).audio.shape[1:] == (1, 257, 1003)
+    with pytest.raises(DatasetError, match="balanced-av"):
+        loader.modalities = MODALITIES
+    description = json.loads((copied.path / DESCRIPTION_FILE).read_text())
+    (copied.path / DESCRIPTION_FILE).write_text(json.dumps(description | {"frame_phase_seconds": 0.5}))
+    batch = collected(loader_of(Dataset(copied.path), preset=balanced).epoch(0))
+    assert batch.valid.all() and batch.frames.shape == (23, 1, 3, 224, 224)
 
 
 def test_threads_and_prefetch_change_nothing(dataset):

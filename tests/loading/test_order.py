@@ -20,7 +20,9 @@ from avbench.loading.order import (
     crop_boxes,
     flips,
     middle_frames,
+    middle_windows,
     random_frames,
+    random_windows,
     uniforms,
 )
 
@@ -204,3 +206,40 @@ def test_a_random_frame_comes_from_each_part_of_the_clip():
 def test_middle_frames_by_hand_also_of_clips_with_too_few():
     assert middle_frames(np.array([10, 9, 1, 2]), count=1).tolist() == [[5], [4], [0], [1]]
     assert middle_frames(np.array([9, 2, 1]), count=3).tolist() == [[1, 4, 7], [0, 1, 1], [0, 0, 0]]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 2**31), min_size=1, max_size=50),
+    window=st.integers(1, 2**31),
+    seed=st.integers(-5, 2**40),
+    epoch=st.integers(0, 1000),
+)
+def test_windows_lie_inside_their_clips_and_begin_with_those_that_are_too_short(lengths, window, seed, epoch):
+    clip_ids, windows = np.arange(len(lengths)), np.full(len(lengths), window)
+    for starts in (
+        random_windows(clip_ids, np.array(lengths), windows, seed=seed, epoch=epoch),
+        middle_windows(np.array(lengths), windows),
+    ):
+        assert starts.dtype == np.int64
+        for start, length in zip(starts.tolist(), lengths, strict=True):
+            assert start == 0 if length <= window else 0 <= start <= length - window
+
+
+def test_random_windows_belong_to_clip_epoch_and_seed():
+    clip_ids, lengths, windows = np.arange(50), np.arange(160_000, 160_050), np.full(50, 80_000)
+    starts = random_windows(clip_ids, lengths, windows, seed=1, epoch=2)
+    some = np.array([40, 7, 21])
+    np.testing.assert_array_equal(random_windows(some, lengths[some], windows[some], seed=1, epoch=2), starts[some])
+    for key in ({"seed": 2, "epoch": 2}, {"seed": 1, "epoch": 3}):
+        assert (random_windows(clip_ids, lengths, windows, **key) != starts).all()
+    assert (np.unique(starts).size, random_windows(some[:0], lengths[:0], windows[:0], seed=1, epoch=2).size) == (50, 0)
+
+
+def test_random_windows_start_anywhere_with_equal_probability():
+    clip_ids = np.arange(6_000)
+    starts = random_windows(clip_ids, np.full(6_000, 7), np.full(6_000, 5), seed=0, epoch=0)
+    assert stats.chisquare([(starts == place).sum() for place in range(3)]).pvalue > 1e-3
+
+
+def test_the_middle_window_has_as_much_before_it_as_behind():
+    np.testing.assert_array_equal(middle_windows(np.array([10, 11, 4]), np.array([4, 4, 4])), [3, 3, 0])
