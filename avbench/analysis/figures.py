@@ -39,6 +39,7 @@ from avbench.analysis.style import (
     new_figure,
     say_empty,
     short,
+    titled,
     to_png,
     to_svg,
 )
@@ -78,7 +79,7 @@ def draw_heatmap(counts: Counts, *, audio_clips: int, visual_clips: int, ties: i
     total = audio_clips + visual_clips + ties
     with drawing():
         # Places are given: the histograms must have the very width and height of a square that keeps its shape.
-        height = 4.35
+        height = 4.4
         figure = new_figure(COLUMN, height)
         figure.set_layout_engine("none")
 
@@ -107,8 +108,9 @@ def draw_heatmap(counts: Counts, *, audio_clips: int, visual_clips: int, ties: i
         _draw_marginal(beside, counts.sum(axis=1), "visual", upright=False)
         above.set_title(_share("▲ visual-preferred", visual_clips, total), loc="left", pad=6)
         above.set_title(_share("▼ audio-preferred", audio_clips, total), loc="right", pad=6)
+        beside.get_xticklabels()[0].set_horizontalalignment("right")  # a long number would leave the picture
         ends = f", {ties:,} exactly equal" if ties else ""
-        figure.suptitle(f"{short(title, 30)}: {_clips(total)}{ends}", y=0.985)
+        titled(figure, title, below=f"{_clips(total)}{ends}")
         bar = figure.colorbar(image, cax=place(left, 0.42, side, 0.08), orientation="horizontal")
         bar.set_label(f"clips in a cell of {1 / HEATMAP_BINS:g} × {1 / HEATMAP_BINS:g} (white: none)")
         bar.minorticks_off()
@@ -167,13 +169,13 @@ def draw_bars(panels: Sequence[BarPanel], *, title: str) -> Figure:
     with drawing():
         runs = len(panels[0].bars)
         figure = new_figure(PAGE, 0.85 + 0.19 * runs)
-        figure.suptitle(title)
+        titled(figure, title)
         row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         tops = [bar.high for panel in panels for bar in panel.bars if bar.high is not None]
         right = 100 * min(1.0, max(tops, default=1.0))
         for axes, panel in zip(row, panels, strict=True):
             _draw_bar_panel(axes, panel)
-            axes.set(xlim=(0, 1.2 * right), ylim=(runs - 0.4, -0.6), xlabel="accuracy (%)")
+            axes.set(xlim=(0, 1.24 * right), ylim=(runs - 0.4, -0.6), xlabel="accuracy (%)")
             # Ticks end where accuracies do; the room beyond is for numbers.
             axes.set_xticks([tick for tick in MaxNLocator(4).tick_values(0, right) if tick <= min(100, 1.05 * right)])
         row[0].set_yticks(range(runs), [short(bar.run, 24) for bar in panels[0].bars])
@@ -204,10 +206,10 @@ def _draw_bar_panel(axes: Axes, panel: BarPanel) -> None:
             linewidth=0.6,
         )
         axes.plot([100 * low, 100 * high], [place, place], color=INK, linewidth=1.0, solid_capstyle="butt")
+        # A column of numbers at the right edge, where no bar, interval or line runs through them.
         axes.text(
-            100 * high, place, f" {100 * accuracy:.1f}", va="center", ha="left", fontsize=7, zorder=4,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
-        )  # fmt: skip
+            1, place, f"{100 * accuracy:.1f}", transform=axes.get_yaxis_transform(), va="center", ha="right", fontsize=7
+        )
     best = [accuracy for _, bar, accuracy, _, _ in known if bar.modality is not None]
     if best:
         axes.axvline(100 * max(best), color=INK, linewidth=0.8, linestyle=(0, (3, 2)), zorder=3)
@@ -264,7 +266,7 @@ def draw_thresholds(curves: ThresholdCurves, *, modality_of: Mapping[str, str], 
         keys: list[Artist] = [Patch(**_TOO_FEW, label=f"fewer than {FEWEST_CLIPS} clips")] if few else []
         keys += [line_key(short(run), styles[run], width=1.6 if run in modality_of else 1.1) for run in runs]
         figure = new_figure(PAGE, 3.7 + 0.13 * (len(runs) // 5))
-        figure.suptitle(title)
+        titled(figure, title)
         (left, right), (left_clips, right_clips) = figure.subplots(
             2, 2, sharex=True, sharey="row", height_ratios=(4.2, 1)
         )
@@ -330,7 +332,7 @@ def draw_distribution(distributions: Mapping[str, Floats], *, thresholds: Sequen
     edges = np.linspace(-1, 1, 81)
     with drawing():
         figure = new_figure(COLUMN, 0.7 + 1.35 * len(distributions))
-        figure.suptitle(title)
+        titled(figure, title)
         column = figure.subplots(len(distributions), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, values) in zip(column, distributions.items(), strict=True):
             for side, mask in subsets(values, 0.0).items():
@@ -374,7 +376,7 @@ def draw_class_counts(selection: Selection, *, title: str) -> Figure:
     rows = [row for _, members in selection.groups for row in members]
     with drawing():
         figure = new_figure(COLUMN, 0.95 + 0.155 * len(rows) + 0.2 * len(selection.groups))
-        figure.suptitle(title)
+        titled(figure, title)
         places = _grouped_places(selection)
         axes = figure.subplots()
         starts = np.zeros(len(rows))
@@ -441,7 +443,7 @@ def draw_class_scatters(clouds: Sequence[ClassCloud], *, title: str) -> Figure:
         height = bottom + rows * (side + names) + top
         figure = new_figure(width, height)
         figure.set_layout_engine("none")
-        figure.suptitle(title, y=1 - 0.06 / height, va="top")
+        titled(figure, title)
         for place, cloud in enumerate(clouds):
             row, column = divmod(place, columns)
             x, y = left + column * (side + gap), bottom + (rows - 1 - row) * (side + names)
@@ -494,7 +496,7 @@ def draw_diagnostics(curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats
     }
     with drawing():
         figure = new_figure(PAGE, 0.75 + 1.2 * len(groups))
-        figure.suptitle(title)
+        titled(figure, title)
         grid = figure.subplots(len(groups), len(seeds), sharex="col", sharey="row", squeeze=False)
         for row, group in zip(grid, groups, strict=True):
             _draw_group(row, [curves[seed].get(group, {}) for seed in seeds], styles=styles)
@@ -591,7 +593,7 @@ def draw_uncertainty(runs: Mapping[str, tuple[Floats, Mask]], *, title: str) -> 
         columns = min(2, len(runs))
         rows = -(-len(runs) // columns)
         figure = new_figure(COLUMN if columns == 1 else PAGE, 0.85 + 1.5 * rows)
-        figure.suptitle(title)
+        titled(figure, title)
         grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
         for axes in grid.flat[len(runs) :]:
             axes.set_visible(False)

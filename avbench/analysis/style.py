@@ -171,6 +171,17 @@ def line_key(label: str, style: LineStyle, *, width: float = 1.2) -> Line2D:
     )  # fmt: skip
 
 
+def titled(figure: Figure, title: str, *, below: str = "") -> None:
+    """A title over the whole figure, shortened to its width; `below` is a second line."""
+    # A letter of 8.5 points takes about 0.072 inches.
+    first = short(title, int(figure.get_figwidth() / 0.072))
+    text = f"{first}\n{below}" if below else first
+    if figure.get_layout_engine() is None:
+        figure.suptitle(text, y=1 - 0.06 / figure.get_figheight(), va="top")
+    else:
+        figure.suptitle(text)  # a place that is given would not be kept free
+
+
 def say_empty(axes: Axes, words: str) -> None:
     """Say in an empty panel why it is empty."""
     axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", color=SOFT, fontsize=7.5)

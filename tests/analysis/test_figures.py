@@ -88,7 +88,7 @@ class TestHeatmap:
     def test_shares_and_totals_are_written_on_it(self, counts):
         figure = heat(counts)
         above = figure.axes[1]
-        assert figure.get_suptitle() == "pets, test split: 5 clips, 1 exactly equal"
+        assert figure.get_suptitle() == "pets, test split\n5 clips, 1 exactly equal"
         assert above.get_title("left").endswith("visual-preferred\n20.0 % (1)")
         assert above.get_title("right").endswith("audio-preferred\n60.0 % (3)")
 
@@ -365,7 +365,7 @@ def ordinary_and_extreme_figures():
     yield (
         "heatmap-many",
         lambda: draw_heatmap(
-            cells * 12_345_678, audio_clips=0, visual_clips=12_345_678, ties=0, title="VGG-Sound, test split"
+            cells * 12_345_678, audio_clips=0, visual_clips=12_340_001, ties=5_677, title="VGG-Sound, test split"
         ),
     )
     for name, runs in (("few", few), ("many", many)):
