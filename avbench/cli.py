@@ -67,16 +67,42 @@ class VerifyArgs:
 
 @dataclass(frozen=True)
 class EvaluateArgs:
-    """Tables, heatmap and an HTML page from what training left behind."""
+    """Tables, figures and an HTML page from what training left behind, or from predictions of your own."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders of one dataset; the report goes into the first."""
+    predictions: tuple[Path, ...] = ()
+    """Predictions of your own, Parquet or CSV: key and prediction, or class probabilities."""
+    confidence: Path | None = None
+    """Confidences that cut the subsets, Parquet or CSV: key, label, audio, visual (default: the run folders')."""
     split: str = "test"
     """The split that is cut into subsets."""
     thresholds: Annotated[tuple[float, ...], comma_list(float, "0,0.2,0.4")] = (0.0, 0.2, 0.4)
     """Discrepancies beyond which a clip is dominated by a modality."""
     confidence_epochs: str = "all"
     """Epochs to average confidence over: all, FIRST:LAST (both included), or best."""
+    resamples: int = 1000
+    """Bootstrap resamples behind the intervals of class means."""
+    out: Path | None = None
+    """The report folder (default: RUN/report, or FILE-report beside the predictions)."""
+
+
+@dataclass(frozen=True)
+class SubsetsArgs:
+    """The keys of the clips of every subset, as a file."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders of one dataset."""
+    export: Path
+    """The file to write, .csv or .parquet, or a folder for subsets.csv."""
+    split: str = "test"
+    """The split that is cut into subsets."""
+    thresholds: Annotated[tuple[float, ...], comma_list(float, "0,0.2,0.4")] = (0.0, 0.2, 0.4)
+    """Discrepancies beyond which a clip is dominated by a modality."""
+    confidence_epochs: str = "all"
+    """Epochs to average confidence over: all, FIRST:LAST (both included), or best."""
+    overwrite: bool = False
+    """Replace a file that is there."""
 
 
 @dataclass(frozen=True)
@@ -174,17 +200,41 @@ def _run_training(config: TrainConfig, *, resume: bool, overwrite: bool) -> None
 
 
 def _evaluate(argv: Sequence[str]) -> None:
-    from avbench.analysis.report import evaluate, terminal_table
+    from avbench.analysis.report import evaluate
+    from avbench.analysis.tables import terminal_table
 
     args = _parse(EvaluateArgs, argv, "avbench evaluate")
     evaluation = evaluate(
-        args.runs, split=args.split, thresholds=args.thresholds, confidence_epochs=args.confidence_epochs
+        args.runs,
+        split=args.split,
+        thresholds=args.thresholds,
+        confidence_epochs=args.confidence_epochs,
+        resamples=args.resamples,
+        predictions=args.predictions,
+        confidence=args.confidence,
+        out=args.out,
     )
     _console().print(terminal_table(evaluation))
     _console().print(evaluation.answer)
     if evaluation.spearman is not None:
         _console().print(f"rank correlation of estimated and planted discrepancy (Spearman): {evaluation.spearman:.2f}")
     _console().print(f"report: {evaluation.page}", soft_wrap=True)
+
+
+def _subsets(argv: Sequence[str]) -> None:
+    from avbench.analysis.export import counts_text, export_subsets
+
+    args = _parse(SubsetsArgs, argv, "avbench subsets")
+    file, counts = export_subsets(
+        args.runs,
+        args.export,
+        split=args.split,
+        thresholds=args.thresholds,
+        confidence_epochs=args.confidence_epochs,
+        overwrite=args.overwrite,
+    )
+    _console().print(counts_text(counts), soft_wrap=True)
+    _console().print(f"{file}: written", soft_wrap=True, markup=False)
 
 
 def _demo(argv: Sequence[str]) -> None:
@@ -206,7 +256,8 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "pack": (_pack, "labelled videos -> a dataset of tar shards"),
     "verify": (_verify, "prove that a dataset is whole"),
     "train": (_train, "every method in one pass; also under torchrun"),
-    "evaluate": (_evaluate, "tables, heatmap and an HTML page of a run"),
+    "evaluate": (_evaluate, "tables, figures and an HTML page of runs, or of predictions of your own"),
+    "subsets": (_subsets, "the keys of each subset's clips, as a file"),
     "doctor": (_doctor, "what this machine has, and what will run where"),
 }
 

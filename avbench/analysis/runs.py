@@ -76,6 +76,7 @@ class Results:
     networks: per run, what its network is; "" where nobody said. options: per run, the options of its method.
     diagnostics: per (run, seed) what its method logged while training: per group a curve a name, as (epochs, values),
         two arrays (M,); epochs are fractions, 1.5 is the middle of the second epoch; values are finite.
+    confidence_source: the file of somebody's own that the confidences are from; "" for the run folders.
     rejects: why how many clips were rejected while packing. events: per run folder, what the training had to tell.
     """
 
@@ -95,6 +96,7 @@ class Results:
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     diagnostics: Mapping[tuple[str, int], Diagnostics] = field(default_factory=dict)
     rejects: Mapping[str, int] = field(default_factory=dict)
+    confidence_source: str = ""
 
     @property
     def seeds(self) -> Mapping[str, tuple[int, ...]]:

@@ -62,7 +62,7 @@ def sign_flip_p(differences: Counts) -> float:
     choose signs whose sum is at least as far from zero as the observed one. Values v that occur m times add a sum
     whose characteristic function is cos(v t)^m, so the distribution of the whole sum is the Fourier transform of
     a product, with all its 2^n ways counted. (Pitman, Suppl. J. R. Stat. Soc. 4, 1937; with differences of -1, 0 and
-    1 it is McNemar's exact test.) Not below P_FLOOR.
+    1 it is McNemar's exact test.) Rounded to, and not below, P_FLOOR.
     """
     sizes = np.abs(differences[differences != 0])
     if len(sizes) == 0:
@@ -81,7 +81,7 @@ def sign_flip_p(differences: Counts) -> float:
     # The distribution is even: entry k is the chance of a sum of k, and of -k.
     chances = np.fft.irfft(sign * np.exp(logarithm), length)[: farthest + 1]
     tail = chances[observed:].sum() if observed else 0.5
-    return float(np.clip(2 * tail, P_FLOOR, 1.0))
+    return float(np.clip(round(2 * tail, 12), P_FLOOR, 1.0))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

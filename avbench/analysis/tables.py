@@ -1,17 +1,40 @@
-"""Tables as a reader sees them, and their files: CSV, Markdown, LaTeX."""
+"""Tables as a reader sees them, and their files: CSV in full precision, Markdown, LaTeX, and one for the terminal."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rich.table import Table
+from rich.text import Text
+
+from avbench.analysis.discrepancy import MODALITIES
+from avbench.analysis.evaluation import SUBSETS, Accuracy, AccuracyTable, subset_name
+from avbench.analysis.metrics import METRICS, Measured, MetricTable
+from avbench.analysis.published import SOURCE, WARNING, Published
+from avbench.analysis.seeds import SeedCell, SeedTable
+from avbench.analysis.significance import ALPHA, Comparison
+from avbench.analysis.statistics import P_FLOOR
+from avbench.analysis.utilization import Utilization
 
 if TYPE_CHECKING:
     from avbench.analysis.report import Evaluation
 
+T = TypeVar("T")
+
+ACCURACY_FILE = "accuracy.csv"
+NOTHING = "–"
+
+# Two sides and the ties, as a column of any threshold is called in a terminal.
+_SHORT = {"overall": "overall", "audio": "audio side", "visual": "visual side", "tie": "tie"}
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell: what it says, what stands smaller beside it (an interval, a deviation), and a number to sort by.
+    """One cell: what it says, what stands smaller beside it ("[67.0, 75.0]", "± 0.4"), and a number to sort by.
 
     best: whether it is the highest of its column. value: None for words and for empty cells, which sort last.
     """
@@ -26,9 +49,9 @@ class Cell:
 class Sheet:
     """One table. Its first `words` columns are words, aligned left; the rest are numbers, aligned right.
 
-    name: of its kind and unique, fit for a file name or an anchor, such as "accuracy-0.2". kind: tables of a kind
-    differ by the threshold only: "accuracy", "seeds", "cross-seed", "metrics", "significance", "published", "parts",
-    "utilization", "planted". title, caption: a heading of a few words, and what the numbers are in a sentence.
+    name: unique, fit for a file name or an anchor, such as "accuracy-0.2". kind: tables of a kind differ by the
+    threshold only: "accuracy", "published", "significance", "metrics", "cross-seed", "parts", "utilization" or
+    "planted". title, caption: a heading of a few words, and what the numbers are, in a sentence or two.
     """
 
     name: str
@@ -41,5 +64,513 @@ class Sheet:
 
 
 def sheets(evaluation: Evaluation) -> tuple[Sheet, ...]:
-    """Every table of an evaluation, in order."""
-    return ()
+    """Every table of an evaluation, in order; those that would have no rows are left out."""
+    thresholds = evaluation.table.thresholds
+    found = [
+        *(_accuracy_sheet(evaluation, threshold) for threshold in thresholds),
+        _published_sheet(evaluation.published, evaluation.seeds, evaluation.table.methods),
+        *(_significance_sheet(evaluation.comparisons, threshold) for threshold in thresholds),
+        *(_metrics_sheet(evaluation.metrics, threshold) for threshold in thresholds),
+    ]
+    if evaluation.cross_seed is not None:
+        found += [_cross_seed_sheet(evaluation.cross_seed, threshold) for threshold in thresholds]
+    found += [_parts_sheet(evaluation.parts, threshold) for threshold in thresholds]
+    found.append(_utilization_sheet(evaluation.utilization))
+    if evaluation.planted is not None:
+        found += [_planted_sheet(evaluation, evaluation.planted, threshold) for threshold in thresholds]
+    return tuple(sheet for sheet in found if sheet.rows)
+
+
+# One sheet a kind
+
+
+def _accuracy_sheet(evaluation: Evaluation, threshold: float) -> Sheet:
+    counts = {subset: evaluation.table.clips(subset, threshold) for subset in SUBSETS}
+    several = len(evaluation.table.seeds) > 1
+    seeds = "; below each method's seeds their mean ± standard deviation" if several else ""
+    return _by_subset(
+        kind="accuracy",
+        title=f"Accuracy, T = {threshold:g}",
+        caption=f"Accuracy in % [95 % interval] on subsets cut by the unimodal networks' confidence{seeds}.",
+        words=("method", *_if(_has_networks(evaluation.networks), "network"), *_if(several, "seed")),
+        threshold=threshold,
+        counts=counts,
+        rows=_accuracy_rows(evaluation, evaluation.table, threshold, means=evaluation.seeds if several else None),
+    )
+
+
+def _planted_sheet(evaluation: Evaluation, table: AccuracyTable, threshold: float) -> Sheet:
+    several = len(table.seeds) > 1
+    return _by_subset(
+        kind="planted",
+        title=f"Accuracy by planted quality, T = {threshold:g}",
+        caption="Accuracy in % [95 % interval] on subsets cut by the clips' planted quality, flattering no network.",
+        words=("method", *_if(_has_networks(evaluation.networks), "network"), *_if(several, "seed")),
+        threshold=threshold,
+        counts={subset: table.clips(subset, threshold) for subset in SUBSETS},
+        rows=_accuracy_rows(evaluation, table, threshold, means=None),
+    )
+
+
+def _accuracy_rows(
+    evaluation: Evaluation, table: AccuracyTable, threshold: float, *, means: SeedTable | None
+) -> list[tuple[Cell, ...]]:
+    """Every run and seed; the highest of each column marked, among the means over seeds where they are given."""
+    has_networks, several = _has_networks(evaluation.networks), len(table.seeds) > 1
+    each = [[_accuracy_cell(table.cell(*row, subset, threshold)) for subset in SUBSETS] for row in table.rows]
+    runs = dict.fromkeys(run for run, _ in table.rows)
+    over = [[_seed_cell(means.cell(run, subset, threshold)) for subset in SUBSETS] for run in runs] if means else []
+    if over:
+        over = _mark_best(over)
+    else:
+        each = _mark_best(each)
+    rows = []
+    for place, run in enumerate(runs):
+        first = [Cell(run), *_if(has_networks, Cell(evaluation.networks.get(run, "")))]
+        rows += [
+            (*first, *_if(several, Cell(str(seed), value=float(seed))), *cells)
+            for (name, seed), cells in zip(table.rows, each, strict=True)
+            if name == run
+        ]
+        if over:
+            rows.append((*first, Cell("mean"), *over[place]))
+    return rows
+
+
+def _published_sheet(published: Sequence[Published], ours: SeedTable, methods: Mapping[str, str]) -> Sheet:
+    subsets, rows = ("overall", *MODALITIES), []
+    threshold = min(ours.thresholds)
+    preferred = threshold == 0.0
+    for row in published:
+        for run, method in methods.items():
+            if method == row.method and preferred:
+                cells = (_seed_cell(ours.cell(run, subset, threshold)) for subset in subsets)
+                rows.append((Cell(row.method), Cell("here" if run == method else f"here ({run})"), *cells))
+        values = (row.overall, row.audio, row.visual)
+        rows.append((Cell(row.method), Cell("published"), *(_percent(value) for value in values)))
+    return Sheet(
+        name="published",
+        kind="published",
+        title="Beside the published numbers",
+        caption=f"Accuracy in %, here and as published for {published[0].dataset if published else ''} by {SOURCE}. "
+        f"{WARNING}",
+        words=2,
+        headings=("method", "source", *(subset_name(subset, 0.0) for subset in subsets)),
+        rows=tuple(rows),
+    )
+
+
+def _significance_sheet(comparisons: Sequence[Comparison], threshold: float) -> Sheet:
+    here = [one for one in comparisons if one.threshold == threshold]
+    by_place = {(one.run, one.unimodal, one.subset): one for one in here}
+    rows = [
+        (Cell(run), Cell(unimodal), *_difference_cells(by_place, run, unimodal))
+        for run, unimodal in dict.fromkeys((one.run, one.unimodal) for one in here)
+    ]
+    names = [subset_name(modality, threshold) for modality in MODALITIES]
+    return Sheet(
+        name=f"significance-{threshold:g}",
+        kind="significance",
+        title=f"Against the unimodal networks, T = {threshold:g}",
+        caption="Accuracy of a method minus that of a unimodal network, in points, and the p value of the exact paired "
+        f"sign-flip test over clips (correctness averaged over seeds), two-sided, Holm-corrected for all "
+        f"{len(comparisons)} comparisons of method, unimodal network, audio and visual side, and threshold. "
+        f"*: p < {ALPHA:g}.",
+        words=2,
+        headings=("method", "against", *(text for name in names for text in (f"{name}: difference", "p"))),
+        rows=tuple(rows),
+    )
+
+
+def _difference_cells(by_place: Mapping[tuple[str, str, str], Comparison], run: str, unimodal: str) -> Iterable[Cell]:
+    for modality in MODALITIES:
+        one = by_place.get((run, unimodal, modality))
+        if one is None:  # the subset is empty
+            yield from (Cell(NOTHING), Cell(NOTHING))
+            continue
+        star = " *" if one.significant else ""
+        yield Cell(_signed(100 * one.difference), value=one.difference)
+        yield Cell(f"{_p_text(one.p_holm)}{star}", value=one.p_holm)
+
+
+def _metrics_sheet(metrics: MetricTable, threshold: float) -> Sheet:
+    rows: list[tuple[Cell, ...]] = []
+    classes = []
+    for subset in SUBSETS:
+        cells = [[metrics.cell(run, metric, subset, threshold) for metric in METRICS] for run in metrics.runs]
+        name = subset_name(subset, threshold)
+        if cells[0][0].clips:
+            marked = _mark_best([[_measured_cell(cell) for cell in row] for row in cells])
+            rows += [(Cell(name), Cell(run), *row) for run, row in zip(metrics.runs, marked, strict=True)]
+            absent = f", {cells[0][0].absent} more without clips" if cells[0][0].absent else ""
+            classes.append(f"{name} {cells[0][0].classes}{absent}")
+    return Sheet(
+        name=f"metrics-{threshold:g}",
+        kind="metrics",
+        title=f"Class means, T = {threshold:g}",
+        caption="In % [95 % bootstrap interval], the mean over seeds. Classes that the means are over: "
+        f"{'; '.join(classes)}.",
+        words=2,
+        headings=("clips", "method", *METRICS),
+        rows=tuple(rows),
+    )
+
+
+def _cross_seed_sheet(table: SeedTable, threshold: float) -> Sheet:
+    return _by_subset(
+        kind="cross-seed",
+        title=f"Accuracy, subsets cut by the other seeds, T = {threshold:g}",
+        caption="Accuracy in %, mean ± standard deviation over seeds; each seed's subsets are cut by the mean "
+        "confidence of the other seeds, so that no network is scored on clips that it chose. Clips are a mean too.",
+        words=("method",),
+        threshold=threshold,
+        counts={subset: table.cell(table.rows[0][0], subset, threshold).clips for subset in SUBSETS},
+        rows=_seed_rows(table, threshold, words=lambda run, part: (Cell(run),)),
+    )
+
+
+def _parts_sheet(table: SeedTable, threshold: float) -> Sheet:
+    counts = {}
+    if table.rows:
+        run, part = table.rows[0]
+        counts = {subset: table.cell(run, subset, threshold, part=part).clips for subset in SUBSETS}
+    return _by_subset(
+        kind="parts",
+        title=f"Unimodal parts of joint networks, T = {threshold:g}",
+        caption="Accuracy in % of what a joint network's own audio or visual part says, the mean over seeds. These are "
+        "not the unimodal networks, which are trained alone.",
+        words=("joint network", "part"),
+        threshold=threshold,
+        counts=counts,
+        rows=_seed_rows(table, threshold, words=lambda run, part: (Cell(run), Cell(f"{part} part"))),
+    )
+
+
+def _utilization_sheet(found: Sequence[Utilization]) -> Sheet:
+    rows, seen = [], set()
+    for one in found:
+        place = (one.run, one.subset if one.subset == "overall" else subset_name(one.subset, one.threshold))
+        name = place[1] if one.subset == "overall" else f"{place[1]}, T = {one.threshold:g}"
+        if one.subset == "tie" or (one.subset == "overall" and place in seen):
+            continue
+        seen.add(place)
+        shares = [one.conditional[modality] for modality in MODALITIES]
+        rows.append(
+            (
+                Cell(one.run),
+                Cell(name),
+                *(_percent(value) for value in (one.both, *(one.replaced[modality] for modality in MODALITIES))),
+                *(Cell(NOTHING) if share is None else Cell(_signed(share, 3), value=share) for share in shares),
+                *(Cell(_signed(100 * one.shapley[name]), value=one.shapley[name]) for name in MODALITIES),
+            )
+        )
+    return Sheet(
+        name="utilization",
+        kind="utilization",
+        title="Use of each modality by joint networks",
+        caption="Accuracy in % with both modalities and with one's features replaced by their mean over train; the "
+        "conditional utilization rate u, the share of accuracy that is lost without a modality; and each modality's "
+        "Shapley value in points. The two values add up to the accuracy with both minus chance, "
+        f"{100 * found[0].chance if found else 0:.1f} %: one over the number of classes, which a network that always "
+        "names the same, unknown class has.",
+        words=2,
+        headings=(
+            "method", "clips", "both", "audio replaced", "visual replaced", "u(audio | visual)", "u(visual | audio)",
+            "Shapley audio", "Shapley visual",
+        ),
+        rows=tuple(rows),
+    )  # fmt: skip
+
+
+# Parts of sheets
+
+
+def _by_subset(
+    *,
+    kind: str,
+    title: str,
+    caption: str,
+    words: Sequence[str],
+    threshold: float,
+    counts: Mapping[str, float],
+    rows: Sequence[tuple[Cell, ...]],
+) -> Sheet:
+    """A sheet whose numbers are one column a subset; its heading has the subset's number of clips."""
+    names = (f"{subset_name(subset, threshold)} ({count:,.0f})" for subset, count in counts.items())
+    headings = (*words, *names)
+    return Sheet(f"{kind}-{threshold:g}", kind, title, caption, len(words), headings, tuple(rows))
+
+
+def _seed_rows(
+    table: SeedTable, threshold: float, *, words: Callable[[str, str], tuple[Cell, ...]]
+) -> list[tuple[Cell, ...]]:
+    cells = [
+        [_seed_cell(table.cell(run, subset, threshold, part=part)) for subset in SUBSETS] for run, part in table.rows
+    ]
+    marked = _mark_best(cells)
+    return [(*words(*row), *numbers) for row, numbers in zip(table.rows, marked, strict=True)]
+
+
+def _mark_best(rows: Sequence[Sequence[Cell]]) -> list[list[Cell]]:
+    """The same cells, the highest of each column marked."""
+    highest = [
+        max((cell.value for cell in column if cell.value is not None), default=None)
+        for column in zip(*rows, strict=True)
+    ]
+    return [
+        [replace(cell, best=best is not None and cell.value == best) for cell, best in zip(row, highest, strict=True)]
+        for row in rows
+    ]
+
+
+def _accuracy_cell(cell: Accuracy) -> Cell:
+    return _percent(cell.accuracy, interval=(cell.low, cell.high))
+
+
+def _measured_cell(cell: Measured) -> Cell:
+    return _percent(cell.value, interval=(cell.low, cell.high))
+
+
+def _seed_cell(cell: SeedCell) -> Cell:
+    shown = _percent(cell.mean)
+    return shown if cell.deviation is None else replace(shown, detail=f"± {100 * cell.deviation:.1f}")
+
+
+def _percent(value: float | None, *, interval: tuple[float | None, float | None] = (None, None)) -> Cell:
+    if value is None:
+        return Cell(NOTHING)
+    low, high = interval
+    detail = "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return Cell(f"{100 * value:.1f}", detail, value)
+
+
+def _signed(number: float, digits: int = 1) -> str:
+    """With its sign, a true minus; what rounds to zero has none."""
+    text = f"{number:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def _p_text(p: float) -> str:
+    if p <= P_FLOOR:
+        return f"≤ {P_FLOOR:.0e}"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+def _if(condition: bool, value: T) -> tuple[T, ...]:
+    return (value,) if condition else ()
+
+
+def _has_networks(networks: Mapping[str, str]) -> bool:
+    return any(networks.values())
+
+
+# Files
+
+
+def table_files(evaluation: Evaluation) -> dict[str, bytes]:
+    """Every table as a file, by name: one CSV a kind of number, all in Markdown and all in LaTeX."""
+    records = {
+        ACCURACY_FILE: _accuracy_records(evaluation.table, evaluation.networks),
+        "accuracy_planted.csv": _accuracy_records(evaluation.planted, evaluation.networks),
+        "seeds.csv": _seed_records(evaluation.seeds),
+        "cross_seed.csv": _seed_records(evaluation.cross_seed),
+        "parts.csv": _seed_records(evaluation.parts),
+        "metrics.csv": _records(evaluation.metrics.cells),
+        "significance.csv": [
+            {**record, "significant": int(one.significant)}
+            for record, one in zip(_records(evaluation.comparisons), evaluation.comparisons, strict=True)
+        ],
+        "utilization.csv": [_utilization_record(one) for one in evaluation.utilization],
+        "published.csv": [{**record, "source": SOURCE} for record in _records(evaluation.published)],
+    }
+    texts = {name: _csv(rows) for name, rows in records.items() if rows}
+    texts["tables.md"] = markdown(evaluation)
+    texts["tables.tex"] = latex(evaluation)
+    return {name: text.encode() for name, text in texts.items()}
+
+
+Record = dict[str, Any]  # column -> value, the same columns in every record of a file
+
+
+def _records(rows: Sequence[Any]) -> list[Record]:
+    """Dataclasses as records; what they call a run is a method to a reader."""
+    return [{"method" if name == "run" else name: value for name, value in asdict(row).items()} for row in rows]
+
+
+def _accuracy_records(table: AccuracyTable | None, networks: Mapping[str, str]) -> list[Record]:
+    return [
+        {
+            "method": cell.run,
+            "seed": cell.seed,
+            "subset": cell.subset,
+            "threshold": cell.threshold,
+            "clips": cell.clips,
+            "accuracy": cell.accuracy,
+            "low": cell.low,
+            "high": cell.high,
+            "network": networks.get(cell.run, ""),
+        }
+        for cell in (table.cells if table else ())
+    ]
+
+
+def _seed_records(table: SeedTable | None) -> list[Record]:
+    return [{**record, "seeds": len(record["seeds"])} for record in _records(table.cells if table else ())]
+
+
+def _utilization_record(one: Utilization) -> Record:
+    return {
+        "method": one.run,
+        "subset": one.subset,
+        "threshold": one.threshold,
+        "clips": one.clips,
+        "both": one.both,
+        **{f"{modality}_replaced": one.replaced[modality] for modality in MODALITIES},
+        "chance": one.chance,
+        **{f"{modality}_utilization": one.conditional[modality] for modality in MODALITIES},
+        **{f"{modality}_shapley": one.shapley[modality] for modality in MODALITIES},
+    }
+
+
+def _csv(records: Sequence[Record]) -> str:
+    """Fractions in full precision, nothing where there is no number."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)  # a float is written as repr does, None as nothing
+    return buffer.getvalue()
+
+
+def markdown(evaluation: Evaluation) -> str:
+    """All tables with the answer and the notes, as GitHub's Markdown."""
+    lines = [f"# {evaluation.dataset}, {evaluation.split} split", "", evaluation.answer, ""]
+    lines += [f"* {verdict.sentence}" for verdict in evaluation.verdicts]
+    for sheet in evaluation.sheets:
+        lines += ["", f"## {sheet.title}", "", sheet.caption, ""]
+        lines.append(_markdown_row(sheet.headings))
+        lines.append(f"|{'---|' * sheet.words}{'---:|' * (len(sheet.headings) - sheet.words)}")
+        lines += [_markdown_row([_markdown_cell(cell) for cell in row]) for row in sheet.rows]
+    if evaluation.planted is not None:
+        lines += [
+            "",
+            f"Spearman correlation of estimated and planted discrepancy: {correlation_text(evaluation.spearman)}",
+        ]
+    lines += ["", "## Notes", "", *(f"* {note}" for note in evaluation.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = cell.text.replace("*", "\\*")
+    return " ".join(part for part in (f"**{text}**" if cell.best else text, cell.detail) if part)
+
+
+def latex(evaluation: Evaluation) -> str:
+    """All tables as LaTeX floats, to be taken one by one or with \\input as they are."""
+    lines = [
+        f"% {_one_line(evaluation.dataset)}, {evaluation.split} split; written by avbench evaluate.",
+        "% \\usepackage{booktabs} in the preamble.",
+    ]
+    for sheet in evaluation.sheets:
+        columns = ["p{3.2cm}" if name == "network" else "l" for name in sheet.headings[: sheet.words]]
+        caption = _latex_text(f"{evaluation.dataset}, {evaluation.split} split: {sheet.title}. {sheet.caption}")
+        lines += [
+            "",
+            "\\begin{table}",
+            "\\centering\\small",
+            f"\\caption{{{caption}}}",
+            f"\\label{{tab:{sheet.name}}}",
+            f"\\begin{{tabular}}{{{''.join(columns)}{'r' * (len(sheet.headings) - sheet.words)}}}",
+            "\\toprule",
+            _latex_row([_latex_text(heading) for heading in sheet.headings]),
+            "\\midrule",
+            *(_latex_row([_latex_cell(cell) for cell in row]) for row in sheet.rows),
+            "\\bottomrule",
+            "\\end{tabular}",
+            "\\end{table}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    # After a row's end, LaTeX would read a bracket or a star as the space to leave.
+    guard = "{}" if cells[0].startswith(("[", "*")) else ""
+    return f"{guard}{' & '.join(cells)} \\\\"
+
+
+def _latex_cell(cell: Cell) -> str:
+    text = f"\\textbf{{{_latex_text(cell.text)}}}" if cell.best else _latex_text(cell.text)
+    return f"{text} {{\\scriptsize {_latex_text(cell.detail)}}}" if cell.detail else text
+
+
+_LATEX = {
+    "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
+    "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}",
+    "|": "\\textbar{}", '"': "\\textquotedbl{}", "–": "--", "±": "$\\pm$", "−": "$-$", "≤": "$\\le$", "\n": " ",
+}  # fmt: skip
+
+
+def _latex_text(text: str) -> str:
+    """Words for LaTeX: what it would take for commands is escaped, and so are our signs that its fonts lack."""
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def correlation_text(value: float | None) -> str:
+    """A rank correlation in words."""
+    return "not defined (one of the two is the same for all clips)" if value is None else f"{value:.3f}"
+
+
+# The terminal
+
+
+def terminal_table(evaluation: Evaluation) -> Table:
+    """The accuracies for a terminal of 80 columns or more, in per cent.
+
+    One seed: with the interval in whole per cents. Several: mean and standard deviation over them.
+    """
+    table = evaluation.table
+    several = len(table.seeds) > 1
+    coverage = evaluation.coverage
+    left_out = coverage.listed - coverage.evaluated
+    how = f"± deviation, {len(table.seeds)} seeds" if several else "[95 % interval]"
+    shown = Table(
+        title=f"{evaluation.dataset}, {evaluation.split} split: accuracy in % {how}",
+        caption=f"{coverage.evaluated:,} clips" + (f"; {left_out:,} more left out: no confidence" if left_out else ""),
+        title_style="bold",
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    shown.add_column("", overflow="fold")
+    for subset in SUBSETS:
+        shown.add_column(_SHORT[subset], justify="right")
+    for threshold in table.thresholds:
+        counts = [f"{table.clips(subset, threshold):,}" for subset in SUBSETS]
+        shown.add_row(Text(f"T = {threshold:g}, clips", style="bold"), *(Text(count, style="dim") for count in counts))
+        for run in table.methods:
+            shown.add_row(run, *(_terminal_cell(evaluation, run, subset, threshold) for subset in SUBSETS))
+        if threshold != table.thresholds[-1]:
+            shown.add_row()
+    return shown
+
+
+def _terminal_cell(evaluation: Evaluation, run: str, subset: str, threshold: float) -> Text:
+    seeds = evaluation.seeds.cell(run, subset, threshold)
+    if seeds.mean is None:
+        return Text(NOTHING, style="dim")
+    detail = ""
+    if seeds.deviation is not None:
+        detail = f" ± {100 * seeds.deviation:.1f}"
+    elif len(evaluation.table.seeds) == 1:
+        cell = evaluation.table.cell(run, seeds.seeds[0], subset, threshold)
+        detail = f" [{100 * (cell.low or 0):.0f}–{100 * (cell.high or 0):.0f}]"
+    return Text.assemble(f"{100 * seeds.mean:.1f}", (detail, "dim"))

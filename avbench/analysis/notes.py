@@ -1,0 +1,85 @@
+"""What a reader must know of the numbers of an evaluation, a sentence or two each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from avbench.analysis.discrepancy import MODALITIES
+from avbench.analysis.runs import Epochs, Results
+
+
+def notes(results: Results, *, epochs: Epochs, resamples: int) -> tuple[str, ...]:
+    """All that holds for these results. epochs: which the confidences are averaged over; resamples: the bootstrap's."""
+    return (*_of_subsets(results, epochs), *_of_numbers(results, resamples), *_of_clips(results))
+
+
+def _of_subsets(results: Results, epochs: Epochs) -> Iterator[str]:
+    if results.confidence_source:
+        where = f"here as {results.confidence_source} has it"
+    else:
+        where = f"here the mean over {_epochs_text(epochs)} ({_seeds_text(results)})"
+    yield (
+        f"A clip's confidence is the probability that a unimodal network gives to its true label, {where}. Its "
+        "discrepancy is audio minus visual confidence."
+    )
+    yield (
+        "Audio-preferred clips have a discrepancy above 0, visual-preferred ones below 0; at a threshold T above 0, "
+        "dominated clips are those beyond T and −T. The rest is tied, so overall is their mean, weighted by clips."
+    )
+    yield (
+        "Read with care: these subsets are cut by the confidence of the same unimodal networks that are then scored on "
+        "them, which flatters each of the two on its own subset."
+    )
+    if all(len(seeds) > 1 for seeds in results.seeds.values()):
+        yield "Tables of subsets cut by the other seeds do not flatter: no seed's networks chose their own clips."
+
+
+def _of_numbers(results: Results, resamples: int) -> Iterator[str]:
+    yield (
+        "Intervals are 95 % bootstrap intervals over the clips of each subset. They hold for these trained networks "
+        "and say nothing of how another seed would fare. Those of accuracy are the percentiles of infinitely many "
+        f"resamples; those of class means come from {resamples:,} (of one seed of random numbers), and are centred: "
+        "moved so that the resamples' mean is the estimate, since clips that are drawn twice pull class means to one "
+        "side. The highest number of each column is in bold."
+    )
+    yield (
+        "Class means (mean class accuracy, macro F1, mean average precision, one against the rest) leave out classes "
+        "without clips in a subset."
+    )
+    if len({score.seed for score in results.scores}) > 1:
+        yield "Over seeds, ± is the sample's standard deviation (n − 1)."
+    yield (
+        "“Beats” means a higher accuracy, the mean over seeds. “Significantly” means p < 0.05 in an exact paired "
+        "sign-flip test over clips against both unimodal networks, Holm-corrected over all comparisons of this report."
+    )
+
+
+def _of_clips(results: Results) -> Iterator[str]:
+    coverage = results.coverage
+    yield (
+        f"{coverage.evaluated:,} of the split's {coverage.listed:,} clips are evaluated. Left out and counted "
+        f"nowhere: {coverage.unrecorded:,} of which a network recorded no confidence, {coverage.unpredicted:,} that "
+        "no network predicted (bad bytes or quarantine)."
+    )
+    if results.planted is not None:
+        without = int(np.isnan(results.planted).sum())
+        note = "On planted clips the true discrepancy is known; tables cut by it flatter no network."
+        yield note + (f" {without:,} clips have no planted quality and are not in them." if without else "")
+
+
+def _epochs_text(epochs: Epochs) -> str:
+    if epochs == "all":
+        return "all epochs that the network was trained"
+    if epochs == "best":
+        return "the one epoch with the network's highest validation accuracy"
+    return f"epochs {epochs[0]} to {epochs[1]}, counted from 0"
+
+
+def _seeds_text(results: Results) -> str:
+    return " and ".join(
+        f"{modality} over {'seed' if len(results.seeds[modality]) == 1 else 'seeds'} "
+        f"{', '.join(map(str, results.seeds[modality]))}"
+        for modality in MODALITIES
+    )
