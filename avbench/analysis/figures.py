@@ -484,8 +484,7 @@ def draw_diagnostics(curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats
 
     curves: per seed, group and name (epochs, values), (M,) each: the mean over each logging interval, and its end.
     At most four seeds are drawn, the lowest.
-    A group that is 0 at a tenth of its points or more and never leaves [0, 1] says for which share of an interval
-    something was on: each of its names has a lane of its own, filled as high as that share.
+    In a group that is on and off (see `is_on_and_off`) each name has a lane of its own, filled as high as the share.
     """
     seeds = shown_seeds(curves)
     groups = list(dict.fromkeys(group for seed in seeds for group in curves[seed]))
@@ -506,6 +505,7 @@ def draw_diagnostics(curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats
                 axes.set_title(f"seed {seed}")
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=axes.get_xlim()[1] > 4))
         figure.align_ylabels(grid[:, 0])
         keys = [line_key(short(name), styles[name]) for name in names]
         legend_below(figure, keys, longest=max(len(short(name)) for name in names))
@@ -530,6 +530,16 @@ def thinned(x: Floats, values: Floats, *, most: int = _MOST_POINTS) -> tuple[Flo
     return x[starts + sizes - 1], np.add.reduceat(values, starts) / sizes
 
 
+def is_on_and_off(values: Iterable[Mapping[str, tuple[Floats, Floats]]]) -> bool:
+    """Whether a group's curves, of one or more seeds, say for which share of an interval something was on.
+
+    They do if no value leaves [0, 1] and one in ten or more is exactly 0, but not all.
+    """
+    every = [y for by_name in values for _, y in by_name.values()]
+    together = np.concatenate(every) if every else np.zeros(0)
+    return bool(together.any()) and bool(((together >= 0) & (together <= 1)).all() and (together == 0).mean() >= 0.1)
+
+
 def _draw_group(
     row: Sequence[Axes], values: Sequence[Mapping[str, tuple[Floats, Floats]]], *, styles: Mapping[str, LineStyle]
 ) -> None:
@@ -538,9 +548,7 @@ def _draw_group(
     together = np.concatenate(every) if every else np.zeros(0)
     finite = together[np.isfinite(together)]
     names = list(dict.fromkeys(name for by_name in values for name in by_name))
-    shares = bool(len(finite)) and bool(
-        ((together >= 0) & (together <= 1)).all() and (together == 0).mean() >= 0.1 and together.any()
-    )
+    shares = is_on_and_off(values)
     for axes, by_name in zip(row, values, strict=True):
         for name, (x, y) in by_name.items():
             if shares:
@@ -557,7 +565,7 @@ def _draw_group(
         axes.grid(axis="y")
     if not len(finite):
         row[0].set_yticks([])
-    elif finite.min() > 0 and finite.max() > 100 * finite.min():
+    elif finite.min() > 0 and finite.max() > max(1, 100 * finite.min()):  # weights in [0, 1] stay on a plain axis
         row[0].set_yscale("log")
         row[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         row[0].yaxis.set_minor_locator(NullLocator())

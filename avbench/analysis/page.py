@@ -217,12 +217,14 @@ def _pictures_of_training(evaluation: Evaluation, results: Results) -> Iterator[
             by_run.setdefault(run, {})[seed] = groups
     for name, run in _file_names(by_run):
         hidden = len(by_run[run]) - len(figures.shown_seeds(by_run[run]))
+        groups = {group for by_group in by_run[run].values() for group in by_group}
+        lanes = any(figures.is_on_and_off(seed.get(group, {}) for seed in by_run[run].values()) for group in groups)
         yield _picture(
             f"diagnostics-{name}",
             figures.draw_diagnostics(by_run[run], title=run),
             alt=f"Curves of what {run} logged while it trained",
-            caption=f"{run}: what the method logged of itself, a row a quantity, means over logging intervals. Filled "
-            "lanes, where there are any, show for which share of an interval something was switched on."
+            caption=f"What {run} logged while it trained: means over logging intervals."
+            + (" Filled lanes show for which share of an interval something was switched on." if lanes else "")
             + (f" The {hidden} highest seeds are not drawn." if hidden else ""),
         )
     uncertain = _uncertainties(results)

@@ -1,0 +1,306 @@
+"""The page: whole, self-contained, every number of the records on it, whatever things are called."""
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from make_run import make_run
+
+from avbench.analysis.page import render_page
+from avbench.analysis.report import assess
+from avbench.records import MetricsWriter, predictions_schema, write_json, write_table
+
+HOSTILE = "<script>alert('x')</script> & 100 % of $x_1^2$ {it}"
+CLASSES = ("<script>alert(1)</script>", "rock & roll | \\textbf{b}", "c" * 200)
+CLIPS, SEEDS = 60, (0, 1)
+RUNS = {"audio": "audio", "visual": "visual", "baseline": "baseline", HOSTILE: "tmc"}
+SPACE = "\N{NO-BREAK SPACE}"
+
+
+def rich_run(folder: Path) -> Path:
+    """A run folder with all that a report can show, and names that nobody should give."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, CLIPS)
+    audio, visual = ({seed: random.random(CLIPS).tolist() for seed in SEEDS} for _ in range(2))
+    planted = {"audio": random.random(CLIPS).tolist(), "visual": random.random(CLIPS).tolist()}
+    make_run(folder, labels=labels.tolist(), audio=audio, visual=visual, correct={}, planted=planted)
+    dataset = json.loads((folder / "dataset.json").read_text())
+    write_json(folder / "dataset.json", {**dataset, "name": "VGG-Sound", "classes": list(CLASSES)})
+    networks = {"audio": "one ResNet-18", "visual": "one ResNet-18", "baseline": "two & a head", HOSTILE: HOSTILE}
+    write_json(
+        folder / "runs.json",
+        {run: {"method": method, "network": networks[run], "options": {}} for run, method in RUNS.items()},
+    )
+    for number, (run, method) in enumerate(RUNS.items()):
+        for seed in SEEDS:
+            write_rich_predictions(
+                folder / "predictions" / f"run{number}-seed{seed}-test.parquet", labels, run, method, seed
+            )
+    log = MetricsWriter(folder / "metrics.jsonl")
+    for epoch, seed in ((epoch, seed) for epoch in range(4) for seed in SEEDS):
+        place = {"run": HOSTILE, "seed": seed, "epoch": epoch, "step": 5 * epoch + 4, "batch": 5, "loss": 1.0}
+        log.write({"kind": "step", **place, "<i>/audio": 0.1 * epoch, "<i>/visual": 0.5, "windows/audio": epoch % 2})
+    log.write({"kind": "event", "text": "<b>stopped</b> early after epoch 3"})
+    log.close()
+    return folder
+
+
+def write_rich_predictions(path: Path, labels: np.ndarray, run: str, method: str, seed: int) -> None:
+    random = np.random.default_rng([seed, *map(ord, run)])
+    joint, rows = method not in ("audio", "visual"), []
+    for replaced in ("none", "audio", "visual") if joint else ("none",):
+        for clip, label in enumerate(labels.tolist()):
+            prediction = label if random.random() < 0.6 else (label + 1) % 3
+            part = joint and replaced == "none"
+            rows.append(
+                {
+                    "clip_id": 100 + clip, "key": f"clip{clip}", "split": "test", "label": label, "run": run,
+                    "method": method, "seed": seed, "epoch": 1, "replaced": replaced, "prediction": prediction,
+                    "probabilities": (0.1 + 0.7 * np.eye(3)[prediction]).tolist(),
+                    "uncertainty": random.random() if method == "tmc" else None,
+                    "audio_prediction": label if part else None, "visual_prediction": prediction if part else None,
+                }
+            )  # fmt: skip
+    write_table(path, pa.Table.from_pylist(rows, predictions_schema(3)))
+
+
+class Page(HTMLParser):
+    """What a page holds: addresses, tables by id (rows of cells' texts), captions, headings, text, tags left open."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "input"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open, self.text, self.images, self.anchors, self.others, self.ids = [], [], [], [], [], []
+        self.tables, self.headings, self.buttons = {}, [], 0
+        self._rows = self._cell = None
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.ids += [values["id"]] if "id" in values else []
+        for name in set(values) & {"src", "href", "srcset", "data", "action", "poster"}:
+            kept = self.images if tag == "img" else self.anchors if tag == "a" else self.others
+            kept.append(values[name])
+        if tag == "table":
+            self._rows = self.tables.setdefault(values.get("id", f"table{len(self.tables)}"), [])
+        if tag == "tr":
+            self._rows.append([])
+        if tag in ("td", "th"):
+            self._cell = [[], None if values.get("data-value") is None else float(values["data-value"])]
+            self._rows[-1].append(self._cell)
+        if tag == "h2":
+            self.headings.append("")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag in ("td", "th"):
+            self._cell = None
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] in ("script", "style"):
+            return
+        self.text.append(data)
+        if self._cell is not None and data.strip():
+            self._cell[0].append(data.replace(SPACE, " "))
+        if "h2" in self.open:
+            self.headings[-1] += data
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).replace(SPACE, " ").split())
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory):
+    evaluation, results = assess([rich_run(tmp_path_factory.mktemp("rich") / "run")], resamples=20)
+    return evaluation, results, render_page(evaluation, results)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    folder = make_run(
+        tmp_path_factory.mktemp("plain") / "run",
+        labels=[0, 1, 2, 0],
+        audio={0: [0.9, 0.8, 0.5, 0.1]},
+        visual={0: [0.1, 0.5, 0.5, 0.5]},
+        correct={("audio", "audio", 0): [True] * 4, ("visual", "visual", 0): [False] * 4},
+    )
+    write_json(folder / "dataset.json", {"name": "pets", "classes": ["cat", "dog", "rain"], "index_sha256": "5e" * 32})
+    evaluation, results = assess([folder], thresholds=[0.3, 0.9], resamples=20)
+    return evaluation, results, render_page(evaluation, results)
+
+
+@pytest.fixture(params=["rich", "plain"])
+def each(request):
+    return request.getfixturevalue(request.param)
+
+
+def page_of(files) -> Page:
+    return Page(files["index.html"].decode())
+
+
+def test_the_page_is_well_formed_and_loads_nothing(each):
+    *_, files = each
+    page = page_of(files)
+    assert page.open == []
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.others == []
+    assert page.images and all(re.match("data:image/(png|svg.xml);base64,", address) for address in page.images)
+    assert page.anchors and all(address.startswith("#") and address[1:] in page.ids for address in page.anchors)
+    html = files["index.html"].decode()
+    outside = re.sub(r"data:image/[^\"]*", "", html)
+    assert not re.search(r"https?:|url\(|@import|//[a-z]", re.sub(r"(?m)^// .*$", "", outside))
+
+
+def test_every_table_is_on_the_page_cell_by_cell(each):
+    evaluation, _, files = each
+    tables = page_of(files).tables
+    assert evaluation.sheets
+    for sheet in evaluation.sheets:
+        head, *rows = tables[sheet.name]
+        assert len(rows) == len(sheet.rows)
+        network = sheet.headings.index("network") if "network" in sheet.headings else None
+        kept = [heading for place, heading in enumerate(sheet.headings) if place != network]
+        assert [" ".join(texts) for texts, _ in head] == kept
+        for row, cells in zip(rows, sheet.rows, strict=True):
+            wanted = [[text for text in (cell.text, cell.detail) if text] for cell in cells]
+            if network is not None:  # it stands in small letters under its method
+                wanted[0] += wanted.pop(network)
+            assert [texts for texts, _ in row] == wanted
+            numbers = [cell.value for place, cell in enumerate(cells) if place != network]
+            assert [value for _, value in row] == numbers
+
+
+def test_means_over_seeds_come_first_and_every_seed_is_there_to_be_opened(rich):
+    *_, files = rich
+    page = page_of(files)
+    means = page.tables["accuracy-0-means"][1:]
+    assert [row[0][0][0] for row in means] == ["audio", "visual", HOSTILE, "baseline"]
+    assert all("±" in row[1][0][1] for row in means)
+    assert len(page.tables["accuracy-0"][1:]) == len(RUNS) * (len(SEEDS) + 1)
+    assert page.ids.index("accuracy-0-means") < page.ids.index("accuracy-0")
+
+
+def test_the_answer_comes_before_everything_else(each):
+    evaluation, _, files = each
+    words = page_of(files).words
+    places = [words.index(evaluation.answer), *(words.index(verdict.sentence) for verdict in evaluation.verdicts)]
+    assert places == sorted(places)
+    assert places[-1] < words.index("Confidence in the true label")
+    assert all(note.replace(SPACE, " ") in words for note in evaluation.notes)
+
+
+def test_names_are_words_never_code(rich):
+    *_, files = rich
+    html = files["index.html"].decode()
+    assert html.count("<script") == 1
+    page = page_of(files)
+    for text in (HOSTILE, *CLASSES, "<b>stopped</b> early after epoch 3", "two & a head"):
+        assert text in page.words
+    for name, content in files.items():
+        if name.endswith(".svg"):
+            assert b"<script" not in content
+
+
+def test_a_rich_report_shows_all_of_it(rich):
+    evaluation, _, files = rich
+    page = page_of(files)
+    kinds = ("accuracy", "published", "significance", "planted", "cross-seed", "metrics", "utilization", "parts")
+    for kind in kinds:
+        assert f"tables-{kind}" in page.ids and f"#tables-{kind}" in page.anchors
+    for heading in ("Classes", "What the methods logged", "How to read this", "Data", "Events"):
+        assert heading in page.headings
+    for text in ("no audio stream", "in quarantine", "torch", 'methods = ["audio"', "5e5e5e"):
+        assert text in page.words
+    assert f"{evaluation.spearman:.3f}" in page.words
+    assert {name for name in files if name.endswith(".png")} == {
+        "heatmap.png", "discrepancy.png", "methods-0.png", "methods-0.2.png", "methods-0.4.png", "thresholds.png",
+        "classes.png", "class-confidences.png", "diagnostics-script-alert-x-script-100-of-x_1-2-it.png",
+        "uncertainty.png",
+    }  # fmt: skip
+    assert {name for name in files if name.endswith(".svg")} == {
+        name.replace(".png", ".svg") for name in files if name.endswith(".png")
+    }
+
+
+def test_a_plain_report_leaves_out_what_is_not_there(plain):
+    *_, files = plain
+    page = page_of(files)
+    assert not {"training", "events", "tables-planted", "tables-cross-seed", "tables-published"} & set(page.ids)
+    assert "nan" not in page.words.lower().split()
+    assert "None" not in page.words
+    assert not [name for name in files if name.startswith(("diagnostics", "uncertainty"))]
+
+
+def test_each_figure_on_the_page_is_one_of_the_files(each):
+    *_, files = each
+    shown = {base64.b64decode(address.split(",", 1)[1]) for address in page_of(files).images}
+    pictures = {name.rsplit(".", 1)[0]: name for name in files if name.endswith((".svg", ".png"))}
+    assert shown <= set(files.values())
+    assert len(shown) == len(pictures)
+
+
+def test_every_class_is_in_the_csv(rich):
+    _, results, files = rich
+    lines = list(csv.DictReader(io.StringIO(files["per_class.csv"].decode())))
+    assert [line["class"] for line in lines] == list(CLASSES)
+    assert [int(line["clips"]) for line in lines] == np.bincount(results.labels, minlength=3).tolist()
+    discrepancies = results.discrepancies
+    for label, line in enumerate(lines):
+        mine = discrepancies[results.labels == label]
+        assert (int(line["audio_preferred"]), int(line["visual_preferred"])) == ((mine > 0).sum(), (mine < 0).sum())
+        assert float(line["discrepancy"]) == pytest.approx(mine.mean())
+
+
+def test_the_same_results_give_the_same_bytes(plain):
+    evaluation, results, files = plain
+    assert render_page(evaluation, results) == files
+
+
+SORT = """
+<script>
+const button = document.getElementById("metrics-0.3").tHead.rows[0].cells[2].firstChild;
+const seen = () => [...button.closest("table").tBodies[0].rows].map(row => row.cells[2].dataset.value ?? "-").join(" ");
+const states = [seen()];
+for (let click = 0; click < 3; click++) { button.click(); states.push(button.parentNode.ariaSort + ": " + seen()); }
+document.title = states.join(" / ");
+</script>
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium to run the page's script")
+def test_a_click_on_a_heading_sorts_and_the_third_puts_it_back(plain, tmp_path):
+    evaluation, _, files = plain
+    (tmp_path / "page.html").write_text(files["index.html"].decode() + SORT)
+    command = [
+        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+        f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'page.html'}",
+    ]  # fmt: skip
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    (title,) = re.findall("<title>(.*?)</title>", shown)
+    before, highest, lowest, after = title.split(" / ")
+    (sheet,) = [sheet for sheet in evaluation.sheets if sheet.name == "metrics-0.3"]
+    values = [row[2].value for row in sheet.rows]
+    falling, rising = (sorted(values, reverse=reverse) for reverse in (True, False))
+
+    def numbers(text):
+        return [float(number) for number in text.split()]
+
+    assert numbers(before) == values
+    assert (highest.split(": ")[0], numbers(highest.split(": ")[1])) == ("descending", falling)
+    assert (lowest.split(": ")[0], numbers(lowest.split(": ")[1])) == ("ascending", rising)
+    assert after == f"none: {before}"
