@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from avbench.analysis.discrepancy import MODALITIES, Floats, heatmap
 from avbench.analysis.evaluation import in_table_order, subset_name
 from avbench.analysis.figures import Figure
 from avbench.analysis.metrics import ACCURACY
+from avbench.analysis.progress import progress
 from avbench.analysis.style import short, to_png, to_svg
 from avbench.analysis.tables import Sheet
 from avbench.records import SPLITS
@@ -80,13 +82,19 @@ class Picture:
 def render_page(evaluation: Evaluation, results: Results) -> dict[str, bytes]:
     """The page, its figures (PNG and SVG each) and the table of classes, by file name."""
     rows = class_sides(results.labels, *_confidences(results), classes=results.classes)
-    pictures = {
-        "data": list(_pictures_of_data(evaluation, results)),
-        "accuracy": list(_pictures_of_accuracy(evaluation)),
-        "thresholds": list(_pictures_of_thresholds(evaluation, results)),
-        "classes": list(_pictures_of_classes(evaluation, results, rows)),
-        "training": list(_pictures_of_training(evaluation, results)),
+    plans = {
+        "data": list(_plans_of_data(evaluation, results)),
+        "accuracy": list(_plans_of_accuracy(evaluation)),
+        "thresholds": list(_plans_of_thresholds(evaluation, results)),
+        "classes": list(_plans_of_classes(evaluation, results, rows)),
+        "training": list(_plans_of_training(evaluation, results)),
     }
+    pictures: dict[str, list[Picture]] = {group: [] for group in plans}
+    total = sum(map(len, plans.values()))
+    with progress("figures") as tick:
+        for done, (group, plan) in enumerate((group, plan) for group, of_group in plans.items() for plan in of_group):
+            tick(done, total)
+            pictures[group].append(plan.picture())
     files = {CLASSES_FILE: classes_csv(rows).encode()}
     for picture in (picture for group in pictures.values() for picture in group):
         files |= {f"{picture.name}.png": picture.png, f"{picture.name}.svg": picture.svg}
@@ -97,16 +105,27 @@ def render_page(evaluation: Evaluation, results: Results) -> dict[str, bytes]:
 # Figures, each with the words that say how to read it
 
 
-def _picture(name: str, figure: Figure, *, alt: str, caption: str) -> Picture:
-    width = round(figure.get_figwidth() * _PIXELS_AN_INCH)
-    return Picture(name, alt, caption, width=width, png=to_png(figure), svg=to_svg(figure))
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A picture that is still to be drawn."""
+
+    name: str
+    draw: Callable[[], Figure]
+    alt: str
+    caption: str
+
+    def picture(self) -> Picture:
+        figure = self.draw()
+        width = round(figure.get_figwidth() * _PIXELS_AN_INCH)
+        return Picture(self.name, self.alt, self.caption, width=width, png=to_png(figure), svg=to_svg(figure))
 
 
-def _pictures_of_data(evaluation: Evaluation, results: Results) -> Iterator[Picture]:
+def _plans_of_data(evaluation: Evaluation, results: Results) -> Iterator[_Plan]:
     discrepancies = results.discrepancies
-    yield _picture(
+    yield _Plan(
         "heatmap",
-        figures.draw_heatmap(
+        partial(
+            figures.draw_heatmap,
             heatmap(*_confidences(results)),
             audio_clips=int((discrepancies > 0).sum()),
             visual_clips=int((discrepancies < 0).sum()),
@@ -119,10 +138,13 @@ def _pictures_of_data(evaluation: Evaluation, results: Results) -> Iterator[Pict
         "up columns and rows.",
     )
     planted = {} if results.planted is None else {"planted": results.planted[~np.isnan(results.planted)]}
-    yield _picture(
+    yield _Plan(
         "discrepancy",
-        figures.draw_distribution(
-            {"estimated": discrepancies, **planted}, thresholds=evaluation.table.thresholds, title=_title(evaluation)
+        partial(
+            figures.draw_distribution,
+            {"estimated": discrepancies, **planted},
+            thresholds=evaluation.table.thresholds,
+            title=_title(evaluation),
         ),
         alt="Histogram of the modality discrepancy",
         caption="How many clips have which discrepancy, audio minus visual confidence. Dashed lines stand at plus and "
@@ -131,12 +153,14 @@ def _pictures_of_data(evaluation: Evaluation, results: Results) -> Iterator[Pict
     )
 
 
-def _pictures_of_accuracy(evaluation: Evaluation) -> Iterator[Picture]:
+def _plans_of_accuracy(evaluation: Evaluation) -> Iterator[_Plan]:
     for threshold in evaluation.table.thresholds:
-        yield _picture(
+        yield _Plan(
             f"methods-{threshold:g}",
-            figures.draw_bars(
-                _bar_panels(evaluation, threshold), title=f"{_title(evaluation)}: accuracy by subset, T = {threshold:g}"
+            partial(
+                figures.draw_bars,
+                _bar_panels(evaluation, threshold),
+                title=f"{_title(evaluation)}: accuracy by subset, T = {threshold:g}",
             ),
             alt=f"Bar chart of accuracy by subset, T = {threshold:g}",
             caption=f"Accuracy at T = {threshold:g}, the mean over seeds, with its 95 % interval over clips. Hatched: "
@@ -145,13 +169,14 @@ def _pictures_of_accuracy(evaluation: Evaluation) -> Iterator[Picture]:
         )
 
 
-def _pictures_of_thresholds(evaluation: Evaluation, results: Results) -> Iterator[Picture]:
+def _plans_of_thresholds(evaluation: Evaluation, results: Results) -> Iterator[_Plan]:
     ordered = in_table_order(results.scores)
     runs = dict.fromkeys(score.run for score in ordered)
     shares = {run: np.mean([score.correct for score in ordered if score.run == run], axis=0) for run in runs}
-    yield _picture(
+    yield _Plan(
         "thresholds",
-        figures.draw_thresholds(
+        partial(
+            figures.draw_thresholds,
             figures.threshold_curves(shares, results.discrepancies),
             modality_of={score.run: score.method for score in ordered if score.is_unimodal},
             title=_title(evaluation),
@@ -177,11 +202,11 @@ def _bar_panels(evaluation: Evaluation, threshold: float) -> list[figures.BarPan
     return panels
 
 
-def _pictures_of_classes(evaluation: Evaluation, results: Results, rows: Sequence[ClassSides]) -> Iterator[Picture]:
+def _plans_of_classes(evaluation: Evaluation, results: Results, rows: Sequence[ClassSides]) -> Iterator[_Plan]:
     bars, squares = (select_classes(rows, most=most) for most in (_CLASS_BARS, _CLASS_SQUARES))
-    yield _picture(
+    yield _Plan(
         "classes",
-        figures.draw_class_counts(bars, title=_title(evaluation)),
+        partial(figures.draw_class_counts, bars, title=_title(evaluation)),
         alt="Stacked bars of audio-preferred and visual-preferred clips of each class",
         caption=f"Clips by preferred modality, {_which_classes(bars)}.",
     )
@@ -191,9 +216,9 @@ def _pictures_of_classes(evaluation: Evaluation, results: Results, rows: Sequenc
         for _, members in squares.groups
         for row in members
     ]
-    yield _picture(
+    yield _Plan(
         "class-confidences",
-        figures.draw_class_scatters(clouds, title=_title(evaluation)),
+        partial(figures.draw_class_scatters, clouds, title=_title(evaluation)),
         alt="Small scatter plots of audio against visual confidence, one a class",
         caption="Each point is a clip: mean audio confidence to the right, mean visual confidence upwards; below the "
         f"diagonal it prefers audio (circles), above it vision (triangles). Shown: {_which_classes(squares)}.",
@@ -210,18 +235,18 @@ def _which_classes(selection: Selection) -> str:
     )
 
 
-def _pictures_of_training(evaluation: Evaluation, results: Results) -> Iterator[Picture]:
+def _plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[_Plan]:
     by_run: dict[str, dict[int, Any]] = {}
     for (run, seed), groups in results.diagnostics.items():
         if groups:
             by_run.setdefault(run, {})[seed] = groups
     for name, run in _file_names(by_run):
         hidden = len(by_run[run]) - len(figures.shown_seeds(by_run[run]))
-        groups = {group for by_group in by_run[run].values() for group in by_group}
-        lanes = any(figures.is_on_and_off(seed.get(group, {}) for seed in by_run[run].values()) for group in groups)
-        yield _picture(
+        names = {group for groups in by_run[run].values() for group in groups}
+        lanes = any(figures.is_on_and_off(seed.get(group, {}) for seed in by_run[run].values()) for group in names)
+        yield _Plan(
             f"diagnostics-{name}",
-            figures.draw_diagnostics(by_run[run], title=run),
+            partial(figures.draw_diagnostics, by_run[run], title=run),
             alt=f"Curves of what {run} logged while it trained",
             caption=f"What {run} logged while it trained: means over logging intervals."
             + (" Filled lanes show for which share of an interval something was switched on." if lanes else "")
@@ -229,9 +254,9 @@ def _pictures_of_training(evaluation: Evaluation, results: Results) -> Iterator[
         )
     uncertain = _uncertainties(results)
     if uncertain:
-        yield _picture(
+        yield _Plan(
             "uncertainty",
-            figures.draw_uncertainty(uncertain, title=_title(evaluation)),
+            partial(figures.draw_uncertainty, uncertain, title=_title(evaluation)),
             alt="Histograms of the uncertainty of right and of wrong predictions",
             caption="How uncertain a network said it was, where it was right (filled) and where it was wrong (line), "
             "each as a share of its own clips, all seeds together. The further apart the two, the better it knows "

@@ -78,10 +78,17 @@ class LineStyle:
 def line_styles(names: Sequence[str], *, unimodal: dict[str, str]) -> dict[str, LineStyle]:
     """A style for each name; the first 35 differ from each other in colour and dashes or marker.
 
-    unimodal: of the names that stand for a modality, which one; they get its colour, dashed, and no marker.
+    unimodal: of the names that stand for a modality, which one; they get its colour, dashed, and the first of each
+        modality no marker.
     """
     dashes = {"audio": (0, (5, 1.5)), "visual": (0, (1.5, 0.8))}
-    styles = {name: LineStyle(SIDE_COLOURS[modality], dashes[modality], "") for name, modality in unimodal.items()}
+    modalities = list(unimodal.values())
+    styles = {
+        name: LineStyle(
+            SIDE_COLOURS[modality], dashes[modality], ("", *_MARKERS)[modalities[:place].count(modality) % 8]
+        )
+        for place, (name, modality) in enumerate(unimodal.items())
+    }
     for place, name in enumerate(name for name in names if name not in unimodal):
         colour = _COLOURS[place % len(_COLOURS)]
         styles[name] = LineStyle(

@@ -185,6 +185,11 @@ class TestThresholds:
         for axes in figure.axes[:2]:
             assert [text.get_text() for text in axes.texts] == ["fewer than 20 clips at every T"]
 
+    def test_two_networks_of_one_modality_differ(self):
+        styles = line_styles([], unimodal={"audio": "audio", "visual": "visual", "loud": "audio"})
+        assert len({(style.dashes, style.marker) for style in styles.values()}) == 3
+        assert styles["audio"].colour == styles["loud"].colour
+
     def test_twelve_runs_differ_in_more_than_colour(self):
         styles = line_styles([f"run{n}" for n in range(35)], unimodal={})
         assert len({(style.dashes, style.marker) for style in list(styles.values())[:7]}) == 7

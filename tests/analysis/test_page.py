@@ -143,7 +143,26 @@ def plain(tmp_path_factory):
     return evaluation, results, render_page(evaluation, results)
 
 
-@pytest.fixture(params=["rich", "plain"])
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """Files of somebody's own, no run folder, no unimodal network."""
+    folder, random = tmp_path_factory.mktemp("own"), np.random.default_rng(1)
+    labels = random.choice(["cat", "dog"], 40)
+    rows = [
+        f"k{n},{label},{a:.3f},{v:.3f}"
+        for n, (label, (a, v)) in enumerate(zip(labels, random.random((40, 2)), strict=True))
+    ]
+    (folder / "confidence.csv").write_text("\n".join(["key,label,audio,visual", *rows]))
+    (folder / "mine.csv").write_text(
+        "\n".join(["key,prediction", *(f"k{n},{random.choice(labels)}" for n in range(40))])
+    )
+    evaluation, results = assess(
+        [], predictions=[folder / "mine.csv"], confidence=folder / "confidence.csv", thresholds=[0.2], resamples=20
+    )
+    return evaluation, results, render_page(evaluation, results)
+
+
+@pytest.fixture(params=["rich", "plain", "own"])
 def each(request):
     return request.getfixturevalue(request.param)
 
@@ -243,6 +262,14 @@ def test_a_plain_report_leaves_out_what_is_not_there(plain):
     assert "nan" not in page.words.lower().split()
     assert "None" not in page.words
     assert not [name for name in files if name.startswith(("diagnostics", "uncertainty"))]
+
+
+def test_a_report_of_somebodys_own_files_has_no_configuration(own):
+    *_, files = own
+    page = page_of(files)
+    assert not {"configuration", "events", "training"} & set(page.ids)
+    assert "rejected while packing" not in page.words
+    assert "mine" in page.words
 
 
 def test_each_figure_on_the_page_is_one_of_the_files(each):
