@@ -21,13 +21,16 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     bar = Progress(console=Console(stderr=True), transient=True)
     task = bar.add_task(what)
     shown = time.monotonic() + _PATIENCE_SECONDS
+    started = False
 
     def tick(done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal shown, started
         if time.monotonic() < shown:
             return
         if bar.console.is_terminal:
-            bar.start()
+            if not started:
+                bar.start()
+                started = True
             bar.update(task, completed=done, total=total)
         else:
             shown = time.monotonic() + _LINE_SECONDS
@@ -36,4 +39,5 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     try:
         yield tick
     finally:
-        bar.stop()
+        if started:
+            bar.stop()

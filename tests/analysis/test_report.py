@@ -1,12 +1,10 @@
 """`evaluate` on run folders written by hand: every number in the files, every mistake that a user can make."""
 
 import csv
-import json
 import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +15,9 @@ from rich.console import Console
 
 import avbench.analysis.report as report
 from avbench.analysis.evaluation import accuracy_table
-from avbench.analysis.report import evaluate, terminal_table
+from avbench.analysis.report import assess, evaluate
 from avbench.analysis.runs import parse_epochs, read_runs
+from avbench.analysis.tables import table_files, terminal_table
 from avbench.errors import AvbenchError, RunError, UsageError
 
 LABELS = [0, 1, 2, 0, 1, 2]
@@ -37,9 +36,13 @@ def hand_made(folder, **changes):
     return make_run(folder, **{**settings, **changes})
 
 
-def rows_of(folder, name="accuracy.csv"):
-    with (folder / name).open(newline="") as file:
-        return list(csv.DictReader(file))
+def files_of(*runs, **settings):
+    """The tables' files as text, without the page and its figures."""
+    return {name: content.decode() for name, content in table_files(assess(runs, **settings)[0]).items()}
+
+
+def rows_of(text):
+    return list(csv.DictReader(text.splitlines()))
 
 
 def cells_of(rows, **wanted):
@@ -59,9 +62,9 @@ def run(tmp_path):
 
 class TestNumbers:
     def test_accuracy_csv_by_hand(self, run):
-        evaluate([run])
-        rows = rows_of(run / "report")
-        assert list(rows[0]) == ["method", "seed", "subset", "threshold", "clips", "accuracy", "low", "high"]
+        rows = rows_of(files_of(run)["accuracy.csv"])
+        columns = ["method", "seed", "subset", "threshold", "clips", "accuracy", "low", "high", "network"]
+        assert list(rows[0]) == columns
         found = {
             (row["method"], row["threshold"], row["subset"]): (
                 int(row["clips"]),
@@ -87,24 +90,24 @@ class TestNumbers:
         assert found["audio", "0.4", "tie"] == (4, 0.75)
 
     def test_an_empty_subset_is_an_empty_cell(self, run):
-        evaluate([run], thresholds=[0.75])
-        (cell,) = cells_of(rows_of(run / "report"), method="audio", subset="visual")
+        files = files_of(run, thresholds=[0.75])
+        (cell,) = cells_of(rows_of(files["accuracy.csv"]), method="audio", subset="visual")
         assert (cell["clips"], cell["accuracy"], cell["low"], cell["high"]) == ("0", "", "", "")
-        text = (run / "report" / "tables.md").read_text() + (run / "report" / "index.html").read_text()
-        assert "nan" not in re.sub('data:image[^"]*', "", text).lower()
+        for name, text in files.items():
+            assert not re.search(r"\b(nan|none|inf)\b", text.lower()), name
 
     def test_numbers_are_written_in_full_precision(self, run):
-        evaluation = evaluate([run])
-        for row in rows_of(run / "report"):
+        evaluation, _ = assess([run])
+        for row in rows_of(table_files(evaluation)["accuracy.csv"].decode()):
             cell = evaluation.table.cell(row["method"], int(row["seed"]), row["subset"], float(row["threshold"]))
             for name in ("accuracy", "low", "high"):
                 value = getattr(cell, name)
                 assert row[name] == "" if value is None else float(row[name]) == value
 
     def test_thresholds_are_sorted_and_counted_once(self, run):
-        evaluation = evaluate([run], thresholds=[0.4, 0, 0.4, -0.0])
+        evaluation, _ = assess([run], thresholds=[0.4, 0, 0.4, -0.0])
         assert evaluation.table.thresholds == (0.0, 0.4)
-        assert "-0" not in {row["threshold"] for row in rows_of(run / "report")}
+        assert str(evaluation.table.thresholds[0]) == "0.0"
 
     def test_rows_of_a_replaced_modality_are_not_scored(self, run):
         # make_run writes such rows for every clip, all wrong.
@@ -125,47 +128,46 @@ class TestNumbers:
         second = [0.9, 0.0, 0.5, 0.25, 0.1, 0.7]
         correct = {(run, method, seed): right for (run, method, _), right in RIGHT.items() for seed in (0, 1)}
         run = hand_made(tmp_path / "run", audio={0: AUDIO, 1: second}, visual={0: VISUAL, 1: VISUAL}, correct=correct)
-        evaluation = evaluate([run], thresholds=[0.0])
+        evaluation, _ = assess([run], thresholds=[0.0])
         assert evaluation.table.seeds == (0, 1)
         assert (evaluation.table.clips("audio", 0.0), evaluation.table.clips("visual", 0.0)) == (1, 3)
-        assert {row["clips"] for row in cells_of(rows_of(run / "report"), subset="visual")} == {"3"}
+        assert {cell.clips for cell in evaluation.table.cells if cell.subset == "visual"} == {3}
 
     def test_planted_clips_give_a_second_table_and_a_rank_correlation(self, tmp_path):
         planted = {"audio": [0.9, 0.8, 0.6, 0.25, 0.1, 0.5], "visual": [0.1, 0.4, 0.5, 0.5, 0.9, 0.75]}
         run = hand_made(tmp_path / "run", planted=planted)
-        evaluation = evaluate([run])
+        evaluation, _ = assess([run])
         # Planted discrepancies 0.8, 0.4, 0.1, -0.25, -0.8, -0.25 have ranks 6 5 4 2.5 1 2.5, estimated ones
         # 6 5 3.5 2 1 3.5.
         # Pearson's correlation of these ranks: 16.25 / 17.
         assert evaluation.spearman == pytest.approx(16.25 / 17)
-        (cell,) = cells_of(
-            rows_of(run / "report", "accuracy_planted.csv"), method="baseline", threshold="0.0", subset="visual"
-        )
+        files = files_of(run)
+        (cell,) = cells_of(rows_of(files["accuracy_planted.csv"]), method="baseline", threshold="0.0", subset="visual")
         assert (cell["clips"], float(cell["accuracy"])) == ("3", 2 / 3)
-        assert "Spearman" in (run / "report" / "index.html").read_text()
+        assert f"planted discrepancy: {16.25 / 17:.3f}" in files["tables.md"]
 
     def test_planted_tables_leave_out_clips_without_a_planted_quality(self, tmp_path):
         planted = {"audio": [0.9, None, 0.6, 0.3, 0.1, 0.4], "visual": [0.1, None, 0.5, 0.6, 0.9, 0.7]}
         run = hand_made(tmp_path / "run", planted=planted)
-        evaluation = evaluate([run])
+        evaluation, _ = assess([run])
         assert evaluation.planted.clips("overall", 0.0) == 5
-        assert "1 clips have no planted quality" in (run / "report" / "tables.md").read_text()
+        assert any("1 clips have no planted quality" in note for note in evaluation.notes)
 
     def test_no_planted_qualities_no_planted_table(self, run):
-        evaluation = evaluate([run])
+        evaluation, _ = assess([run])
         assert (evaluation.planted, evaluation.spearman) == (None, None)
-        assert not (run / "report" / "accuracy_planted.csv").exists()
+        assert "accuracy_planted.csv" not in table_files(evaluation)
 
 
 class TestCoverage:
     def test_a_clip_without_confidence_is_counted_and_left_out_of_everything(self, tmp_path):
         run = hand_made(tmp_path / "run", audio={0: [0.9, 0.8, 0.5, None, 0.1, 0.7]})
-        evaluation = evaluate([run])
+        evaluation, _ = assess([run])
         coverage = evaluation.coverage
         assert (coverage.listed, coverage.evaluated, coverage.unrecorded, coverage.unpredicted) == (6, 5, 1, 0)
         assert evaluation.table.clips("overall", 0.0) == 5
         assert evaluation.table.cell("audio", 0, "overall", 0.0).correct == 4  # the clip left out was wrong
-        assert "5 of the split's 6 clips" in (run / "report" / "tables.md").read_text()
+        assert any("5 of the split's 6 clips" in note for note in evaluation.notes)
 
     def test_a_clip_that_one_seed_lacks_is_left_out(self, tmp_path):
         correct = {(run, method, seed): right for (run, method, _), right in RIGHT.items() for seed in (0, 1)}
@@ -209,7 +211,7 @@ class TestEpochs:
         best = self.confidence(recorded, "best")
         assert best["audio"][0] == pytest.approx(0.7)  # epoch 2
         assert best["visual"][0] == pytest.approx(0.1)  # epoch 0
-        assert evaluate([recorded], confidence_epochs="best").confidence_epochs == "best"
+        assert assess([recorded], confidence_epochs="best")[0].confidence_epochs == "best"
 
     def test_a_clip_missing_in_one_epoch_is_averaged_over_the_others(self, recorded):
         write_history(recorded, "audio", seed=0, epoch=1, rank=0, confidence={101: 0.8, 102: 0.5})
@@ -272,9 +274,9 @@ class TestSeveralRuns:
             hand_made(tmp_path / name, audio=audio, visual=visual, correct={(name, name, 0): RIGHT[name, name, 0]})
             for name, audio, visual in (("audio", {0: AUDIO}, {}), ("visual", {}, {0: VISUAL}))
         ]
-        table = evaluate(apart).table
-        assert (table.clips("audio", 0.0), table.clips("tie", 0.0)) == (2, 2)
-        assert (apart[0] / "report" / "index.html").exists()
+        evaluation, _ = assess(apart)
+        assert (evaluation.table.clips("audio", 0.0), evaluation.table.clips("tie", 0.0)) == (2, 2)
+        assert evaluation.folder == apart[0] / "report"
 
     def test_seeds_from_two_folders_are_averaged(self, tmp_path):
         second = {(run, method, 1): right for (run, method, _), right in RIGHT.items()}
@@ -332,7 +334,7 @@ class TestMistakes:
             evaluate([run], thresholds=thresholds)
 
     def test_no_run(self):
-        with pytest.raises(UsageError, match="no run folder given"):
+        with pytest.raises(UsageError, match="give a run folder: `avbench evaluate RUN`"):
             evaluate([])
 
     def test_a_split_that_is_none(self, run):
@@ -489,41 +491,44 @@ class TestMistakes:
 
 
 class TestFolder:
-    FILES = frozenset({"accuracy.csv", "heatmap.png", "heatmap.svg", "index.html", "tables.md"})
-
-    def test_the_report_folder_holds_what_it_should(self, run):
+    def test_the_same_run_gives_the_same_bytes_and_leaves_nothing_else(self, tmp_path):
+        run = hand_made(tmp_path / "run", planted={"audio": AUDIO, "visual": VISUAL})
         assert evaluate([run]).page == run / "report" / "index.html"
-        assert {path.name for path in (run / "report").iterdir()} == self.FILES
-        assert (run / "report" / "heatmap.png").read_bytes().startswith(b"\x89PNG")
-
-    def test_the_same_run_gives_the_same_bytes_and_no_leftovers(self, run):
-        evaluate([run])
         first = {path.name: path.read_bytes() for path in (run / "report").iterdir()}
+        tables = {"accuracy.csv", "seeds.csv", "metrics.csv", "significance.csv", "tables.md", "tables.tex"}
+        assert tables | {"index.html", "heatmap.png", "heatmap.svg", "accuracy_planted.csv"} <= first.keys()
+        assert not {"parts.csv", "utilization.csv", "cross_seed.csv", "published.csv"} & first.keys()
+        hand_made(run)  # the same, but without planted qualities
         evaluate([run])
+        assert not (run / "report" / "accuracy_planted.csv").exists()
+        evaluate([hand_made(run, planted={"audio": AUDIO, "visual": VISUAL})])
         assert {path.name: path.read_bytes() for path in (run / "report").iterdir()} == first
         assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
 
-    def test_an_old_planted_table_does_not_outlive_its_run(self, tmp_path):
-        evaluate([hand_made(tmp_path / "run", planted={"audio": AUDIO, "visual": VISUAL})])
-        assert (tmp_path / "run" / "report" / "accuracy_planted.csv").exists()
-        evaluate([hand_made(tmp_path / "run")])
-        assert {path.name for path in (tmp_path / "run" / "report").iterdir()} == self.FILES
+    @pytest.fixture
+    def reported(self, run):
+        """A run with a report of long ago."""
+        (run / "report").mkdir()
+        for name in ("accuracy.csv", "index.html"):
+            (run / "report" / name).write_text("old")
+        return run
 
-    def test_a_failed_evaluation_leaves_the_old_report(self, run):
-        evaluate([run])
-        before = {path.name: path.read_bytes() for path in (run / "report").iterdir()}
-        (run / "confidence.parquet").write_bytes(b"")
+    def test_a_failed_evaluation_leaves_the_old_report(self, reported):
+        (reported / "confidence.parquet").write_bytes(b"")
         with pytest.raises(RunError):
-            evaluate([run])
-        assert {path.name: path.read_bytes() for path in (run / "report").iterdir()} == before
+            evaluate([reported])
+        assert (reported / "report" / "index.html").read_text() == "old"
 
-    def test_a_report_that_cannot_be_put_in_place_leaves_the_old_one(self, run):
-        evaluate([run])
-        before = (run / "report" / "index.html").read_bytes()
+    def test_a_report_that_cannot_be_put_in_place_leaves_the_old_one(self, reported):
         with pytest.raises(TypeError):
-            report._replace_folder(run / "report", {"index.html": b"new", "accuracy.csv": None})
-        assert (run / "report" / "index.html").read_bytes() == before
-        assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
+            report._replace_folder(reported / "report", {"index.html": b"new", "accuracy.csv": None})
+        assert (reported / "report" / "index.html").read_text() == "old"
+        assert [path.name for path in reported.iterdir() if path.name.startswith(".")] == []
+
+    def test_a_report_takes_the_place_of_an_old_one_or_makes_its_folder(self, reported, tmp_path):
+        for folder in (reported / "report", tmp_path / "a" / "b"):
+            report._replace_folder(folder, {"accuracy.csv": b"new"})
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"accuracy.csv": b"new"}
 
     def test_somebody_elses_folder_is_not_replaced(self, run, tmp_path):
         (tmp_path / "thesis").mkdir()
@@ -534,64 +539,14 @@ class TestFolder:
             evaluate([run], out=tmp_path / "thesis" / "chapter.tex")
         assert (tmp_path / "thesis" / "chapter.tex").read_text() == "x"
 
-    def test_another_folder_is_made_with_its_parents(self, run, tmp_path):
-        assert evaluate([run], out=tmp_path / "a" / "b").page.exists()
-
-
-class _Page(HTMLParser):
-    """Open elements, in order; every address that the page loads; its text."""
-
-    VOID = frozenset({"meta", "img", "br", "link", "input"})
-
-    def __init__(self):
-        super().__init__()
-        self.stack, self.addresses, self.text = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.addresses += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in self.VOID:
-            self.stack.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
 
 class TestShown:
-    def test_the_page_is_well_formed_self_contained_and_complete(self, run):
-        page = _Page()
-        page.feed(evaluate([run]).page.read_text())
-        assert page.stack == []
-        assert [address[:22] for address in page.addresses] == ["data:image/png;base64,"]
-        text = " ".join(page.text)
-        for wanted in ("6 clips of the test split", "no audio stream", "in quarantine", "torch", 'methods = ["audio"'):
-            assert wanted in text
-        for sentence in ("no multimodal method beats", "flatters each of the two", "At T = 0.4, baseline"):
-            assert sentence in text.replace("\xa0", " ")
-        for name in ("audio-preferred", "visual-dominated", "tied"):
-            assert name in text
-
-    def test_names_are_escaped(self, run):
-        dataset = json.loads((run / "dataset.json").read_text())
-        (run / "dataset.json").write_text(json.dumps({**dataset, "name": "<b>cats & dogs"}))
-        assert "&lt;b&gt;cats &amp; dogs" in evaluate([run]).page.read_text()
-
-    def test_markdown_cells_by_hand(self, run):
-        evaluate([run], thresholds=[0.75])
-        lines = (run / "report" / "tables.md").read_text().splitlines()
-        (line,) = [line for line in lines if line.startswith("| visual |")]
-        # 1 clip beyond 0.75 on the audio side (wrong), none on the visual side, 5 tied with 4 right.
-        assert line.startswith("| visual | 0 | **66.7** [")
-        assert "| 0.0 [0.0, 0.0] (1) | – (0) | **80.0** [40.0, 100.0] (5) |" in line
-
     @pytest.mark.parametrize("width", [80, 100])
     def test_the_terminal_table_fits(self, tmp_path, width):
         right = RIGHT["baseline", "baseline", 0]
         correct = {**RIGHT, **{(name, name, 0): right for name in ("gradient-blending", "ogm-ge", "greedy", "tmc")}}
         console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
-        console.print(terminal_table(evaluate([hand_made(tmp_path / "run", correct=correct)])))
+        console.print(terminal_table(assess([hand_made(tmp_path / "run", correct=correct)])[0]))
         lines = console.export_text().splitlines()
         assert max(map(len, lines)) <= width
         assert len([line for line in lines if line.startswith("gradient-blending ")]) == 3  # not folded
@@ -600,7 +555,7 @@ class TestShown:
 
     def test_the_terminal_table_says_what_was_left_out(self, tmp_path):
         run = hand_made(tmp_path / "run", audio={0: [0.9, 0.8, 0.5, None, 0.1, 0.7]})
-        assert terminal_table(evaluate([run])).caption == "5 clips; 1 more left out: no confidence"
+        assert terminal_table(assess([run])[0]).caption == "5 clips; 1 more left out: no confidence"
 
 
 def test_a_report_is_made_without_importing_torch(run):

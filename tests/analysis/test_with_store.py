@@ -6,7 +6,7 @@ from make_run import write_predictions
 from synthetic import make_dataset
 
 from avbench import confidence
-from avbench.analysis.report import evaluate
+from avbench.analysis.report import assess
 from avbench.analysis.runs import parse_epochs, read_runs
 from avbench.dataset import Dataset
 from avbench.records import write_json, write_text
@@ -72,5 +72,5 @@ def test_best_reads_the_epoch_of_the_predictions(trained):
     np.testing.assert_array_equal(results.confidence["audio"], values[0, 2, results.clip_ids].astype(np.float64))
 
 
-def test_the_report_is_written(trained):
-    assert evaluate([trained[0]]).coverage.evaluated == 11
+def test_its_numbers_are_computed(trained):
+    assert assess([trained[0]])[0].coverage.evaluated == 11
