@@ -533,11 +533,14 @@ def thinned(x: Floats, values: Floats, *, most: int = _MOST_POINTS) -> tuple[Flo
 def is_on_and_off(values: Iterable[Mapping[str, tuple[Floats, Floats]]]) -> bool:
     """Whether a group's curves, of one or more seeds, say for which share of an interval something was on.
 
-    They do if no value leaves [0, 1] and one in ten or more is exactly 0, but not all.
+    They do if no value leaves [0, 1] and one in ten or more is exactly 0, but not all, and they are not the parts of
+    a whole, which add up to 1 everywhere: weights of which one is 0 are still weights.
     """
-    every = [y for by_name in values for _, y in by_name.values()]
-    together = np.concatenate(every) if every else np.zeros(0)
-    return bool(together.any()) and bool(((together >= 0) & (together <= 1)).all() and (together == 0).mean() >= 0.1)
+    curves = [[y for _, y in by_name.values()] for by_name in values if by_name]
+    together = np.concatenate([y for of_seed in curves for y in of_seed]) if curves else np.zeros(0)
+    if not together.any() or not ((together >= 0) & (together <= 1)).all() or (together == 0).mean() < 0.1:
+        return False
+    return not all(len({len(y) for y in of_seed}) == 1 and np.allclose(sum(of_seed), 1) for of_seed in curves)
 
 
 def _draw_group(

@@ -154,6 +154,10 @@ def _plans_of_data(evaluation: Evaluation, results: Results) -> Iterator[_Plan]:
 
 
 def _plans_of_accuracy(evaluation: Evaluation) -> Iterator[_Plan]:
+    to_pass = (
+        " Hatched: unimodal networks. The dashed line is the better of the two; a method answers the question with yes "
+        "where its bars pass the line on both sides."
+    )
     for threshold in evaluation.table.thresholds:
         yield _Plan(
             f"methods-{threshold:g}",
@@ -163,9 +167,8 @@ def _plans_of_accuracy(evaluation: Evaluation) -> Iterator[_Plan]:
                 title=f"{_title(evaluation)}: accuracy by subset, T = {threshold:g}",
             ),
             alt=f"Bar chart of accuracy by subset, T = {threshold:g}",
-            caption=f"Accuracy at T = {threshold:g}, the mean over seeds, with its 95 % interval over clips. Hatched: "
-            "unimodal networks. The dashed line is the better of the two; a method answers the question with yes where "
-            "its bars pass the line on both sides.",
+            caption=f"Accuracy at T = {threshold:g}, the mean over seeds, with its 95 % interval over clips."
+            + (to_pass if evaluation.table.unimodal else ""),
         )
 
 

@@ -324,9 +324,15 @@ class TestDiagnostics:
 
     def test_weights_that_are_seldom_zero_stay_lines(self):
         x = np.arange(1, 21.0)
-        weights = {"audio": (x, np.append(np.full(19, 0.4), 0.0)), "visual": (x, np.full(20, 0.6))}
+        weights = {"audio": (x, np.append(np.full(19, 0.4), 0.0)), "visual": (x, np.full(20, 0.5))}
         (axes,) = draw_diagnostics({0: {"weight": weights}}, title="run").axes
         assert len(axes.lines) == 2
+
+    def test_parts_of_a_whole_stay_lines_though_one_is_always_zero(self):
+        x = np.arange(1, 21.0)
+        weights = {"audio": (x, x / 20), "visual": (x, 1 - x / 20), "joint": (x, np.zeros(20))}
+        (axes,) = draw_diagnostics({0: {"weight": weights}}, title="run").axes
+        assert [line.get_ydata().tolist() for line in axes.lines] == [y.tolist() for _, y in weights.values()]
 
     def test_a_wide_range_has_a_logarithmic_axis(self):
         x = np.arange(1, 4.0)
