@@ -75,13 +75,21 @@ def write_predictions(
     correct: Sequence[bool],
     epoch: int = 0,
     rows: Sequence[int] | None = None,
+    replaced_correct: Mapping[str, Sequence[bool]] | None = None,
+    parts: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
-    """Write one predictions table: both modalities, and rows with audio replaced that are always wrong."""
+    """Write one predictions table.
+
+    replaced_correct: by modality, whether each clip is right with it replaced; by default all are wrong without audio.
+    parts: by modality, the class that the network's own part says.
+    """
     table = []
+    without = {"audio": [False] * len(labels)} if replaced_correct is None else replaced_correct
     for row in reversed(range(len(labels)) if rows is None else rows):
-        for replaced in ("none", "audio"):
-            right = correct[row] and replaced == "none"
+        for replaced in ("none", *without):
+            right = correct[row] if replaced == "none" else without[replaced][row]
             prediction = labels[row] if right else (labels[row] + 1) % len(CLASSES)
+            said = parts if parts and replaced == "none" else {}
             table.append(
                 {
                     "clip_id": int(clip_ids[row]),
@@ -96,6 +104,7 @@ def write_predictions(
                     "prediction": prediction,
                     "probabilities": [float(name == prediction) for name in range(len(CLASSES))],
                     "uncertainty": None,
+                    **{f"{modality}_prediction": classes[row] for modality, classes in said.items()},
                 }
             )
     path = folder / "predictions" / f"{run}-seed{seed}-{split}.parquet"

@@ -1,0 +1,219 @@
+"""Class means against scikit-learn on random inputs, weighted, with ties and absent classes; their intervals."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
+
+from avbench.analysis.evaluation import SUBSETS, Scores
+from avbench.analysis.metrics import (
+    ACCURACY,
+    AVERAGE_PRECISION,
+    CLASS_ACCURACY,
+    MACRO_F1,
+    METRICS,
+    Ranking,
+    centred_interval,
+    class_order,
+    macro_f1,
+    mean_class_accuracy,
+    metric_table,
+)
+
+
+def mean_average_precision_of(labels, probabilities):
+    return Ranking(labels, probabilities).mean_average_precision(np.ones((len(labels), 1), np.float32))[0]
+
+
+@st.composite
+def predicted(draw):
+    """Labels, predictions, probabilities with ties, and how often each clip counts; classes may be absent."""
+    clips, classes = draw(st.integers(1, 25)), draw(st.integers(2, 6))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    labels, predictions = random.integers(0, classes, (2, clips))
+    probabilities = random.integers(0, draw(st.sampled_from([2, 5, 10**6])), (clips, classes)).astype(np.float32)
+    counts = random.integers(0, 4, (clips, 3))
+    counts[random.integers(0, clips)] += 1  # a column without any weight is another test
+    return labels, predictions, probabilities, counts.astype(np.float32)
+
+
+@given(predicted())
+@settings(deadline=None)
+def test_class_means_are_scikit_learns_of_the_clips_as_often_as_they_count(case):
+    labels, predictions, probabilities, weights = case
+    found = zip(
+        mean_class_accuracy(labels, predictions, weights),
+        macro_f1(labels, predictions, weights),
+        Ranking(labels, probabilities).mean_average_precision(weights),
+        strict=True,
+    )
+    for (accuracy, f1, precision), counts in zip(found, weights.T.astype(int), strict=True):
+        rows = np.repeat(np.arange(len(labels)), counts)
+        y, guessed, scores = labels[rows], predictions[rows], probabilities[rows]
+        present = np.unique(y)
+        with np.testing.suppress_warnings() as quiet:
+            quiet.filter(UserWarning)  # a prediction of a class that is absent
+            assert accuracy == pytest.approx(balanced_accuracy_score(y, guessed), abs=1e-6)
+        assert f1 == pytest.approx(f1_score(y, guessed, labels=present, average="macro", zero_division=0), abs=1e-6)
+        expected = np.mean([average_precision_score(y == name, scores[:, name]) for name in present])
+        assert precision == pytest.approx(expected, abs=1e-6)
+
+
+def test_average_precision_is_scikit_learns_macro_where_every_class_is_present():
+    random = np.random.default_rng(3)
+    labels, probabilities = random.integers(0, 4, 200), random.random((200, 4)).astype(np.float32)
+    expected = average_precision_score(np.eye(4)[labels], probabilities, average="macro")
+    assert mean_average_precision_of(labels, probabilities) == pytest.approx(expected, abs=1e-6)
+
+
+def test_numbers_by_hand():
+    labels, predictions = np.array([0, 0, 0, 1, 1, 4]), np.array([0, 0, 1, 1, 0, 2])
+    one = np.ones((6, 1), np.float32)
+    # Shares right: 2/3, 1/2, 0. F1: 2*2/(3+3), 2*1/(2+2), 0. Class 2 has no clip and is in no mean.
+    assert mean_class_accuracy(labels, predictions, one)[0] == pytest.approx((2 / 3 + 1 / 2) / 3)
+    assert macro_f1(labels, predictions, one)[0] == pytest.approx((2 / 3 + 1 / 2) / 3)
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.6, 0.4]], np.float32)
+    # Class 0 is right at rank 1 and, tied with a wrong one, at rank 3: (1/1 + 2/3) / 2. Class 1: 1/1 and 2/3 likewise.
+    assert mean_average_precision_of(np.array([0, 1, 0, 1]), probabilities) == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_a_column_without_weight_has_no_mean():
+    labels, none = np.array([0, 1]), np.zeros((2, 1), np.float32)
+    assert np.isnan(mean_class_accuracy(labels, labels, none)[0])
+    assert np.isnan(macro_f1(labels, labels, none)[0])
+    assert np.isnan(Ranking(labels, np.eye(2, dtype=np.float32)).mean_average_precision(none)[0])
+
+
+def test_a_ranking_of_a_subset_may_use_the_order_of_all():
+    random = np.random.default_rng(1)
+    labels, probabilities = random.integers(0, 3, 50), random.integers(0, 9, (50, 3)).astype(np.float32)
+    scores = [Scores("a", "a", 0, labels == 0, labels * 0, probabilities)]
+    discrepancies = random.uniform(-1, 1, 50)
+    table = metric_table(scores, labels, discrepancies, thresholds=[0.3], resamples=20, tick=lambda done, total: None)
+    chosen = discrepancies > 0.3
+    assert table.cell("a", AVERAGE_PRECISION, "audio", 0.3).value == pytest.approx(
+        mean_average_precision_of(labels[chosen], probabilities[chosen])
+    )
+    np.testing.assert_array_equal(class_order(probabilities)[1], np.argsort(-probabilities[:, 1], kind="stable"))
+
+
+class TestTable:
+    @pytest.fixture(scope="class")
+    def made(self):
+        random = np.random.default_rng(5)
+        labels, discrepancies = random.integers(0, 5, 120), np.round(random.uniform(-1, 1, 120), 1)
+        labels[discrepancies < -0.5] %= 3  # so that two classes have no visual-dominated clip
+        scores = []
+        for run, method, seeds in (("audio", "audio", 2), ("late", "baseline", 2), ("mine", "mine", 1)):
+            for seed in range(seeds):
+                probabilities = random.random((120, 5)).astype(np.float32)
+                probabilities[np.arange(120), labels] += 0.4
+                guessed = probabilities.argmax(axis=1)
+                given = None if run == "mine" else probabilities
+                scores.append(Scores(run, method, seed, guessed == labels, guessed, given))
+        ticks = []
+        table = metric_table(
+            scores, labels, discrepancies, thresholds=[0.0, 0.5], resamples=400, tick=lambda *at: ticks.append(at)
+        )
+        return scores, labels, discrepancies, table, ticks
+
+    def test_values_are_scikit_learns_averaged_over_seeds(self, made):
+        scores, labels, discrepancies, table, _ = made
+        audio = discrepancies > 0.5
+        for run in ("audio", "late"):
+            of_run = [score for score in scores if score.run == run]
+            expected = {
+                ACCURACY: np.mean([score.correct[audio].mean() for score in of_run]),
+                CLASS_ACCURACY: np.mean([balanced_accuracy_score(labels[audio], s.predictions[audio]) for s in of_run]),
+                MACRO_F1: np.mean([f1_score(labels[audio], s.predictions[audio], average="macro") for s in of_run]),
+                AVERAGE_PRECISION: np.mean(
+                    [average_precision_score(np.eye(5)[labels[audio]], s.probabilities[audio]) for s in of_run]
+                ),
+            }
+            for metric in METRICS:
+                cell = table.cell(run, metric, "audio", 0.5)
+                assert cell.value == pytest.approx(expected[metric], abs=1e-6)
+                assert cell.low < cell.value < cell.high
+                assert (cell.clips, cell.seeds) == (audio.sum(), 2)
+
+    def test_absent_classes_are_counted(self, made):
+        _, _, _, table, _ = made
+        assert table.cell("late", MACRO_F1, "visual", 0.5).absent == 2
+        assert table.cell("late", MACRO_F1, "visual", 0.5).classes == 3
+        assert table.cell("late", MACRO_F1, "overall", 0.5).absent == 0
+
+    def test_overall_is_the_same_at_every_threshold(self, made):
+        _, _, _, table, _ = made
+        for metric in METRICS:
+            at = [table.cell("late", metric, "overall", threshold) for threshold in (0.0, 0.5)]
+            assert (at[0].value, at[0].low, at[0].high) == (at[1].value, at[1].low, at[1].high)
+
+    def test_without_probabilities_there_is_no_average_precision(self, made):
+        _, _, _, table, _ = made
+        cell = table.cell("mine", AVERAGE_PRECISION, "overall", 0.0)
+        assert (cell.value, cell.low, cell.high) == (None, None, None)
+        assert table.cell("mine", MACRO_F1, "overall", 0.0).value is not None
+
+    def test_every_step_is_told(self, made):
+        assert made[4] == [(done, 21) for done in range(1, 22)]  # three runs, overall and three parts at two thresholds
+
+    def test_it_is_the_same_again(self, made):
+        scores, labels, discrepancies, table, _ = made
+        again = metric_table(
+            scores, labels, discrepancies, thresholds=[0.0, 0.5], resamples=400, tick=lambda done, total: None
+        )
+        assert again == table
+
+    def test_an_interval_is_as_wide_as_scipys(self, made):
+        scores, labels, _, table, _ = made
+        late = [score for score in scores if score.run == "late"]
+
+        def statistic(y, first, second):
+            return np.mean([f1_score(y, guessed, average="macro") for guessed in (first, second)])
+
+        expected = stats.bootstrap(
+            (labels, late[0].predictions, late[1].predictions), statistic, paired=True, vectorized=False,
+            n_resamples=400, method="percentile", rng=np.random.default_rng(0),
+        ).confidence_interval  # fmt: skip
+        cell = table.cell("late", MACRO_F1, "overall", 0.0)
+        assert cell.high - cell.low == pytest.approx(expected.high - expected.low, rel=0.2)
+
+
+def test_an_empty_subset_has_no_numbers():
+    labels = np.array([0, 1, 0])
+    scores = [Scores("a", "a", 0, labels == 0, labels * 0, np.eye(3, 2, dtype=np.float32))]
+    table = metric_table(scores, labels, np.full(3, 0.5), thresholds=[0.0], resamples=20, tick=lambda done, total: None)
+    for metric in METRICS:
+        cell = table.cell("a", metric, "visual", 0.0)
+        assert (cell.clips, cell.classes, cell.absent, cell.value, cell.low, cell.high) == (0, 0, 2, None, None, None)
+    assert len(table.cells) == len(METRICS) * len(SUBSETS)
+
+
+def test_resamples_that_lean_to_one_side_are_centred():
+    resampled = np.linspace(0.6, 0.8, 1001)  # around 0.7, and the estimate is 0.5
+    assert centred_interval(0.5, resampled) == pytest.approx((0.405, 0.595), abs=1e-9)
+    low, high = centred_interval(0.01, resampled)
+    assert (low, high) == (0.0, pytest.approx(0.105))
+
+
+def test_centred_intervals_cover_what_is_expected_of_test_sets_of_this_size():
+    # Ten clips a class: plain percentiles of average precision cover its expectation in about 82 % of these cases.
+    def sample(random):
+        labels = random.integers(0, 50, 500)
+        probabilities = random.normal(size=(500, 50)).astype(np.float32)
+        probabilities[np.arange(500), labels] += 1.5 * random.uniform(0, 2, 500)
+        return labels, probabilities
+
+    random = np.random.default_rng(1)
+    expected = np.mean([mean_average_precision_of(*sample(random)) for _ in range(60)])
+    covered = []
+    for _ in range(40):
+        labels, probabilities = sample(random)
+        scores = [Scores("a", "a", 0, labels == 0, labels * 0, probabilities)]
+        ones = np.ones(500)
+        table = metric_table(scores, labels, ones, thresholds=[0.0], resamples=100, tick=lambda done, total: None)
+        cell = table.cell("a", AVERAGE_PRECISION, "overall", 0.0)
+        covered.append(cell.low <= expected <= cell.high)
+    assert np.mean(covered) >= 0.85
