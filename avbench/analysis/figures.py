@@ -505,7 +505,7 @@ def draw_diagnostics(curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats
                 axes.set_title(f"seed {seed}")
         for axes in grid[-1]:
             axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=axes.get_xlim()[1] > 4))
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=axes.get_xlim()[1] > 2))
         figure.align_ylabels(grid[:, 0])
         keys = [line_key(short(name), styles[name]) for name in names]
         legend_below(figure, keys, longest=max(len(short(name)) for name in names))

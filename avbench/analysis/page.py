@@ -391,6 +391,7 @@ def _page(evaluation: Evaluation, results: Results, pictures: Mapping[str, Seque
         class_counts=_class_counts(dataset),
         classes_file=CLASSES_FILE,
         events={path: events for path, events in results.events.items() if events},
+        methods=_methods(evaluation, results),
         folders=[(folder, _environment_rows(folder)) for folder in results.folders],
     )
 
@@ -411,7 +412,36 @@ def _class_counts(dataset: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
 
 
 def _environment_rows(folder: RunFolder) -> list[tuple[str, str]]:
-    return [
-        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for name, value in folder.environment.items()
+    return [row for name, value in folder.environment.items() for row in _flat(name, value)]
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A value of JSON as rows of a name and words, the parts of a record each in a row of its own."""
+    if isinstance(value, Mapping) and value:
+        for part, inner in value.items():
+            yield from _flat(f"{name}: {part}", inner)
+    elif isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        for number, inner in enumerate(value, start=1):
+            yield from _flat(f"{name} {number}" if len(value) > 1 else name, inner)
+    elif isinstance(value, list):
+        yield name, ", ".join(map(_words, value)) or "none"
+    else:
+        yield name, _words(value)
+
+
+def _words(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _methods(evaluation: Evaluation, results: Results) -> list[tuple[str, str, str, str]]:
+    """Per run: its name, method, network and options, in words; empty where nobody said more than names."""
+    rows = [
+        (
+            run,
+            method,
+            evaluation.networks.get(run, ""),
+            ", ".join(f"{name} = {_words(value)}" for name, value in results.options.get(run, {}).items()),
+        )
+        for run, method in evaluation.table.methods.items()
     ]
+    return rows if any(network or options for *_, network, options in rows) else []

@@ -38,8 +38,13 @@ def rich_run(folder: Path) -> Path:
     networks = {"audio": "one ResNet-18", "visual": "one ResNet-18", "baseline": "two & a head", HOSTILE: HOSTILE}
     write_json(
         folder / "runs.json",
-        {run: {"method": method, "network": networks[run], "options": {}} for run, method in RUNS.items()},
+        {
+            run: {"method": method, "network": networks[run], "options": {"alpha": 0.1, "mode": "<i>"}}
+            for run, method in RUNS.items()
+        },
     )
+    launches = [{"command": ["avbench", "train"], "versions": {"numpy": "2.0 & more"}}, {"world_size": 2}]
+    write_json(folder / "environment.json", {"torch": "2.11.0", "launches": launches})
     for number, (run, method) in enumerate(RUNS.items()):
         for seed in SEEDS:
             write_rich_predictions(
@@ -245,6 +250,11 @@ def test_a_rich_report_shows_all_of_it(rich):
     for text in ("no audio stream", "in quarantine", "torch", 'methods = ["audio"', "5e5e5e"):
         assert text in page.words
     assert f"{evaluation.spearman:.3f}" in page.words
+    for text in ("launches 1: versions: numpy 2.0 & more", "launches 1: command avbench, train", "world_size 2"):
+        assert text in page.words
+    methods = {row[0][0][0]: [" ".join(texts) for texts, _ in row[1:]] for row in page.tables["methods"][1:]}
+    assert methods["baseline"] == ["baseline", "two & a head", "alpha = 0.1, mode = <i>"]
+    assert methods[HOSTILE][0] == "tmc"
     assert {name for name in files if name.endswith(".png")} == {
         "heatmap.png", "discrepancy.png", "methods-0.png", "methods-0.2.png", "methods-0.4.png", "thresholds.png",
         "classes.png", "class-confidences.png", "diagnostics-script-alert-x-script-100-of-x_1-2-it.png",
