@@ -9,6 +9,7 @@ name is the run otherwise. A run called audio or visual is taken for that unimod
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,11 +105,11 @@ def _keys(table: pa.Table) -> NDArray[np.object_]:
 
 
 def _check_once(keys: NDArray[np.object_], path: Path) -> None:
-    values, counts = np.unique(keys.astype(str), return_counts=True)
-    if (counts > 1).any():
+    again = [key for key, count in Counter(keys).items() if count > 1]
+    if again:
         raise RunError(
-            f"{path}: {int((counts > 1).sum())} keys stand more than once, the first is {values[counts > 1][0]!r}; "
-            f"a clip has one row, or one for each of the columns run and seed"
+            f"{path}: {len(again)} keys stand more than once, the first is {again[0]!r}; a clip has one row, or one a "
+            f"run and seed, which columns of these names tell apart"
         )
 
 

@@ -415,7 +415,10 @@ def _accuracy_records(table: AccuracyTable | None, networks: Mapping[str, str]) 
 
 
 def _seed_records(table: SeedTable | None) -> list[Record]:
-    return [{**record, "seeds": len(record["seeds"])} for record in _records(table.cells if table else ())]
+    records = [{**record, "seeds": len(record["seeds"])} for record in _records(table.cells if table else ())]
+    if not any(record["part"] for record in records):  # runs, not parts of runs
+        records = [{name: value for name, value in record.items() if name != "part"} for record in records]
+    return records
 
 
 def _utilization_record(one: Utilization) -> Record:

@@ -1,0 +1,268 @@
+"""Tables of a run with everything in it: two seeds, parts, replaced modalities, networks, a dataset of the paper."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from make_run import make_run, write_predictions
+
+from avbench.analysis.report import assess
+from avbench.analysis.runs import read_runs
+from avbench.analysis.tables import markdown, table_files, terminal_table
+from avbench.cli import main
+from avbench.errors import RunError
+from avbench.records import write_json, write_text
+
+CLIPS = 40
+NETWORKS = {
+    "audio": "ResNet-18 on audio",
+    "visual": "ResNet-18 on frames",
+    "baseline": "two ResNet-18s & one 100 % linear_layer",
+    "ogm-ge": "two ResNet-18s",
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, CLIPS).tolist()
+    confidence = {name: {seed: random.random(CLIPS).tolist() for seed in (0, 1)} for name in ("audio", "visual")}
+    correct = {(run, run, seed): random.random(CLIPS) < 0.6 for run in ("audio", "visual") for seed in (0, 1)}
+    folder = make_run(tmp_path_factory.mktemp("full") / "run", labels=labels, correct=correct, **confidence)
+    for method in ("baseline", "ogm-ge"):
+        for seed in (0, 1):
+            write_predictions(
+                folder, run=method, method=method, seed=seed, split="test", clip_ids=np.arange(100, 100 + CLIPS),
+                labels=labels, correct=random.random(CLIPS) < 0.7, parts={"audio": labels, "visual": [0] * CLIPS},
+                replaced_correct={name: random.random(CLIPS) < 0.4 for name in ("audio", "visual")},
+            )  # fmt: skip
+    runs = {name: {"method": name, "network": network, "options": {}} for name, network in NETWORKS.items()}
+    write_json(folder / "runs.json", runs)
+    dataset = json.loads((folder / "dataset.json").read_text())
+    write_json(folder / "dataset.json", {**dataset, "name": "VGG_Sound"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluation(run):
+    return assess([run], resamples=50)[0]
+
+
+@pytest.fixture(scope="module")
+def files(evaluation):
+    return {name: content.decode() for name, content in table_files(evaluation).items()}
+
+
+def rows_of(text):
+    return list(csv.DictReader(text.splitlines()))
+
+
+class TestSheets:
+    def test_every_kind_is_there_once_a_threshold(self, evaluation):
+        names = [sheet.name for sheet in evaluation.sheets]
+        kinds = ("accuracy", "significance", "metrics", "cross-seed", "parts")
+        assert set(names) == {f"{kind}-{T}" for kind in kinds for T in ("0", "0.2", "0.4")} | {
+            "published",
+            "utilization",
+        }
+        assert len(names) == len(set(names))
+
+    def test_every_row_has_a_cell_for_every_heading(self, evaluation):
+        for sheet in evaluation.sheets:
+            assert {len(row) for row in sheet.rows} == {len(sheet.headings)}, sheet.name
+            for row in sheet.rows:
+                assert all(cell.detail == "" and not cell.best for cell in row[: sheet.words]), sheet.name
+                assert all((cell.value is None) == (cell.text == "–") for cell in row[sheet.words :]), sheet.name
+
+    def test_seeds_stand_above_their_mean_and_the_best_mean_is_marked(self, evaluation):
+        (sheet,) = (sheet for sheet in evaluation.sheets if sheet.name == "accuracy-0.2")
+        assert sheet.headings[:3] == ("method", "network", "seed")
+        assert sheet.headings[3] == "overall (40)"
+        assert [[cell.text for cell in row[:3]] for row in sheet.rows[:3]] == [
+            ["audio", "ResNet-18 on audio", seed] for seed in ("0", "1", "mean")
+        ]
+        each, mean = [row[3].value for row in sheet.rows[:2]], sheet.rows[2][3]
+        assert (mean.value, mean.detail) == (pytest.approx(np.mean(each)), f"± {100 * np.std(each, ddof=1):.1f}")
+        for column in range(3, 7):
+            best = max(row[column].value for row in sheet.rows if row[2].text == "mean")
+            assert {row[column].value for row in sheet.rows if row[column].best} == {best}
+
+    def test_parts_never_stand_under_the_name_of_the_unimodal_networks(self, evaluation):
+        for sheet in evaluation.sheets:
+            firsts = [row[0].text for row in sheet.rows]
+            if sheet.kind == "parts":
+                assert not {"audio", "visual"} & set(firsts)
+                assert {row[1].text for row in sheet.rows} == {"audio part", "visual part"}
+                assert "not the unimodal networks" in sheet.caption
+
+    def test_published_numbers_are_marked_and_stand_beside_ours(self, evaluation):
+        (sheet,) = (sheet for sheet in evaluation.sheets if sheet.kind == "published")
+        rows = {(row[0].text, row[1].text): [cell.text for cell in row[2:]] for row in sheet.rows}
+        assert rows["greedy", "published"] == ["50.3", "52.7", "37.4"]
+        assert ("greedy", "here") not in rows
+        assert rows["ogm-ge", "here"][0] == f"{100 * evaluation.seeds.cell('ogm-ge', 'overall', 0.0).mean:.1f}"
+        assert "for orientation, not a target" in sheet.caption
+        assert "2302.10912" in sheet.caption
+
+
+class TestFiles:
+    def test_numbers_are_the_records_in_full_precision(self, evaluation, files):
+        for row in rows_of(files["metrics.csv"]):
+            cell = evaluation.metrics.cell(row["method"], row["metric"], row["subset"], float(row["threshold"]))
+            for name in ("value", "low", "high"):
+                value = getattr(cell, name)
+                assert row[name] == "" if value is None else float(row[name]) == value
+        for row, one in zip(rows_of(files["significance.csv"]), evaluation.comparisons, strict=True):
+            assert (row["method"], row["unimodal"], float(row["p_holm"])) == (one.run, one.unimodal, one.p_holm)
+            assert row["significant"] == str(int(one.significant))
+        for row, one in zip(rows_of(files["utilization.csv"]), evaluation.utilization, strict=True):
+            assert float(row["audio_shapley"]) == one.shapley["audio"]
+            assert float(row["visual_utilization"]) == one.conditional["visual"]
+        for name, table in (("seeds.csv", evaluation.seeds), ("cross_seed.csv", evaluation.cross_seed)):
+            for row in rows_of(files[name]):
+                cell = table.cell(row["method"], row["subset"], float(row["threshold"]))
+                assert (float(row["mean"]) if row["mean"] else None, row["seeds"]) == (cell.mean, "2")
+        assert {row["part"] for row in rows_of(files["parts.csv"])} == {"audio", "visual"}
+        assert rows_of(files["accuracy.csv"])[0]["network"] == "ResNet-18 on audio"
+        assert len(rows_of(files["published.csv"])) == 6
+
+    def test_overall_is_exactly_the_mean_of_subsets_and_ties_in_the_file(self, files):
+        cells = {(r["method"], r["seed"], r["threshold"], r["subset"]): r for r in rows_of(files["accuracy.csv"])}
+        for (method, seed, threshold, subset), overall in cells.items():
+            if subset == "overall":
+                parts = [cells[method, seed, threshold, part] for part in ("audio", "visual", "tie")]
+                right = sum(round(int(part["clips"]) * float(part["accuracy"] or 0)) for part in parts)
+                assert right / sum(int(part["clips"]) for part in parts) == float(overall["accuracy"])
+
+    def test_markdown_tables_are_whole(self, files):
+        blocks = re.findall(r"(?:^\|.*\|\n)+", files["tables.md"], re.MULTILINE)
+        assert len(blocks) == 17
+        for block in blocks:
+            counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+            assert len(counts) == 1, block
+        assert r"u(audio \| visual)" in files["tables.md"]
+
+    def test_latex_is_balanced_escaped_and_has_booktabs(self, files):
+        text = files["tables.tex"]
+        assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule") == 17
+        assert r"two ResNet-18s \& one 100 \% linear\_layer" in text
+        assert r"VGG\_Sound" in text
+        plain = re.sub(r"\\[\\{}&%$#_]", "", re.sub(r"(?m)^%.*$", "", text))
+        assert plain.count("{") == plain.count("}")
+        assert not set(plain) & set("%#_–±−≤"), "what LaTeX would take for a comment, a command, or has no letter for"
+        assert plain.count("$") % 2 == 0
+        for columns, body in re.findall(r"\\begin\{tabular\}\{(.*?)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
+            wanted = len(re.sub(r"p\{[^}]*\}", "p", columns))
+            rows = [line for line in body.splitlines() if line.endswith(r"\\")]
+            assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {wanted}
+
+    def test_the_same_results_give_the_same_bytes(self, run, files):
+        again = table_files(assess([run], resamples=50)[0])
+        assert {name: content.decode() for name, content in again.items()} == files
+
+    def test_the_terminal_shows_one_row_a_run(self, evaluation):
+        table = terminal_table(evaluation)
+        assert "± deviation, 2 seeds" in table.title
+        assert table.row_count == 3 * (1 + 4) + 2
+
+
+def test_an_interval_and_an_empty_subset_in_markdown_by_hand(tmp_path):
+    right = {(name, name, 0): [True, True, False, True] for name in ("audio", "visual")}
+    confidence = {"audio": {0: [0.9, 0.8, 0.9, 0.9]}, "visual": {0: [0.1, 0.2, 0.3, 0.85]}}
+    run = make_run(tmp_path / "run", labels=[0, 1, 2, 0], correct=right, **confidence)
+    text = markdown(assess([run], thresholds=[0.2], resamples=20)[0])
+    # Binomial(3, 2/3) / 3 has its 2.5 % quantile at 0, Binomial(4, 3/4) / 4 at 1/4.
+    assert "| audio | **75.0** [25.0, 100.0] | **66.7** [0.0, 100.0] | – | **100.0** [100.0, 100.0] |" in text
+    assert "| method | overall (4) | audio-dominated (3) | visual-dominated (0) | tied (1) |" in text
+
+
+class TestRead:
+    """What else the run folder tells."""
+
+    def test_parts_replaced_modalities_and_networks(self, run):
+        results = read_runs([run], split="test", epochs="all")
+        (score,) = (score for score in results.scores if (score.run, score.seed) == ("baseline", 1))
+        np.testing.assert_array_equal(score.parts["audio"], results.labels)
+        assert set(score.replaced) == {"audio", "visual"}
+        assert results.networks == NETWORKS
+        assert results.keys[:2].tolist() == ["clip0", "clip1"]
+        assert results.rejects == {"no audio stream": 2}
+        audio = results.confidence_by_seed["audio"]
+        np.testing.assert_allclose(results.confidence["audio"], (audio[0] + audio[1]) / 2)
+
+    def test_curves_of_what_methods_logged(self, tmp_path):
+        right = {(name, name, 0): [True, False] for name in ("audio", "visual")}
+        run = make_run(tmp_path / "run", labels=[0, 1], audio={0: [0.5, 0.1]}, visual={0: [0.2, 0.3]}, correct=right)
+        step = {"kind": "step", "run": "ogm", "method": "ogm-ge", "seed": 2, "loss": 1.0}
+        records = [
+            {**step, "epoch": 0, "batch": 5, "ratio/audio": 1.5, "ratio/visual": 0.5},
+            {**step, "epoch": 0, "batch": 10, "ratio/audio": "nan", "ratio/visual": 0.25},
+            {**step, "epoch": 1, "batch": 5, "ratio/audio": 2, "coefficient/audio": 0.9},
+            {"kind": "event", "text": "ogm stopped"},
+        ]
+        write_text(run / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+        results = read_runs([run], split="test", epochs="all")
+        assert list(results.diagnostics) == [("ogm", 2)]
+        groups = results.diagnostics["ogm", 2]
+        assert {group: list(names) for group, names in groups.items()} == {
+            "ratio": ["audio", "visual"],
+            "coefficient": ["audio"],
+        }
+        np.testing.assert_array_equal(groups["ratio"]["audio"], [[0.5, 1.5], [1.5, 2.0]])
+        np.testing.assert_array_equal(groups["ratio"]["visual"], [[0.5, 1.0], [0.5, 0.25]])
+        assert results.events == {str(run): ("ogm stopped",)}
+
+    @pytest.mark.parametrize("changes", [{"label": 3}, {"prediction": -1}])
+    def test_a_class_of_another_dataset_is_an_error(self, run, tmp_path, changes):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        right = {(name, name, 0): [True, False] for name in ("audio", "visual")}
+        run = make_run(tmp_path / "run", labels=[0, 1], audio={0: [0.5, 0.1]}, visual={0: [0.2, 0.3]}, correct=right)
+        path = run / "predictions" / "audio-seed0-test.parquet"
+        table = pq.read_table(path)
+        for name, value in changes.items():
+            column = pa.array([value] * table.num_rows, pa.int32())
+            table = table.set_column(table.schema.get_field_index(name), name, column)
+        pq.write_table(table, path)
+        with pytest.raises(RunError, match=r"but the dataset's classes are 0 to 2 \(2 such values\)"):
+            assess([run])
+
+
+class TestCommands:
+    """As users type them; a mistake is one line and exit status 2."""
+
+    def stopped(self, capsys, *words):
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and error.count("\n") == 1 and error.startswith("avbench: ")
+        return error
+
+    def test_subsets_prints_the_counts_and_writes_the_keys(self, run, tmp_path, capsys):
+        main(["subsets", str(run), "--export", str(tmp_path / "keys.csv"), "--thresholds", "0,0.3"])
+        lines = capsys.readouterr().out.splitlines()
+        keys = rows_of((tmp_path / "keys.csv").read_text())
+        sides = [sum(row["subset_0.3"] == side for row in keys) for side in ("audio", "visual", "tie")]
+        assert lines[1] == "T = 0.3: {} audio-dominated, {} visual-dominated, {} tied".format(*sides)
+        assert "is there already" in self.stopped(capsys, "subsets", run, "--export", tmp_path / "keys.csv")
+
+    def test_evaluate_takes_predictions_of_ones_own(self, run, tmp_path, capsys):
+        lines = ["key,prediction", *(f"clip{row},0" for row in range(CLIPS))]
+        (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
+        confidence = ["key,label,audio,visual", *(f"clip{row},{row % 3},0.{row % 7},0.4" for row in range(CLIPS))]
+        (tmp_path / "c.csv").write_text("\n".join(confidence) + "\n")
+        words = ["--predictions", tmp_path / "mine.csv", "--confidence", tmp_path / "c.csv", "--resamples", "20"]
+        main(["evaluate", *map(str, words), "--out", str(tmp_path / "out")])
+        assert "mine" in capsys.readouterr().out
+        assert (tmp_path / "out" / "index.html").exists()
+        assert len(rows_of((tmp_path / "out" / "accuracy.csv").read_text())) == 3 * 4
+
+    def test_mistakes_are_one_line(self, run, tmp_path, capsys):
+        (tmp_path / "mine.csv").write_text("key,prediction\nclip0,0\n")
+        assert "lacks 39 of the 40" in self.stopped(capsys, "evaluate", run, "--predictions", tmp_path / "mine.csv")
+        assert "give a run folder" in self.stopped(capsys, "evaluate")
+        assert "--resamples 3: expected 20 or more" in self.stopped(capsys, "evaluate", run, "--resamples", "3")
+        assert "--thresholds 2.0" in self.stopped(capsys, "evaluate", run, "--thresholds", "2")
