@@ -19,7 +19,7 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from avbench.analysis.classes import Selection
 from avbench.analysis.discrepancy import HEATMAP_BINS, MODALITIES, Counts, Floats, Mask, subsets
@@ -54,7 +54,7 @@ _HEATMAP_COLOURS = ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(
 FEWEST_CLIPS = 20
 THRESHOLD_GRID: Floats = np.linspace(0, 0.8, 17)
 
-# A curve of more points is drawn as means over neighbouring ones: a column of a page has no room for more.
+# A curve of more points is drawn as means over neighbouring ones: a page's width has no room for more.
 _MOST_POINTS = 400
 _MOST_PANELS_ABREAST = 4
 _TOO_FEW: Any = {"facecolor": "white", "edgecolor": "#CCCCCC", "hatch": "////", "linewidth": 0}
@@ -303,6 +303,7 @@ def _draw_threshold_lines(
             markersize=3,
             markevery=(place % 3, 3),  # lines that lie on each other show their markers in turn
             linewidth=1.6 if run in modality_of else 1.1,
+            zorder=3 if run in modality_of else 2,  # what is to be beaten is never hidden
             label=run,
         )
     few = curves.clips[side] < FEWEST_CLIPS
@@ -551,13 +552,13 @@ def _draw_group(
     together = np.concatenate(every) if every else np.zeros(0)
     finite = together[np.isfinite(together)]
     names = list(dict.fromkeys(name for by_name in values for name in by_name))
-    shares = is_on_and_off(values)
+    shares, most = is_on_and_off(values), _MOST_POINTS // len(row)
     for axes, by_name in zip(row, values, strict=True):
         for name, (x, y) in by_name.items():
             if shares:
-                _draw_lane(axes, *thinned(x, y), lane=names.index(name), colour=styles[name].colour)
+                _draw_lane(axes, *thinned(x, y, most=most), lane=names.index(name), colour=styles[name].colour)
             else:
-                _draw_curve(axes, *thinned(x, y), style=styles[name])
+                _draw_curve(axes, *thinned(x, y, most=most), style=styles[name])
         if not any(np.isfinite(y).any() for _, y in by_name.values()):
             say_empty(axes, "no finite value")
     if shares:
@@ -570,6 +571,7 @@ def _draw_group(
         row[0].set_yticks([])
     elif finite.min() > 0 and finite.max() > max(1, 100 * finite.min()):  # weights in [0, 1] stay on a plain axis
         row[0].set_yscale("log")
+        row[0].yaxis.set_major_locator(LogLocator(subs=(1, 3) if finite.max() < 3000 * finite.min() else (1,)))
         row[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         row[0].yaxis.set_minor_locator(NullLocator())
     else:
