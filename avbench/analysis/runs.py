@@ -31,6 +31,9 @@ Diagnostics = Mapping[str, Mapping[str, tuple[Floats, Floats]]]
 RUNS_FILE = "runs.json"
 METRICS_FILE = "metrics.jsonl"
 
+# Columns of predictions; what networks' own parts say came later, and tables without it are read too.
+_ALWAYS_THERE = pa.schema([column for column in predictions_schema(1) if not column.name.endswith("_prediction")])
+
 _HISTORY_PART = re.compile(r"(?P<modality>[a-z]+)-seed(?P<seed>-?\d+)-epoch(?P<epoch>\d+)-rank\d+\.parquet")
 
 
@@ -337,7 +340,7 @@ def _read_predictions(folder: Path, split: str, *, classes: int) -> list[_Predic
 
 
 def _read_prediction_table(path: Path, split: str, *, classes: int) -> _Predictions:
-    everything = read_table(path, predictions_schema(1))
+    everything = read_table(path, _ALWAYS_THERE)
     table = everything.filter(pc.equal(everything.column("replaced"), "none"))
     if table.num_rows == 0:
         raise RunError(f"{path}: holds no prediction with both modalities; train the run again")
@@ -375,7 +378,7 @@ def _read_prediction_table(path: Path, split: str, *, classes: int) -> _Predicti
 
 
 def _is_empty(table: pa.Table, name: str) -> bool:
-    return table.column(name).null_count == table.num_rows
+    return name not in table.column_names or table.column(name).null_count == table.num_rows
 
 
 def _with_replaced(everything: pa.Table, modality: str, path: Path, *, clip_ids: Ids, classes: int) -> Ids:

@@ -17,7 +17,6 @@ from avbench.analysis.metrics import METRICS, Measured, MetricTable
 from avbench.analysis.published import SOURCE, WARNING, Published
 from avbench.analysis.seeds import SeedCell, SeedTable
 from avbench.analysis.significance import ALPHA, Comparison
-from avbench.analysis.statistics import P_FLOOR
 from avbench.analysis.utilization import Utilization
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ T = TypeVar("T")
 
 ACCURACY_FILE = "accuracy.csv"
 NOTHING = "–"
+_SMALLEST_P = 1e-6  # whatever is below it says no more; far above what rounding leaves of the transform
 
 # Two sides and the ties, as a column of any threshold is called in a terminal.
 _SHORT = {"overall": "overall", "audio": "audio side", "visual": "visual side", "tie": "tie"}
@@ -351,8 +351,8 @@ def _signed(number: float, digits: int = 1) -> str:
 
 
 def _p_text(p: float) -> str:
-    if p <= P_FLOOR:
-        return f"≤ {P_FLOOR:.0e}"
+    if p < _SMALLEST_P:
+        return f"< {_SMALLEST_P:.0e}"
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
 
 
