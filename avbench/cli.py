@@ -71,8 +71,8 @@ class EvaluateArgs:
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders of one dataset; the report goes into the first."""
-    predictions: tuple[Path, ...] = ()
-    """Predictions of your own, Parquet or CSV: key and prediction, or class probabilities."""
+    predictions: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """Predictions of your own, Parquet or CSV: key and prediction, or class probabilities. May be given again."""
     confidence: Path | None = None
     """Confidences that cut the subsets, Parquet or CSV: key, label, audio, visual (default: the run folders')."""
     split: str = "test"

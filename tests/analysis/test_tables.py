@@ -254,11 +254,13 @@ class TestCommands:
         (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
         confidence = ["key,label,audio,visual", *(f"clip{row},{row % 3},0.{row % 7},0.4" for row in range(CLIPS))]
         (tmp_path / "c.csv").write_text("\n".join(confidence) + "\n")
-        words = ["--predictions", tmp_path / "mine.csv", "--confidence", tmp_path / "c.csv", "--resamples", "20"]
-        main(["evaluate", *map(str, words), "--out", str(tmp_path / "out")])
+        (tmp_path / "audio.csv").write_text((tmp_path / "mine.csv").read_text())
+        words = [word for name in ("mine", "audio") for word in ("--predictions", str(tmp_path / f"{name}.csv"))]
+        words += ["--confidence", str(tmp_path / "c.csv"), "--resamples", "20", "--out", str(tmp_path / "out")]
+        main(["evaluate", *words])
         assert "mine" in capsys.readouterr().out
         assert (tmp_path / "out" / "index.html").exists()
-        assert len(rows_of((tmp_path / "out" / "accuracy.csv").read_text())) == 3 * 4
+        assert len(rows_of((tmp_path / "out" / "accuracy.csv").read_text())) == 2 * 3 * 4
 
     def test_mistakes_are_one_line(self, run, tmp_path, capsys):
         (tmp_path / "mine.csv").write_text("key,prediction\nclip0,0\n")
