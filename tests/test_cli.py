@@ -19,6 +19,7 @@ from avbench.dataset import Dataset, shard_name
 from avbench.errors import UsageError
 from avbench.packing.planted import PlantedConfig, render
 from tests.conftest import REPOSITORY
+from tests.synthetic import make_dataset
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
@@ -169,6 +170,20 @@ def test_the_readmes_commands_work_in_their_order(tmp_path: Path, monkeypatch: p
         main([*words, *short])
     assert (tmp_path / "RUN/report/index.html").exists()
     assert json.loads((tmp_path / "DATASET/dataset.json").read_text())["clips"]["train"] == 12
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_for_all_methods_work_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_dataset(tmp_path / "DATASET", clips={"train": 12, "val": 4, "test": 6})
+    commands = readme_commands("Methods")
+    assert [words[0] for words in commands] == ["train", "train", "evaluate"]
+    for words in commands:
+        main([*words, *(["--preset", "tiny", "--epochs", "1"] if words[0] == "train" else [])])
+    table = (tmp_path / "ALL/report/accuracy.csv").read_text()
+    assert all(f"\n{run}," in table for run in ("tmc", "gradient-blending", "greedy", "ogm", "hard", "film"))
 
 
 def test_readme_names_every_method_preset_and_command() -> None:

@@ -9,7 +9,7 @@ import pytest
 from avbench.analysis.report import evaluate
 from avbench.cli import main
 
-pytestmark = [pytest.mark.demo, pytest.mark.timeout(1800)]  # minutes, many of them on a busy machine
+pytestmark = [pytest.mark.demo, pytest.mark.slow, pytest.mark.timeout(3600)]  # minutes, many on a busy machine
 Table = dict[tuple[str, str], float]
 
 

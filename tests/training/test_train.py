@@ -397,7 +397,16 @@ def test_a_dataset_that_cannot_be_trained_on_is_refused(
 def test_one_two_and_three_ranks_train_the_same_network(tmp_path: Path) -> None:
     """Real processes under torchrun; 13 clips in batches of 7 and 6, so slices are unequal."""
     dataset = make_dataset(tmp_path / "dataset", clips={"train": 13, "val": 4, "test": 4})
-    flags = ["--methods", "audio,baseline", "--epochs", "2", "--precision", "float64", "--batch-norm", "global"]
+    flags = [
+        "--methods",
+        "audio,baseline,gradient-blending:super_epoch=1",
+        "--epochs",
+        "2",
+        "--precision",
+        "float64",
+        "--batch-norm",
+        "global",
+    ]
     words = ["-m", "avbench", "train", str(dataset), *FAST, *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for ranks in (1, 2, 3):
