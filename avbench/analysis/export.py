@@ -34,9 +34,7 @@ def export_subsets(
     Raises UsageError for another suffix, a file that is there already, and all that `read_runs` raises.
     """
     cuts = checked_thresholds(thresholds)
-    file = path if path.suffix.lower() in (".csv", ".parquet") else path / FILE_NAME
-    if path.suffix and file.name == FILE_NAME and not path.is_dir():
-        raise UsageError(f"--export {path}: unknown kind of file {path.suffix!r}; give .csv, .parquet or a folder")
+    file = _file_of(path)
     if file.exists() and not overwrite:
         raise UsageError(f"{file}: is there already; name another file, or replace it with --overwrite")
     results = read_runs(runs, split=split, epochs=parse_epochs(confidence_epochs))
@@ -51,6 +49,14 @@ def export_subsets(
         for threshold in cuts
     }
     return file, counts
+
+
+def _file_of(path: Path) -> Path:
+    if path.suffix.lower() in (".csv", ".parquet"):
+        return path
+    if path.suffix and not path.is_dir():
+        raise UsageError(f"--export {path}: unknown kind of file {path.suffix!r}; give .csv, .parquet or a folder")
+    return path / FILE_NAME
 
 
 def subsets_table(results: Results, thresholds: Sequence[float]) -> pa.Table:

@@ -3,6 +3,9 @@
 import csv
 import json
 import re
+import shlex
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -249,18 +252,25 @@ class TestCommands:
         assert lines[1] == "T = 0.3: {} audio-dominated, {} visual-dominated, {} tied".format(*sides)
         assert "is there already" in self.stopped(capsys, "subsets", run, "--export", tmp_path / "keys.csv")
 
-    def test_evaluate_takes_predictions_of_ones_own(self, run, tmp_path, capsys):
-        lines = ["key,prediction", *(f"clip{row},0" for row in range(CLIPS))]
-        (tmp_path / "mine.csv").write_text("\n".join(lines) + "\n")
+    def test_the_readmes_commands_score_predictions_of_ones_own(self, run, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        shutil.copytree(run, "RUN")
+        said = "\n".join(["key,prediction", *(f"clip{row},0" for row in range(CLIPS))])
+        for name in ("mine.csv", "audio.csv"):
+            write_text(tmp_path / name, said + "\n")
         confidence = ["key,label,audio,visual", *(f"clip{row},{row % 3},0.{row % 7},0.4" for row in range(CLIPS))]
-        (tmp_path / "c.csv").write_text("\n".join(confidence) + "\n")
-        (tmp_path / "audio.csv").write_text((tmp_path / "mine.csv").read_text())
-        words = [word for name in ("mine", "audio") for word in ("--predictions", str(tmp_path / f"{name}.csv"))]
-        words += ["--confidence", str(tmp_path / "c.csv"), "--resamples", "20", "--out", str(tmp_path / "out")]
-        main(["evaluate", *words])
-        assert "mine" in capsys.readouterr().out
-        assert (tmp_path / "out" / "index.html").exists()
-        assert len(rows_of((tmp_path / "out" / "accuracy.csv").read_text())) == 2 * 3 * 4
+        write_text(tmp_path / "clips.csv", "\n".join(confidence) + "\n")
+        readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+        section = readme.split("\n## Your own predictions\n")[1].split("\n## ")[0]
+        commands = [shlex.split(line, comments=True)[1:] for line in re.findall(r"^    (avbench .*)$", section, re.M)]
+        assert [words[0] for words in commands] == ["evaluate", "evaluate", "subsets"]
+        for words in commands:
+            main([*words, *(["--resamples", "20"] if words[0] == "evaluate" else [])])
+            assert "mine" in capsys.readouterr().out or words[0] == "subsets"
+        for report, rows in (("RUN/report", 9 * 3 * 4), ("mine.csv-report", 2 * 3 * 4)):
+            assert (tmp_path / report / "index.html").exists()
+            assert len(rows_of((tmp_path / report / "accuracy.csv").read_text())) == rows
+        assert len(rows_of((tmp_path / "subsets.csv").read_text())) == CLIPS
 
     def test_mistakes_are_one_line(self, run, tmp_path, capsys):
         (tmp_path / "mine.csv").write_text("key,prediction\nclip0,0\n")
