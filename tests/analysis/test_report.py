@@ -158,6 +158,10 @@ class TestNumbers:
         assert (evaluation.planted, evaluation.spearman) == (None, None)
         assert "accuracy_planted.csv" not in table_files(evaluation)
 
+    def test_another_split_is_evaluated_on_request(self, tmp_path):
+        evaluation, _ = assess([hand_made(tmp_path / "run", split="val")], split="val")
+        assert (evaluation.split, evaluation.table.cell("audio", 0, "overall", 0.0).correct) == ("val", 4)
+
 
 class TestCoverage:
     def test_a_clip_without_confidence_is_counted_and_left_out_of_everything(self, tmp_path):
