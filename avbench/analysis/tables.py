@@ -576,4 +576,5 @@ def _terminal_cell(evaluation: Evaluation, run: str, subset: str, threshold: flo
     elif len(evaluation.table.seeds) == 1:
         cell = evaluation.table.cell(run, seeds.seeds[0], subset, threshold)
         detail = f" [{100 * (cell.low or 0):.0f}–{100 * (cell.high or 0):.0f}]"
-    return Text.assemble(f"{100 * seeds.mean:.1f}", (detail, "dim"))
+    value = "100" if seeds.mean == 1 else f"{100 * seeds.mean:.1f}"  # four columns of 100.0 [100–100] are too wide
+    return Text.assemble(value, (detail, "dim"))

@@ -557,6 +557,13 @@ class TestShown:
         (line,) = [line for line in lines if line.startswith("T = 0.4")]
         assert re.findall(r"\d+", line) == ["0", "4", "6", "1", "1", "4"]
 
+    def test_the_terminal_table_fits_where_everything_is_right(self, tmp_path):
+        correct = {(name, name, 0): [True] * 6 for name in ("audio", "visual", "gradient-blending")}
+        console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+        console.print(terminal_table(assess([hand_made(tmp_path / "run", correct=correct)])[0]))
+        lines = console.export_text().splitlines()
+        assert len([line for line in lines if line.startswith("gradient-blending ")]) == 3
+
     def test_the_terminal_table_says_what_was_left_out(self, tmp_path):
         run = hand_made(tmp_path / "run", audio={0: [0.9, 0.8, 0.5, None, 0.1, 0.7]})
         assert terminal_table(assess([run])[0]).caption == "5 clips; 1 more left out: no confidence"
