@@ -90,8 +90,8 @@ def _load(point: EntryPoint) -> type[Method]:
     where = f"method {point.name!r} of the entry point {point.value}"
     try:
         method = point.load()
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"{where} cannot be imported: {error}") from None
+    except Exception as error:  # whatever goes wrong in somebody else's file
+        raise UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
     return _checked(method, where)
 
 
@@ -103,8 +103,10 @@ def _import(module_name: str, class_name: str) -> type[Method]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise UsageError(f"{where}: {error}; the module must lie in the current folder or be installed") from None
+    except Exception as error:  # whatever goes wrong in somebody else's file
+        raise UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, class_name):
         raise UsageError(f"{where}: {module.__file__} has no {class_name!r}")
     return _checked(getattr(module, class_name), where)
@@ -117,6 +119,12 @@ def _checked(method: object, where: str) -> type[Method]:
     for attribute in ("name", "network"):
         if not hasattr(method, attribute):
             raise UsageError(f"{where}: class {method.__name__} does not say its {attribute}: {attribute} = ...")
+    if not dataclasses.is_dataclass(method.Config):
+        raise UsageError(f"{where}: Config of class {method.__name__} is no dataclass")
+    own = {field.name for field in dataclasses.fields(method.Config)}
+    for base in method.__mro__[1:]:
+        if issubclass(base, Method) and not own.issuperset(field.name for field in dataclasses.fields(base.Config)):
+            raise UsageError(f"{where}: Config of class {method.__name__} must inherit {base.__name__}.Config")
     if METHODS.get(method.name, method) is not method:
         raise UsageError(f"{where}: class {method.__name__} has the name of another method, {method.name!r}")
     return method

@@ -99,7 +99,7 @@ class Mine(Baseline):
     name = "{name}"
 
     @dataclass(frozen=True)
-    class Config:
+    class Config({config}):
         strength: float = 1.0
 """
 
@@ -116,22 +116,41 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_method_in_a_file_of_the_current_folder_is_named_by_module_and_class(folder: Path) -> None:
-    (folder / "mine.py").write_text(MINE.format(name="mine"))
+    (folder / "mine.py").write_text(MINE.format(name="mine", config="Baseline.Config"))
     one, other = parse_methods(["mine:Mine:strength=2", "again=mine:Mine"])
     assert (one.name, one.method.name, one.config.strength) == ("mine", "mine", 2.0)
     assert (other.name, other.config.strength) == ("again", 1.0)
 
 
 def test_a_method_of_ones_own_may_not_take_the_name_of_another(folder: Path) -> None:
-    (folder / "yours.py").write_text(MINE.format(name="audio"))
+    (folder / "yours.py").write_text(MINE.format(name="audio", config="Baseline.Config"))
     with pytest.raises(UsageError, match="class Mine has the name of another method, 'audio'"):
+        parse_methods(["yours:Mine"])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (MINE.format(name="yours", config=""), "Config of class Mine must inherit Baseline.Config"),
+        (MINE.format(name="yours", config="Baseline.Config").replace("@dataclass(frozen=True)", ""), None),
+        ("class Mine(:", "cannot be imported: SyntaxError"),
+        ("raise RuntimeError('no GPU')", "cannot be imported: RuntimeError: no GPU"),
+        ("import no_such_package", "No module named 'no_such_package'"),
+    ],
+)
+def test_a_file_that_is_no_method_is_refused_in_one_line(folder: Path, source: str, message: str | None) -> None:
+    (folder / "yours.py").write_text(source)
+    if message is None:  # a Config that only inherits is a dataclass, with its parent's options
+        assert parse_methods(["yours:Mine"])[0].config.fusion == "concat"
+        return
+    with pytest.raises(UsageError, match=message):
         parse_methods(["yours:Mine"])
 
 
 def test_a_method_of_an_installed_package_is_found_by_its_entry_point(folder: Path) -> None:
     site = folder / "site"
     (site / "elsewhere-1.0.dist-info").mkdir(parents=True)
-    (site / "elsewhere.py").write_text(MINE.format(name="elsewhere"))
+    (site / "elsewhere.py").write_text(MINE.format(name="elsewhere", config="Baseline.Config"))
     (site / "elsewhere-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
     (site / "elsewhere-1.0.dist-info" / "entry_points.txt").write_text(
         "[avbench.methods]\nelsewhere = elsewhere:Mine\nbroken = elsewhere:NotThere\n"
