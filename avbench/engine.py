@@ -220,6 +220,7 @@ class Engine:
         """Free the optimizer's state and the gradients: no step is to follow."""
         self.optimizer.state.clear()
         self.optimizer.zero_grad(set_to_none=True)
+        self._callable = self.model  # under DDP, its buckets are a copy of all gradients
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -272,6 +273,7 @@ class DDPEngine(Engine):
         leaves_unused_parameters: bool = False,
     ) -> None:
         super().__init__(model, optimizer=optimizer, device=device, dtype=dtype)
+        self._leaves_unused_parameters = leaves_unused_parameters
         self._callable = DistributedDataParallel(
             self.model,
             device_ids=[device] if device.type == "cuda" else None,
@@ -283,7 +285,13 @@ class DDPEngine(Engine):
         )
 
     def _anew(self, model: nn.Module) -> Engine:
-        return DDPEngine(model, optimizer=self._config, device=self.device, dtype=self.dtype)
+        return DDPEngine(
+            model,
+            optimizer=self._config,
+            device=self.device,
+            dtype=self.dtype,
+            leaves_unused_parameters=self._leaves_unused_parameters,
+        )
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of `loss`, averaged over ranks, into `.grad`."""

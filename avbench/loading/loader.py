@@ -11,7 +11,7 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,7 @@ class Loader:
 
     A clip whose bytes do not fit their checksum is replaced by a stock silent clip and picture, has `valid` False, and
     is named in `bad_clips` (clip id -> what was wrong). Bytes that fit but cannot be decoded raise DatasetError.
+    Clips in `left_out` (ids; a change takes effect at the next `epoch()`) are replaced without a look at their bytes.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Loader:
         self.threads = threads
         self.prefetch = prefetch
         self.bad_clips: dict[int, str] = {}
+        self.left_out: Collection[int] = ()
         self._clip_ids = clip_ids if training else np.sort(clip_ids)
         self._windows = ShardWindows.of(dataset.shards[clip_ids], shards=shuffle_shards) if shuffle_shards else None
         self._pipelines: dict[Modality, FeaturePipeline] = {}
@@ -203,7 +205,7 @@ class Loader:
 
     def _prepare(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Prepared]:
         """Choose this rank's clips and check their bytes, batch by batch."""
-        reader = _Reader(self.dataset, self.preset, modalities)
+        reader = _Reader(self.dataset, self.preset, modalities, left_out=frozenset(self.left_out))
         order = self._order(epoch)
         for first in range(first_batch, len(order), _SLICES_AT_ONCE):
             positions = range(first, min(first + _SLICES_AT_ONCE, len(order)))
@@ -370,8 +372,11 @@ def _handed_over(batch: Batch) -> Batch:
 class _Reader:
     """Checked bytes of clips, with stock ones in place of the bad."""
 
-    def __init__(self, dataset: Dataset, preset: Preset, modalities: Sequence[Modality]) -> None:
+    def __init__(
+        self, dataset: Dataset, preset: Preset, modalities: Sequence[Modality], *, left_out: frozenset[int]
+    ) -> None:
         self.dataset = dataset
+        self.left_out = left_out
         self.modalities = modalities
         self._stock = _Encoded(stock_audio(preset.audio), [stock_picture()] * preset.visual.frames)
         self._preset = preset.audio
@@ -382,11 +387,11 @@ class _Reader:
         clips = []
         for clip_id, frames in zip(clip_ids.tolist(), crops.frames.tolist(), strict=True):
             try:
-                clips.append(self._read(clip_id, frames))
+                clips.append(self._stock if clip_id in self.left_out else self._read(clip_id, frames))
             except _BadBytesError as error:
                 bad[clip_id] = str(error)
                 clips.append(self._stock)
-        valid = ~np.isin(clip_ids, list(bad))
+        valid = ~np.isin(clip_ids, [*bad, *self.left_out])
         return _Prepared(position, clip_ids, self._feeds(clip_ids, clips, starts, crops, valid), valid, bad)
 
     def _feeds(

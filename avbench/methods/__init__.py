@@ -10,12 +10,13 @@ import dataclasses
 import importlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from avbench.dataset import checksum
 from avbench.errors import UsageError, unknown
 from avbench.methods.base import Method
 from avbench.methods.baseline import Baseline
@@ -37,13 +38,15 @@ _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 class RunSpec:
     """One configured method with a name: what `--methods` lists.
 
-    text: as the user wrote it. name: keys everything the run leaves behind.
+    text: as the user wrote it. name: keys everything the run leaves behind. checksum: of the file that a method given
+    as module:Class lies in, by which a resumed run knows it again; else empty.
     """
 
     text: str
     name: str
     method: type[Method]
     config: Any
+    checksum: str = ""
 
 
 def parse_methods(texts: Sequence[str]) -> tuple[RunSpec, ...]:
@@ -66,14 +69,17 @@ def _parse_run(text: str) -> RunSpec:
     head, *options = text.split(":")
     name, equals, method_name = head.partition("=")
     method_name = method_name if equals else name
-    if method_name not in METHODS and options and options[0].isidentifier():
-        method = _import(method_name, options.pop(0))
+    file_checksum = ""
+    known = {*METHODS, *(point.name for point in entry_points(group=ENTRY_POINTS))}
+    if method_name not in known and options and options[0].isidentifier():
+        method = _import(method_name, options.pop(0), known)
         name = name if equals else method.name
+        file_checksum = _checksum_of(method)
     else:
         method = _known(method_name)
     if not _RUN_NAME.fullmatch(name):
         raise UsageError(f"--methods {text!r}: {name!r} is no name for a run (letters, digits, '.', '_', '+', '-')")
-    return RunSpec(text, name, method, _parse_options(method, options))
+    return RunSpec(text, name, method, _parse_options(method, options), file_checksum)
 
 
 def _known(name: str) -> type[Method]:
@@ -95,7 +101,7 @@ def _load(point: EntryPoint) -> type[Method]:
     return _checked(method, where)
 
 
-def _import(module_name: str, class_name: str) -> type[Method]:
+def _import(module_name: str, class_name: str, known: Collection[str]) -> type[Method]:
     """A class by the module that it lies in, which may be a file in the current folder."""
     where = f"--methods {module_name}:{class_name}"
     here = str(Path.cwd())
@@ -104,11 +110,14 @@ def _import(module_name: str, class_name: str) -> type[Method]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UsageError(f"{where}: {error}; the module must lie in the current folder or be installed") from None
+        raise UsageError(
+            f"{where}: {error}; the module must lie in the current folder or be installed "
+            f"({unknown('method', module_name, known)})"
+        ) from None
     except Exception as error:  # whatever goes wrong in somebody else's file
         raise UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, class_name):
-        raise UsageError(f"{where}: {module.__file__} has no {class_name!r}")
+        raise UsageError(f"{where}: {getattr(module, '__file__', module_name)} has no {class_name!r}")
     return _checked(getattr(module, class_name), where)
 
 
@@ -119,7 +128,10 @@ def _checked(method: object, where: str) -> type[Method]:
     for attribute in ("name", "network"):
         if not hasattr(method, attribute):
             raise UsageError(f"{where}: class {method.__name__} does not say its {attribute}: {attribute} = ...")
-    if not dataclasses.is_dataclass(method.Config):
+    options = vars(method.Config)
+    if not dataclasses.is_dataclass(method.Config) or (
+        options.get("__annotations__") and "__dataclass_fields__" not in options
+    ):
         raise UsageError(f"{where}: Config of class {method.__name__} is no dataclass")
     own = {field.name for field in dataclasses.fields(method.Config)}
     for base in method.__mro__[1:]:
@@ -127,7 +139,23 @@ def _checked(method: object, where: str) -> type[Method]:
             raise UsageError(f"{where}: Config of class {method.__name__} must inherit {base.__name__}.Config")
     if METHODS.get(method.name, method) is not method:
         raise UsageError(f"{where}: class {method.__name__} has the name of another method, {method.name!r}")
+    for base_field in dataclasses.fields(method.Config):
+        if base_field.default is dataclasses.MISSING and base_field.default_factory is dataclasses.MISSING:
+            raise UsageError(f"{where}: option {base_field.name!r} of class {method.__name__} has no default")
+    for option, kind in get_type_hints(method.Config).items():
+        if kind not in _OPTION_KINDS and get_origin(kind) is not Literal:
+            expected = "expected bool, int, float, str or Literal"
+            raise UsageError(f"{where}: option {option!r} of class {method.__name__} is {kind}, {expected}")
     return method
+
+
+_OPTION_KINDS = (bool, int, float, str)
+
+
+def _checksum_of(method: type[Method]) -> str:
+    """Of the source file that a class lies in; empty where there is none."""
+    file = getattr(sys.modules[method.__module__], "__file__", None)
+    return f"{checksum(Path(file).read_bytes()):016x}" if file else ""
 
 
 def _parse_options(method: type[Method], options: Sequence[str]) -> Any:

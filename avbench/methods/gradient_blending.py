@@ -38,11 +38,16 @@ class Losses:
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """Weights of the heads' losses, adding up to 1, and the heads that got worse; kept: weights of an earlier blend."""
+    """Weights of the heads' losses, adding up to 1.
+
+    worse: heads that gained nothing. floored: heads whose squared overfitting was below the floor. kept: whether these
+    are the weights of an earlier blend.
+    """
 
     weights: dict[str, float]
-    worse: tuple[str, ...]
-    kept: bool
+    worse: tuple[str, ...] = ()
+    floored: tuple[str, ...] = ()
+    kept: bool = False
 
 
 def blend(before: Mapping[str, Losses], after: Mapping[str, Losses], previous: Mapping[str, float]) -> Blend:
@@ -60,10 +65,11 @@ def blend(before: Mapping[str, Losses], after: Mapping[str, Losses], previous: M
     }
     raw = {head: value if 0.0 <= value < float("inf") else 0.0 for head, value in raw.items()}
     worse = tuple(head for head, value in raw.items() if value == 0.0)
+    floored = tuple(head for head in raw if head not in worse and overfitted[head] ** 2 < LEAST_SQUARED_OVERFITTING)
     total = sum(raw.values())
     if total == 0.0:
-        return Blend(dict(previous), worse, kept=True)
-    return Blend({head: value / total for head, value in raw.items()}, worse, kept=False)
+        return Blend(dict(previous), worse, floored, kept=True)
+    return Blend({head: value / total for head, value in raw.items()}, worse, floored)
 
 
 class GradientBlending(Method):
@@ -71,8 +77,9 @@ class GradientBlending(Method):
 
     Before a super-epoch the weights are estimated: from the network as it is, each head alone is trained on 90 % of
     train (for as many epochs as the super-epoch has) and its losses are measured there and on the other 10 %, in
-    evaluation mode. The three run in lockstep on the same decoded batches, on copies: the network, its optimizer, its
-    statistics and all random states are left as they were. Neither val nor test is looked at.
+    evaluation mode (before the first step, with batch norm's statistics filled by a pass). The three run in lockstep on
+    the same decoded batches, on copies: the network, its optimizer, its statistics and all random states are left as
+    they were. Neither val nor test is looked at.
     """
 
     @dataclass(frozen=True)
@@ -137,6 +144,8 @@ class GradientBlending(Method):
     def _probe(self, run: RunView, *, epochs: int) -> tuple[dict[str, Losses], dict[str, Losses]]:
         """Each head's losses now, and after training it alone for some epochs."""
         branches = {head: run.engine.fork(partial(_branch, head=head)) for head in HEADS}
+        if run.clock.step == 0:
+            _fill_statistics(run, _longest_first(branches))
         before = _measure(run, branches)
         for ahead in range(epochs):
             _train(run, _longest_first(branches), ahead=ahead)
@@ -149,6 +158,21 @@ def _branch(model: nn.Module, head: str) -> nn.Module:
 
 def _longest_first(branches: Mapping[str, Engine]) -> list[Engine]:
     return sorted(branches.values(), key=lambda branch: len(branch.parameters), reverse=True)
+
+
+def _fill_statistics(run: RunView, branches: Sequence[Engine]) -> None:
+    """Let batch norm see a pass over the estimation part.
+
+    Before the first step its running statistics are 0 and 1, those of no data: losses in evaluation mode would be those
+    of another network than the one that trains, and their fall would be taken for a gain.
+    """
+    for batch in run.batches("estimation", epoch=0, training=False):
+
+        def look(branch: Engine, batch: Batch = batch) -> None:
+            with torch.no_grad():
+                branch.forward(batch)
+
+        run.each(branches, look)
 
 
 def _train(run: RunView, branches: Sequence[Engine], *, ahead: int) -> None:
@@ -193,7 +217,8 @@ def _mean_losses(run: RunView, branches: Sequence[Engine], part: Part) -> list[f
             sums[-1] += len(batch)
             run.each(list(enumerate(branches)), add)
     *losses, clips = run.engine.mean(sums).tolist()
-    return [loss / clips for loss in losses]
+    # Where no clip of a part is whole there is no loss; `blend` then keeps the weights.
+    return [loss / clips if clips else float("nan") for loss in losses]
 
 
 def _described(blended: Blend) -> str:
@@ -201,4 +226,5 @@ def _described(blended: Blend) -> str:
     if blended.kept:
         return f"no head gained on held-out clips, so the weights stay {weights}"
     worse = f"; {' and '.join(blended.worse)} did not gain on held-out clips" if blended.worse else ""
-    return f"estimated weights {weights}{worse}"
+    floored = f"; {' and '.join(blended.floored)} did not overfit, so O^2 is at its floor" if blended.floored else ""
+    return f"estimated weights {weights}{worse}{floored}"

@@ -36,6 +36,13 @@ class Position:
     batch: int
     metrics_offset: int
     bad_clips: dict[int, str]
+    prepared: int = 0  # runs that have done their passes before this epoch's first batch
+
+    @property
+    def name(self) -> str:
+        """The checkpoint's name; sorted by it, a later one comes later. No two of a pass have the same."""
+        prepared = f"-prepared-{self.prepared:04d}" if self.prepared else ""
+        return f"epoch-{self.epoch:04d}-batch-{self.batch:06d}{prepared}"
 
 
 class Checkpoints:
@@ -55,7 +62,7 @@ class Checkpoints:
     def save(self, position: Position, *, runs: Sequence[Run], stores: Sequence[ConfidenceStore]) -> None:
         """Write a checkpoint; every rank calls it. Raises RunError, on every rank, where the disk does not take it."""
         world = current_world()
-        final = self.folder / f"epoch-{position.epoch:04d}-batch-{position.batch:06d}"
+        final = self.folder / position.name
         partial = self.folder / f"{_PARTIAL}{final.name}"
         problem = f"cannot write {final}"
         try:
@@ -111,7 +118,9 @@ class Checkpoints:
         for store in stores:
             store.load(path / _store_name(store))
         bad_clips = {int(clip): reason for clip, reason in manifest["bad_clips"].items()}
-        return Position(manifest["epoch"], manifest["batch"], manifest["metrics_offset"], bad_clips)
+        return Position(
+            manifest["epoch"], manifest["batch"], manifest["metrics_offset"], bad_clips, manifest.get("prepared", 0)
+        )
 
     def best_file(self, run: Run) -> Path:
         """Where the network of a run's best epoch is kept. Named by epoch: a checkpoint knows which one it means."""
@@ -138,6 +147,7 @@ class Checkpoints:
             "version": VERSION,
             "epoch": position.epoch,
             "batch": position.batch,
+            "prepared": position.prepared,
             "metrics_offset": position.metrics_offset,
             "bad_clips": {str(clip): reason for clip, reason in position.bad_clips.items()},
             "world_size": world_size,
@@ -156,7 +166,7 @@ class Checkpoints:
     def _check_identity(self, path: Path) -> None:
         saved = _manifest(path)["identity"]
         for name, value in self.identity.items():
-            if saved.get(name) != value:
+            if saved.get(name, type(value)()) != value:
                 raise RunError(f"{path}: was saved with {name} {saved.get(name)!r}, and this run has {value!r}")
 
     def _changed_clips(self, path: Path) -> str:
@@ -173,7 +183,7 @@ class Checkpoints:
         everything = self._all()
         kept = everything[: self.keep]
         # An epoch's end can always be gone on from, also over other clips.
-        ends = [path for path in everything if path.name.endswith(_AT_EPOCHS_END)]
+        ends = [path for path in everything if _AT_EPOCHS_END in path.name]
         if ends and ends[0] not in kept:
             kept.append(ends[0])
         for path in set(everything) - set(kept):

@@ -81,7 +81,7 @@ class Display:
         gained = done - self._done_at_start
         if gained <= 0:
             return "time left unknown"
-        return f"{_duration((time.monotonic() - self._started) / gained * (self._epochs - done))} left at most"
+        return f"{_duration((time.monotonic() - self._started) / gained * (self._epochs - done))} left"
 
 
 def _table(runs: Sequence[Run], latest: dict[str, dict[str, Any]], *, title: str) -> Table:

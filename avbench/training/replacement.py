@@ -34,7 +34,10 @@ def is_joint(run: Run) -> bool:
 def feature_means(
     loader: Loader, runs: Sequence[Run], *, dtype: torch.dtype, side_by_side: SideBySide
 ) -> dict[str, Means]:
-    """Mean features of every run over the loader's valid clips, in evaluation mode, by run name. A collective."""
+    """Mean features of every run over the loader's valid clips, in evaluation mode, by run name. A collective.
+
+    A run whose network computes its features without calling the modules that its method names is left out.
+    """
     sums: dict[str, dict[Modality, list[Tensor]]] = {run.name: {} for run in runs}
     clips = 0
 
@@ -43,6 +46,9 @@ def feature_means(
         with ExitStack() as stack:
             outputs = {name: stack.enter_context(_observed(of_modality)) for name, of_modality in modules.items()}
             run.predict(batch)
+        if any(len(outputs[name]) < len(of_modality) for name, of_modality in modules.items()):
+            sums.pop(run.name, None)
+            return
         for modality, tensors in outputs.items():
             found = [tensor.double().sum(dim=0) for tensor in tensors]
             before = sums[run.name].get(modality)
@@ -51,9 +57,11 @@ def feature_means(
     for batch in evaluation_batches(loader, runs, dtype):
         clips += len(batch)
         if len(batch):
-            side_by_side.each(longest_first(runs), partial(add, batch=batch))
+            side_by_side.each(longest_first(run for run in runs if run.name in sums), partial(add, batch=batch))
     gathered = gather_objects((clips, {name: _to_cpu(of_run) for name, of_run in sums.items()}))
-    return {run.name: _mean([(count, sums[run.name]) for count, sums in gathered if count]) for run in runs}
+    of_ranks = [(count, of_rank) for count, of_rank in gathered if count]
+    names = [run.name for run in runs if all(run.name in of_rank for _, of_rank in of_ranks)]
+    return {name: _mean([(count, of_rank[name]) for count, of_rank in of_ranks]) for name in names}
 
 
 def predict_without_each(run: Run, batch: Batch, means: Means) -> dict[str, Prediction]:
@@ -81,7 +89,7 @@ def predict_without_each(run: Run, batch: Batch, means: Means) -> dict[str, Pred
 
 @contextmanager
 def _observed(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """The outputs of these modules, in their order, once each was called."""
+    """The outputs of these modules, in their order, once they were called; fewer where some were not."""
     outputs: dict[int, Tensor] = {}
     found: list[Tensor] = []
     hooks = [
@@ -90,7 +98,7 @@ def _observed(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
     ]
     try:
         yield found
-        found.extend(outputs[number] for number in range(len(modules)))
+        found.extend(outputs[number] for number in sorted(outputs))
     finally:
         for hook in hooks:
             hook.remove()

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs, true_label_confidence
 from avbench.confidence import ConfidenceStore
 from avbench.distributed import sum_over_ranks
 from avbench.engine import Engine, OptimizerConfig, build_engine, over_the_global_batch
+from avbench.errors import UsageError
 from avbench.methods import RunSpec
-from avbench.methods.base import Step
+from avbench.methods.base import Method, Step
 
 DIVERGED = "diverged: loss or confidence not finite"
 
@@ -109,6 +110,7 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = self.method.build_model()
+        _check_network(self.method, model, spec.text)
         if batch_norm == "global":
             model = over_the_global_batch(model)
         self.engine: Engine = build_engine(
@@ -237,6 +239,21 @@ class Run:
     def buffers(self) -> dict[str, Tensor]:
         """Batch norm's buffers of this rank, by name."""
         return {name: buffer for name, buffer in self.engine.model.named_buffers() if buffer.is_floating_point()}
+
+
+def _check_network(method: Method, model: nn.Module, text: str) -> None:
+    """Raises UsageError for what would come out only when all training is done."""
+    if isinstance(method.modalities, str) or not method.modalities or not set(method.modalities) <= set(MODALITIES):
+        raise UsageError(f"--methods {text}: modalities are {method.modalities!r}, expected a tuple of {MODALITIES}")
+    try:
+        modules = method.feature_modules(model)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--methods {text}: the network has no encoder a modality ({type(error).__name__}: {error}); give it "
+            f".encoders, a ModuleDict by modality, or let the method override feature_modules"
+        ) from None
+    if set(modules) != set(method.modalities):
+        raise UsageError(f"--methods {text}: feature_modules names {sorted(modules)}, not {sorted(method.modalities)}")
 
 
 def modalities_read(runs: Sequence[Run]) -> tuple[Modality, ...]:

@@ -166,6 +166,7 @@ class Trainer:
             for spec in specs
         ]
         self.preset, self.optimizer = preset, optimizer
+        self.bad_clips: dict[int, str] = {}  # of all ranks
         self.loaders = {
             split: self._loader(clip_ids[split], config.order_seed, split == "train", modalities_read(self.runs))
             for split in SPLITS
@@ -177,11 +178,14 @@ class Trainer:
         self.checkpoints = Checkpoints(
             folder.checkpoints,
             keep=config.keep_checkpoints,
-            identity={"dataset": dataset.fingerprint, "runs": [run.name for run in self.runs]},
+            identity={
+                "dataset": dataset.fingerprint,
+                "runs": [run.name for run in self.runs],
+                "files of own methods": {spec.name: spec.checksum for spec in specs if spec.checksum},
+            },
             clips=_fingerprint_of(clip_ids),
         )
         self.latest: dict[str, dict[str, Any]] = {}  # per run name its newest numbers, for the display
-        self.bad_clips: dict[int, str] = {}  # of all ranks
         self.metrics: MetricsWriter | None = None  # of rank 0
         self.board: SummaryWriter | None = None
 
@@ -206,15 +210,17 @@ class Trainer:
                     break
                 first_batch = position.batch if epoch == position.epoch else 0
                 if first_batch == 0:
-                    self._prepare_epoch(epoch)
+                    self._prepare_epoch(epoch, prepared=position.prepared if epoch == position.epoch else 0)
                 self._train_epoch(epoch, first_batch=first_batch)
                 self._judge_epoch(epoch)
                 self._save(epoch + 1, 0)
             self._finish()
 
-    def _prepare_epoch(self, epoch: int) -> None:
-        """Let each method do what it wants done before an epoch; kept at once if it took passes over data."""
-        passes = 0
+    def _prepare_epoch(self, epoch: int, *, prepared: int) -> None:
+        """Let each method do what it wants done before an epoch; what took passes over data is saved at once.
+
+        prepared: how many runs did so before the checkpoint that is gone on from; theirs is not done again.
+        """
         for run in self._training():
             view = self._view(run, Clock(epoch, run.progress.step, self.config.epochs))
             before = random_state(self.device)
@@ -222,11 +228,10 @@ class Trainer:
                 run.method.before_epoch(view)
             set_random_state(before, self.device)
             if view.passes:
-                numbers = {"before_epoch_seconds": view.seconds, "passes": view.passes, "clips": view.clips}
+                numbers = {"before_epoch_seconds": view.seconds, "passes": view.passes, "clips": int(view.clips)}
                 self._write({"kind": "performance", **_key(run), "epoch": epoch, "batch": 0, **numbers})
-            passes += view.passes
-        if passes:
-            self._save(epoch, 0)
+                prepared += 1
+                self._save(epoch, 0, prepared=prepared)
 
     def _view(self, run: Run, clock: Clock) -> View:
         return View(
@@ -253,13 +258,17 @@ class Trainer:
         """Train to the epoch's end, or until less needs to be decoded than at the start; returns the batches done."""
         loader = self.loaders["train"]
         loader.modalities = modalities_read(self._training())
+        # A clip that was left out stays so, though its bad bytes may be of a modality that nobody reads any more.
+        for each in self.loaders.values():
+            each.left_out = self.bad_clips
         for batch in self.monitor.watch(loader.epoch(epoch, first_batch=first_batch)):
             self._train_batch(batch, epoch)
             done = batch.position + 1
-            if done % self.config.log_steps == 0 or done == len(loader):
+            is_due = done % self.config.checkpoint_steps == 0 and done < len(loader)
+            # A checkpoint holds no half interval, so one ends with it.
+            if is_due or done % self.config.log_steps == 0 or done == len(loader):
                 self._log_steps(epoch, done)
-            if done % self.config.checkpoint_steps == 0 and done < len(loader):
-                self._take_tallies()
+            if is_due:
                 self._save(epoch, done)
             if modalities_read(self._training()) != loader.modalities:
                 return done
@@ -317,7 +326,7 @@ class Trainer:
             run.engine.average_buffers()
         validation = self._evaluate("val", runs, clock)
         # Test clips are looked at for their confidence only: no number of theirs is shown or chosen by.
-        self._evaluate("test", [run for run in runs if run.store is not None], clock)
+        self._evaluate("test", [run for run in self._training() if run.store is not None], clock)
         for run in self._training():
             run.progress.open_epoch = [0.0, 0.0, 0.0]
             if run.store is not None:
@@ -339,10 +348,10 @@ class Trainer:
         evaluate(self.loaders[split], runs, clock=clock, dtype=self.dtype, side_by_side=self.side_by_side)
         return {run.name: _means(self._tally_of(run)) for run in runs if run.is_training}
 
-    def _save(self, epoch: int, batch: int) -> None:
+    def _save(self, epoch: int, batch: int, *, prepared: int = 0) -> None:
         self._collect_bad_clips()
         offset = self.metrics.offset() if self.metrics is not None else 0
-        position = Position(epoch, batch, offset, self.bad_clips)
+        position = Position(epoch, batch, offset, self.bad_clips, prepared)
         self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
 
     def _go_on(self) -> Position:
@@ -384,6 +393,10 @@ class Trainer:
         for run in runs:
             self.checkpoints.load_best(run, self.device)
         means = self._feature_means([run for run in runs if is_joint(run)])
+        for run in runs:
+            if is_joint(run) and run.name not in means:
+                text = "is not predicted without a modality: its feature modules were not called"
+                self._event(f"{run.name} {text}", run=run)
         for split in ("val", "test"):
             if runs:
                 paths = [self.folder.prediction_file(run.spec.name, run.seed, split) for run in runs]
@@ -428,7 +441,7 @@ class Trainer:
 
     def _loader(self, clip_ids: np.ndarray, seed: int, training: bool, modalities: tuple[Modality, ...]) -> Loader:
         cores = len(os.sched_getaffinity(0))
-        return Loader(
+        loader = Loader(
             self.dataset,
             clip_ids,
             preset=self.preset,
@@ -440,6 +453,8 @@ class Trainer:
             world=self.world,
             threads=self.config.loader_threads or max(1, cores // ranks_on_this_node()),
         )
+        loader.left_out = self.bad_clips
+        return loader
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.metrics is not None:

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from avbench.batch import Batch, Clock, Modality
 from avbench.dataset import Dataset, checksum
@@ -78,7 +79,7 @@ class View:
         self.clock = clock
         self.steps_per_epoch = steps_per_epoch
         self.passes = 0
-        self.clips = 0
+        self.clips: Tensor | int = 0  # over all ranks
         self._run = run
         self._parts = parts
         self._make_loader = loader
@@ -107,7 +108,8 @@ class View:
             )
             ready = counted(prepare(batch, self._dtype))
             if ready is not None:
-                self.clips += len(ready)
+                assert ready.global_valid is not None
+                self.clips = self.clips + ready.global_valid
                 yield ready
 
     def learning_rate_at(self, *, step: int, epoch: int) -> float:

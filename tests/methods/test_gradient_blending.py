@@ -16,6 +16,7 @@ from avbench.engine import Engine, OptimizerConfig, build_engine, over_the_globa
 from avbench.errors import DatasetError
 from avbench.methods import METHODS, parse_methods
 from avbench.methods.base import Part, RunView
+from avbench.methods.baseline import Baseline
 from avbench.methods.gradient_blending import HEADS, Blend, GradientBlending, Losses, blend
 from avbench.records import read_metrics
 from avbench.training.view import parts_of_train
@@ -37,7 +38,7 @@ def test_weights_are_gain_over_squared_overfitting() -> None:
     # By hand: gains 0.6, 0.55, 0.6; overfitting 0.6, 0.15, 1.3; so 1.6667, 24.4444, 0.3550 over their sum 26.4661.
     found = blend(before, after, THIRDS)
     assert found.weights == pytest.approx({"audio": 0.062974, "visual": 0.923612, "joint": 0.013414}, abs=1e-6)
-    assert (found.worse, found.kept) == ((), False)
+    assert (found.worse, found.floored, found.kept) == ((), (), False)
 
 
 def test_weights_equal_the_published_formula(golden: Path) -> None:
@@ -55,21 +56,23 @@ def test_weights_equal_the_published_formula(golden: Path) -> None:
 def test_a_head_that_got_worse_has_no_weight() -> None:
     before = losses_of(audio=(1.0, 1.0), visual=(1.0, 1.0), joint=(1.0, 1.0))
     after = losses_of(audio=(0.5, 0.8), visual=(0.2, 1.1), joint=(0.5, 0.8))
-    assert blend(before, after, THIRDS) == Blend({"audio": 0.5, "visual": 0.0, "joint": 0.5}, ("visual",), kept=False)
+    assert blend(before, after, THIRDS) == Blend({"audio": 0.5, "visual": 0.0, "joint": 0.5}, worse=("visual",))
 
 
 def test_weights_stay_where_no_head_gained() -> None:
     before = losses_of(audio=(1.0, 1.0), visual=(1.0, 1.0), joint=(1.0, 1.0))
     after = losses_of(audio=(0.5, 1.0), visual=(0.2, 1.1), joint=(float("nan"), float("nan")))
     previous = {"audio": 0.2, "visual": 0.3, "joint": 0.5}
-    assert blend(before, after, previous) == Blend(previous, HEADS, kept=True)
+    assert blend(before, after, previous) == Blend(previous, worse=HEADS, kept=True)
 
 
 def test_a_head_that_did_not_overfit_at_all_has_a_finite_weight() -> None:
     before = losses_of(audio=(1.0, 1.0), visual=(1.0, 1.0), joint=(1.0, 1.0))
     after = losses_of(audio=(0.9, 0.9), visual=(0.8, 0.9), joint=(0.9, 1.0))
     # audio: 0.1 / 1e-6; visual: 0.1 / 0.1^2 = 10
-    assert blend(before, after, THIRDS).weights["visual"] == pytest.approx(10 / (1e5 + 10))
+    found = blend(before, after, THIRDS)
+    assert found.weights["visual"] == pytest.approx(10 / (1e5 + 10))
+    assert found.floored == ("audio",)
 
 
 def test_the_loss_is_the_weighted_sum_of_the_heads() -> None:
@@ -221,7 +224,17 @@ class Watched(GradientBlending):
         assert torch.equal(before, random_state(CPU)["cpu"])
 
     def train_step(self, engine: Engine, batch: Batch, clock: Clock) -> Any:
-        SEEN.setdefault(f"{clock.epochs} {self.config.super_epoch}", []).append(batch.clip_id.tolist())
+        SEEN.setdefault(self.name, []).append(batch.clip_id.tolist())
+        return super().train_step(engine, batch, clock)
+
+
+class Plain(Baseline):
+    """Keeps what it is trained on."""
+
+    name = "plain"
+
+    def train_step(self, engine: Engine, batch: Batch, clock: Clock) -> Any:
+        SEEN.setdefault(self.name, []).append(batch.clip_id.tolist())
         return super().train_step(engine, batch, clock)
 
 
@@ -229,16 +242,17 @@ def test_a_probe_leaves_the_run_and_the_order_of_its_data_as_they_were(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(METHODS, "watched", Watched)
+    monkeypatch.setitem(METHODS, "plain", Plain)
     SEEN.clear()
     flags = ["--preset", "tiny", "--batch-size", "8", "--learning-rate", "0.01", "--epochs", "2"]
-    for method in ("watched:super_epoch=1", "baseline"):
-        main(["train", str(dataset), "--out", str(tmp_path / method[:8]), "--methods", method, *flags])
-    (of_run,) = SEEN.values()
-    assert sorted(clip for batch in of_run for clip in batch) == sorted([*range(20)] * 2)
-    events = read_metrics(tmp_path / "watched:" / "metrics.jsonl", kinds=["event"])
+    for method in ("watched:super_epoch=1", "plain"):
+        main(["train", str(dataset), "--out", str(tmp_path / method[:5]), "--methods", method, *flags])
+    assert len(SEEN["plain"]) == 6
+    assert SEEN["watched"] == SEEN["plain"]  # clip by clip
+    events = read_metrics(tmp_path / "watch" / "metrics.jsonl", kinds=["event"])
     weights = [record for record in events if "weight/joint" in record]
     assert [record["epoch"] for record in weights] == [0, 1]
-    steps = read_metrics(tmp_path / "watched:" / "metrics.jsonl", kinds=["step"])
+    steps = read_metrics(tmp_path / "watch" / "metrics.jsonl", kinds=["step"])
     for record in steps:
         assert record["weight/audio"] == pytest.approx(weights[record["epoch"]]["weight/audio"])
 
