@@ -209,6 +209,34 @@ def test_a_fork_of_a_part_averages_its_gradients_over_ranks() -> None:
         assert other_kept == kept
 
 
+class Sometimes(nn.Module):
+    """Does not use b."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(1.0))
+        self.b = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, batch: Batch) -> Outputs:
+        return Outputs(self.a * 3.0 * (1 + current_world().rank) * torch.ones(1, 2))
+
+
+def gradients_of_a_fork() -> list[float]:
+    engine = build_engine(
+        Sometimes(), optimizer=OptimizerConfig(), device=CPU, dtype=torch.float32, leaves_unused_parameters=True
+    )
+    fork = engine.fork(lambda model: model)
+    found = []
+    for _ in range(2):
+        fork.backward(fork.forward(batch_of(2)).logits.mean())
+        found.append(float(fork.model.a.grad))
+    return found
+
+
+def test_a_fork_knows_that_parameters_may_be_unused() -> None:
+    assert run_on_ranks(2, gradients_of_a_fork) == [[4.5, 4.5]] * 2
+
+
 def test_clipping_bounds_the_norm_of_the_whole_gradient() -> None:
     engine = engine_of(Two(), clip_norm=0.5)
     engine.backward(100.0 * loss_of(engine))

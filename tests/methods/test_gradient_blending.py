@@ -131,7 +131,7 @@ class InMemory:
         rank = current_world().rank
         first = sum(self.counts[:rank])
         for number in range(2 if part == "estimation" else 1):
-            whole = batch_of(sum(self.counts), seed=number if part == "estimation" else 100)
+            whole = batch_of(sum(self.counts), seed=number)  # held out is what was seen, so that something is gained
             yield whole.select(torch.arange(first, first + self.counts[rank]))
 
     def learning_rate_at(self, *, step: int, epoch: int) -> float:
@@ -145,12 +145,12 @@ class InMemory:
         self.said.append(text)
 
 
-def probe_on(counts: list[int]) -> tuple[dict[str, float], list[float]]:
+def probe_on(counts: list[int], batch_norm: str = "global") -> tuple[dict[str, float], list[float]]:
     """Weights estimated at epoch 2, and the loss of a training step with them."""
     method = GradientBlending(GradientBlending.Config(super_epoch=2), classes=3, seed=0)
     torch.manual_seed(0)
     engine = build_engine(
-        over_the_global_batch(method.build_model()),
+        over_the_global_batch(method.build_model()) if batch_norm == "global" else method.build_model(),
         optimizer=OptimizerConfig(learning_rate=0.01, schedule="constant"),
         device=CPU,
         dtype=torch.float64,
@@ -169,6 +169,23 @@ def test_an_estimate_does_not_depend_on_the_number_of_ranks() -> None:
     for other_weights, other_losses in run_on_ranks(2, probe_on, [4, 2]):
         assert other_weights == pytest.approx(weights, abs=1e-8)
         assert other_losses == pytest.approx(losses, abs=1e-8)
+
+
+def test_ranks_with_a_batch_norm_of_their_own_estimate_the_same_weights() -> None:
+    (one, _), (other, _) = run_on_ranks(2, probe_on, [4, 2], "local")
+    assert one == other
+    assert len(set(one.values())) > 1
+
+
+def test_statistics_are_filled_before_the_first_losses_are_measured() -> None:
+    method = GradientBlending(GradientBlending.Config(super_epoch=1), classes=3, seed=0)
+    engine = Engine(method.build_model(), optimizer=OptimizerConfig(), device=CPU, dtype=torch.float64)
+    first, later = InMemory(engine, Clock(0, 0, 2), [4]), InMemory(engine, Clock(1, 3, 2), [4])
+    before = copy.deepcopy(engine.model.state_dict())
+    method.before_epoch(first)
+    method.before_epoch(later)
+    assert first.asked[0] == ("estimation", 0, False) and len(first.asked) == len(later.asked) + 1
+    assert all(torch.equal(value, before[name]) for name, value in engine.model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -270,6 +287,9 @@ def test_an_interrupted_run_goes_on_without_estimating_again(
     with monkeypatch.context() as patch:
         patch.setattr(GradientBlending, "_probe", _interrupt)
         main(["train", "--out", str(cut), "--resume"])
+    kept = {path.name for path in (cut / "checkpoints").glob("epoch-*")}
+    # What an estimate costs is kept beside the checkpoint before it, never in its place.
+    assert "epoch-0000-batch-000000-prepared-0001" in kept
     tables = [(run / "predictions/gradient-blending-seed0-test.parquet").read_bytes() for run in (whole, cut)]
     assert tables[0] == tables[1]
 

@@ -13,9 +13,9 @@ from avbench.dataset import Dataset
 from avbench.engine import OptimizerConfig
 from avbench.loading.features import preset
 from avbench.loading.loader import Loader
-from avbench.methods import RunSpec, parse_methods
+from avbench.methods import METHODS, RunSpec, parse_methods
 from avbench.methods.baseline import Baseline
-from avbench.records import read_table
+from avbench.records import read_metrics, read_table
 from avbench.training.parallel import SideBySide
 from avbench.training.replacement import feature_means, predict_without_each
 from avbench.training.run import Run
@@ -99,6 +99,55 @@ def test_a_replaced_modality_is_its_mean_and_the_other_stays(tmp_path: Path) -> 
     assert [encoder.calls for encoder in run.engine.model.encoders.values()] == [1, 1]  # features are computed once
     with run.engine.evaluating():  # and the network is as it was
         torch.testing.assert_close(run.predict(batch).probabilities, found["none"].probabilities)
+
+
+class Nowhere(Baseline):
+    """Its network has no encoders."""
+
+    name = "nowhere"
+
+    def build_model(self) -> nn.Module:
+        return nn.Linear(1, 1)
+
+
+class Around(Baseline):
+    """Its network never calls what should be its features."""
+
+    name = "around"
+
+    def build_model(self) -> nn.Module:
+        return Bypassed()
+
+
+class Bypassed(Weighted):
+    def forward(self, batch: Batch) -> Outputs:
+        logit = self.unused * self.encoders["audio"].forward(batch)
+        return Outputs(torch.cat([logit, torch.zeros_like(logit)], dim=1))
+
+
+def test_a_network_without_encoders_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(METHODS, "nowhere", Nowhere)
+    data = make_dataset(tmp_path / "data", clips={"train": 4, "val": 2, "test": 2}, classes=2)
+    with pytest.raises(SystemExit):
+        main(["train", str(data), "--out", str(tmp_path / "run"), "--methods", "nowhere", "--preset", "tiny"])
+    assert "--methods nowhere: the network has no encoder a modality" in capsys.readouterr().err
+    assert not (tmp_path / "run/config.toml").exists()
+
+
+def test_features_that_are_never_called_cost_only_the_predictions_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "around", Around)
+    data = make_dataset(tmp_path / "data", clips={"train": 4, "val": 2, "test": 2}, classes=2)
+    flags = ["--preset", "tiny", "--epochs", "1", "--batch-size", "2"]
+    main(["train", str(data), "--out", str(tmp_path / "run"), "--methods", "around,baseline", *flags])
+    tables = {run: read_table(tmp_path / f"run/predictions/{run}-seed0-test.parquet") for run in ("around", "baseline")}
+    assert set(tables["around"]["replaced"].to_pylist()) == {"none"}
+    assert set(tables["baseline"]["replaced"].to_pylist()) == {"none", "audio", "visual"}
+    events = [record["text"] for record in read_metrics(tmp_path / "run/metrics.jsonl", kinds=["event"])]
+    assert "around-seed0 is not predicted without a modality: its feature modules were not called" in events
 
 
 JOINT = "baseline,film=baseline:fusion=film,ogm-ge,gradient-blending,greedy,tmc"
