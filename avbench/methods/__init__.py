@@ -16,6 +16,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from avbench.batch import MODALITIES
 from avbench.dataset import checksum
 from avbench.errors import UsageError, unknown
 from avbench.methods.base import Method
@@ -77,6 +78,8 @@ def _parse_run(text: str) -> RunSpec:
         file_checksum = _checksum_of(method)
     else:
         method = _known(method_name)
+    if name in MODALITIES and method.name != name:
+        raise UsageError(f"--methods {text!r}: a run named {name!r} is the {name} network; name this one otherwise")
     if not _RUN_NAME.fullmatch(name):
         raise UsageError(f"--methods {text!r}: {name!r} is no name for a run (letters, digits, '.', '_', '+', '-')")
     return RunSpec(text, name, method, _parse_options(method, options), file_checksum)
@@ -110,11 +113,14 @@ def _import(module_name: str, class_name: str, known: Collection[str]) -> type[M
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        if error.name != module_name.partition(".")[0]:
+            hint = f"; leave out .py: {module_name[:-3]}:{class_name}" if module_name.endswith(".py") else ""
+            raise UsageError(f"{where} cannot be imported: {error}{hint}") from None
         raise UsageError(
             f"{where}: {error}; the module must lie in the current folder or be installed "
             f"({unknown('method', module_name, known)})"
         ) from None
-    except Exception as error:  # whatever goes wrong in somebody else's file
+    except (Exception, SystemExit) as error:  # whatever goes wrong in somebody else's file
         raise UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, class_name):
         raise UsageError(f"{where}: {getattr(module, '__file__', module_name)} has no {class_name!r}")
@@ -138,7 +144,9 @@ def _checked(method: object, where: str) -> type[Method]:
         if issubclass(base, Method) and not own.issuperset(field.name for field in dataclasses.fields(base.Config)):
             raise UsageError(f"{where}: Config of class {method.__name__} must inherit {base.__name__}.Config")
     if METHODS.get(method.name, method) is not method:
-        raise UsageError(f"{where}: class {method.__name__} has the name of another method, {method.name!r}")
+        raise UsageError(
+            f"{where}: class {method.__name__} has the name of another method, {method.name!r}: give it a name of its own"
+        )
     for base_field in dataclasses.fields(method.Config):
         if base_field.default is dataclasses.MISSING and base_field.default_factory is dataclasses.MISSING:
             raise UsageError(f"{where}: option {base_field.name!r} of class {method.__name__} has no default")
@@ -170,6 +178,8 @@ def _parse_options(method: type[Method], options: Sequence[str]) -> Any:
             raise UsageError(unknown(f"option of method {method.name!r}:", name, fields))
         if not equals:
             raise UsageError(f"option {name!r} of method {method.name!r} has no value: write {name}=VALUE")
+        if name in values:
+            raise UsageError(f"option {name!r} of method {method.name!r} is given twice; keep one")
         values[name] = _convert(value, fields[name], f"option {name!r} of method {method.name!r}")
     try:
         return method.Config(**values)

@@ -151,7 +151,9 @@ class Run:
         clock = Clock(epoch, self.progress.step, epochs)
         self.learning_rate = self._optimizer.learning_rate_at(clock.step, total_steps=total_steps, epoch=epoch)
         self.engine.set_learning_rate(self.learning_rate)
-        step: Step = self.method.train_step(self.engine, batch, clock)
+        step = self.method.train_step(self.engine, batch, clock)
+        if not isinstance(step, Step):
+            raise UsageError(f"--methods {self.spec.text}: train_step returned {type(step).__name__}, expected a Step")
         self.progress.step += 1
         for name, value in step.log.items():
             self._logged.setdefault(name, []).append(value)

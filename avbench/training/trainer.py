@@ -478,11 +478,11 @@ def select_clips(dataset: Dataset, *, classes: Sequence[str], fraction: float) -
     """
     if len(set(classes)) < len(classes):
         raise UsageError(f"--classes names one twice: {', '.join(classes)}")
-    if len(classes) == 1:
-        raise UsageError(f"--classes names {classes[0]!r} alone; there is nothing to tell apart with less than two")
     for name in classes:
         if name not in dataset.classes:
             raise UsageError(unknown(f"class of {dataset.path}", name, dataset.classes))
+    if len(classes) == 1:
+        raise UsageError(f"--classes names {classes[0]!r} alone; there is nothing to tell apart with less than two")
     wanted = [dataset.classes.index(name) for name in classes] or range(len(dataset.classes))
     selected = {}
     for split in SPLITS:

@@ -60,6 +60,9 @@ def test_options_take_the_kind_of_their_field() -> None:
         ("with-options:noise=maybe", "expected true or false"),
         ("with-options:alpha=-1", "alpha is -1.0"),
         ("a/b=audio", "is no name for a run"),
+        ("visual=audio", "a run named 'visual' is the visual network"),
+        ("audio=baseline", "a run named 'audio' is the audio network"),
+        ("with-options:alpha=1:alpha=2", "option 'alpha' of method 'with-options' is given twice"),
         ("no_such_module:Mine", "--methods no_such_module:Mine: No module named 'no_such_module'; the module must lie"),
         ("baselin:fusion", "did you mean 'baseline'"),
         ("sys:Mine", "sys has no 'Mine'"),
@@ -142,7 +145,8 @@ def test_a_method_of_ones_own_may_not_take_the_name_of_another(folder: Path) -> 
         ),
         ("class Mine(:", "cannot be imported: SyntaxError"),
         ("raise RuntimeError('no GPU')", "cannot be imported: RuntimeError: no GPU"),
-        ("import no_such_package", "No module named 'no_such_package'"),
+        ("import no_such_package", "cannot be imported: No module named 'no_such_package'$"),
+        ("raise SystemExit(3)", "cannot be imported: SystemExit: 3"),
     ],
 )
 def test_a_file_that_is_no_method_is_refused_in_one_line(folder: Path, source: str, message: str) -> None:
