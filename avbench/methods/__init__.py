@@ -145,7 +145,7 @@ def _checked(method: object, where: str) -> type[Method]:
             raise UsageError(f"{where}: Config of class {method.__name__} must inherit {base.__name__}.Config")
     if METHODS.get(method.name, method) is not method:
         raise UsageError(
-            f"{where}: class {method.__name__} has the name of another method, {method.name!r}: give it a name of its own"
+            f"{where}: class {method.__name__} has the name of another method, {method.name!r}; give it one of its own"
         )
     for base_field in dataclasses.fields(method.Config):
         if base_field.default is dataclasses.MISSING and base_field.default_factory is dataclasses.MISSING:
