@@ -100,6 +100,7 @@ def check_agree(one: dict[str, np.ndarray], other: dict[str, np.ndarray], tolera
         np.testing.assert_allclose(other[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", CONFIGURED)
 def test_steps_do_not_depend_on_the_number_of_ranks(text: str) -> None:
     # Uneven slices, noise, windows and beliefs included; the last rank has no clip at all.
