@@ -7,8 +7,6 @@ that fails leaves the old report as it was. The same run folders give the same b
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +16,7 @@ import numpy as np
 
 from avbench.analysis.evaluation import AccuracyTable, Verdict, accuracy_table, rank_correlation, verdict
 from avbench.analysis.external import read_results
+from avbench.analysis.folder import check_report_folder, replace_report
 from avbench.analysis.metrics import MetricTable, metric_table
 from avbench.analysis.notes import notes
 from avbench.analysis.page import PAGE_FILE, render_page
@@ -26,7 +25,7 @@ from avbench.analysis.published import Published, published_rows
 from avbench.analysis.runs import Coverage, Epochs, Results, parse_epochs
 from avbench.analysis.seeds import SeedTable, cross_seed_table, parts_table, seed_table
 from avbench.analysis.significance import Comparison, Conclusion, compare, conclude
-from avbench.analysis.tables import ACCURACY_FILE, Sheet, sheets, table_files
+from avbench.analysis.tables import Sheet, sheets, table_files
 from avbench.analysis.utilization import Utilization, utilization
 from avbench.errors import UsageError
 
@@ -96,7 +95,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate run folders and files of somebody's own together, and write the report; arguments as in `assess`.
 
-    An old report is replaced, since it is derived; any other folder is not. An error leaves everything as it was.
+    An old report is replaced, since it is derived; a folder that holds anything else is not. An error leaves everything
+    as it was.
     """
     evaluation, results = assess(
         runs,
@@ -108,7 +108,7 @@ def evaluate(
         confidence=confidence,
         out=out,
     )
-    _replace_folder(evaluation.folder, {**table_files(evaluation), **render_page(evaluation, results)})
+    replace_report(evaluation.folder, {**table_files(evaluation), **render_page(evaluation, results)})
     return evaluation
 
 
@@ -149,7 +149,7 @@ def assess(
         epochs=epochs,
     )
     folder = Path(out) if out is not None else _default_folder(results, predictions)
-    _check_replaceable(folder)
+    check_report_folder(folder)
     return _evaluated(results, cuts, folder=folder, epochs=epochs, resamples=resamples), results
 
 
@@ -219,34 +219,3 @@ def _spearman(results: Results) -> float | None:
         return None
     known = ~np.isnan(results.planted)
     return rank_correlation(results.discrepancies[known], results.planted[known])
-
-
-# The folder
-
-
-def _check_replaceable(folder: Path) -> None:
-    """A report folder is derived and replaced whole, so it must not be somebody's folder of other things."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file; give a folder for the report")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / ACCURACY_FILE).exists():
-        raise UsageError(
-            f"{folder}: holds other things than a report (no {ACCURACY_FILE}); choose another folder with --out"
-        )
-
-
-def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Put a folder with these files in place of the old one; on an error the old one stays."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    try:
-        fresh = partial / "new"
-        fresh.mkdir()
-        for name, content in files.items():
-            (fresh / name).write_bytes(content)
-        if folder.exists():
-            folder.rename(partial / "old")
-        fresh.rename(folder)
-    finally:
-        if (partial / "old").exists() and not folder.exists():
-            (partial / "old").rename(folder)
-        shutil.rmtree(partial)

@@ -1,6 +1,7 @@
 """`evaluate` on run folders written by hand: every number in the files, every mistake that a user can make."""
 
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from rich.console import Console
 
 import avbench.analysis.report as report
 from avbench.analysis.evaluation import accuracy_table
+from avbench.analysis.folder import check_report_folder, replace_report
 from avbench.analysis.report import assess, evaluate
 from avbench.analysis.runs import parse_epochs, read_runs
 from avbench.analysis.tables import table_files, terminal_table
@@ -511,9 +513,9 @@ class TestFolder:
 
     @pytest.fixture
     def reported(self, run):
-        """A run with a report of long ago."""
+        """A run with a report of long ago, which had no manifest."""
         (run / "report").mkdir()
-        for name in ("accuracy.csv", "index.html"):
+        for name in ("accuracy.csv", "index.html", "methods-0.2.png", "diagnostics-ogm-ge.svg"):
             (run / "report" / name).write_text("old")
         return run
 
@@ -525,23 +527,77 @@ class TestFolder:
 
     def test_a_report_that_cannot_be_put_in_place_leaves_the_old_one(self, reported):
         with pytest.raises(TypeError):
-            report._replace_folder(reported / "report", {"index.html": b"new", "accuracy.csv": None})
+            replace_report(reported / "report", {"index.html": b"new", "accuracy.csv": None})
         assert (reported / "report" / "index.html").read_text() == "old"
         assert [path.name for path in reported.iterdir() if path.name.startswith(".")] == []
 
     def test_a_report_takes_the_place_of_an_old_one_or_makes_its_folder(self, reported, tmp_path):
         for folder in (reported / "report", tmp_path / "a" / "b"):
-            report._replace_folder(folder, {"accuracy.csv": b"new"})
-            assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"accuracy.csv": b"new"}
+            for content in (b"new", b"newer"):
+                check_report_folder(folder)
+                replace_report(folder, {"accuracy.csv": content})
+                assert (folder / "accuracy.csv").read_bytes() == content
+                assert {path.name for path in folder.iterdir()} == {"accuracy.csv", "report.json"}
 
-    def test_somebody_elses_folder_is_not_replaced(self, run, tmp_path):
+    def test_the_manifest_lists_every_file(self, run):
+        folder = evaluate([run], resamples=20).folder
+        listed = json.loads((folder / "report.json").read_text())
+        assert (listed["format"], listed["version"]) == ("avbench-report", 1)
+        assert listed["files"] == sorted(path.name for path in folder.iterdir())
+
+    @pytest.mark.parametrize("names", [["chapter.tex"], ["accuracy.csv"], ["accuracy.csv", "index.html", "thesis.tex"]])
+    def test_somebody_elses_folder_is_not_replaced(self, run, tmp_path, names):
         (tmp_path / "thesis").mkdir()
-        (tmp_path / "thesis" / "chapter.tex").write_text("x")
-        with pytest.raises(UsageError, match="holds other things than a report"):
+        for name in names:
+            (tmp_path / "thesis" / name).write_text("x")
+        with pytest.raises(UsageError, match=r"holds other things than a report, such as .*; choose another folder"):
             evaluate([run], out=tmp_path / "thesis")
-        with pytest.raises(UsageError, match="is a file"):
-            evaluate([run], out=tmp_path / "thesis" / "chapter.tex")
-        assert (tmp_path / "thesis" / "chapter.tex").read_text() == "x"
+        assert {path.name for path in (tmp_path / "thesis").iterdir()} == set(names)
+
+    @pytest.mark.parametrize("foreign", ["notes.txt", ".hidden", "more/figure.png"])
+    def test_what_somebody_put_into_a_report_is_not_lost(self, reported, foreign):
+        for fresh in (False, True):
+            if fresh:
+                evaluate([reported], resamples=20)
+            path = reported / "report" / foreign
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("mine")
+            with pytest.raises(UsageError, match=f"such as '{foreign.split('/')[0]}', which would be lost"):
+                evaluate([reported])
+            assert path.read_text() == "mine"
+            path.unlink()
+            if path.parent != reported / "report":
+                path.parent.rmdir()
+
+    def test_what_comes_into_a_report_in_the_meantime_is_not_lost(self, tmp_path):
+        replace_report(tmp_path / "report", {"accuracy.csv": b"old"})
+        (tmp_path / "report" / "notes.txt").write_text("mine")
+        with pytest.raises(UsageError, match=r"notes.txt"):
+            replace_report(tmp_path / "report", {"accuracy.csv": b"new"})
+        assert (tmp_path / "report" / "accuracy.csv").read_bytes() == b"old"
+
+    @pytest.mark.parametrize("manifest", ["{", "[]", '{"format": "other", "files": ["report.json", "mine.csv"]}'])
+    def test_a_manifest_of_something_else_is_none(self, tmp_path, manifest):
+        (tmp_path / "report.json").write_text(manifest)
+        (tmp_path / "mine.csv").write_text("mine")
+        with pytest.raises(UsageError, match="holds other things"):
+            check_report_folder(tmp_path)
+
+    def test_a_link_to_a_report_stays_one(self, tmp_path):
+        replace_report(tmp_path / "report", {"accuracy.csv": b"old"})
+        (tmp_path / "link").symlink_to("report")
+        replace_report(tmp_path / "link", {"accuracy.csv": b"new"})
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "report" / "accuracy.csv").read_bytes() == b"new"
+
+    @pytest.mark.parametrize("out", ["file", "file/report", "file/a/report", "n" * 300, "/proc/report"])
+    def test_a_place_where_no_folder_can_be_made_is_refused_before_the_work(self, run, tmp_path, monkeypatch, out):
+        (tmp_path / "file").write_text("x")
+        monkeypatch.setattr(report, "_evaluated", None)  # a call would be a TypeError
+        with pytest.raises(UsageError, match="--out") as caught:
+            evaluate([run], out=tmp_path / out)
+        assert "\n" not in str(caught.value)
+        assert {path.name for path in tmp_path.iterdir()} == {"file", "run"}
 
 
 class TestShown:
