@@ -102,7 +102,7 @@ class SubsetsArgs:
     confidence_epochs: str = "all"
     """Epochs to average confidence over: all, FIRST:LAST (both included), or best."""
     overwrite: bool = False
-    """Replace a file that is there."""
+    """Replace a file of subsets that is there; no other."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,7 @@ def _evaluate(argv: Sequence[str]) -> None:
     from avbench.analysis.report import evaluate
     from avbench.analysis.tables import terminal_table
 
+    _check_not_empty(argv, "--out", "--confidence", "--predictions")
     args = _parse(EvaluateArgs, argv, "avbench evaluate")
     evaluation = evaluate(
         args.runs,
@@ -224,6 +225,7 @@ def _evaluate(argv: Sequence[str]) -> None:
 def _subsets(argv: Sequence[str]) -> None:
     from avbench.analysis.export import counts_text, export_subsets
 
+    _check_not_empty(argv, "--export")
     args = _parse(SubsetsArgs, argv, "avbench subsets")
     file, counts = export_subsets(
         args.runs,
@@ -358,6 +360,13 @@ def _value_of(argv: Sequence[str], flag: str) -> str | None:
         if word.startswith(f"{flag}="):
             return word.partition("=")[2]
     return None
+
+
+def _check_not_empty(argv: Sequence[str], *flags: str) -> None:
+    """An empty word, as a shell makes of an unset variable, would be the working folder."""
+    for flag in flags:
+        if _value_of(argv, flag) == "":
+            raise UsageError(f"{flag} is empty; name a file or folder ('.' for this one)")
 
 
 def _pack_help(recipe: type) -> str:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from avbench.analysis.discrepancy import MODALITIES, PARTS, subsets
 from avbench.analysis.evaluation import subset_name
 from avbench.analysis.report import checked_thresholds
-from avbench.analysis.runs import Results, parse_epochs, read_runs
-from avbench.errors import UsageError
-from avbench.records import write_table, write_text
+from avbench.analysis.runs import Results, is_predicted, parse_epochs, read_confidences, read_runs
+from avbench.errors import UsageError, unknown
+from avbench.records import SPLITS, write_table, write_text
 
 FILE_NAME = "subsets.csv"
+_COLUMNS = ("key", "label", "discrepancy", *MODALITIES)  # then one a threshold
+_SUBSET = "subset_"
 
 
 def export_subsets(
@@ -28,16 +33,24 @@ def export_subsets(
     confidence_epochs: str,
     overwrite: bool,
 ) -> tuple[Path, dict[float, dict[str, int]]]:
-    """Write the subset of every evaluated clip; returns the file, and per threshold how many clips each subset has.
+    """Write the subset of every clip with confidences; returns the file, and per threshold the clips of each subset.
 
     path: .csv or .parquet, or a folder, which then gets subsets.csv.
-    Raises UsageError for another suffix, a file that is there already, and all that `read_runs` raises.
+    overwrite: replace a file that is there already, if it is such a table of subsets.
+    Raises UsageError for another suffix, any other file that is there already, a place where no file can be made, and
+    all that `read_runs` raises.
     """
+    if not runs:
+        raise UsageError("no run folder given: `avbench subsets RUN --export FILE`")
+    if split not in SPLITS:
+        raise UsageError(unknown("split", split, SPLITS))
     cuts = checked_thresholds(thresholds)
     file = _file_of(path)
-    if file.exists() and not overwrite:
-        raise UsageError(f"{file}: is there already; name another file, or replace it with --overwrite")
-    results = read_runs(runs, split=split, epochs=parse_epochs(confidence_epochs))
+    _check_place(file, overwrite=overwrite)
+    # A finished training predicts no clip of train; its confidences cut that split as well.
+    finished = any(is_predicted(runs, name) for name in SPLITS)
+    read = read_confidences if finished and not is_predicted(runs, split) else read_runs
+    results = read(runs, split=split, epochs=parse_epochs(confidence_epochs))
     table = subsets_table(results, cuts)
     if file.suffix.lower() == ".parquet":
         write_table(file, table)
@@ -59,6 +72,41 @@ def _file_of(path: Path) -> Path:
     return path / FILE_NAME
 
 
+def _check_place(file: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work, a file that cannot be made or that must not be replaced."""
+    try:
+        if file.is_dir():
+            raise UsageError(f"--export {file}: is a folder; name a file in it, such as {file / FILE_NAME}")
+        if file.exists() and not overwrite:
+            raise UsageError(f"{file}: is there already; name another file, or replace it with --overwrite")
+        if file.exists() and not _is_export(file):
+            raise UsageError(
+                f"{file}: is no table of subsets, and --overwrite replaces no other file; name another with --export"
+            )
+        place = file.resolve().parent
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is a file")
+        tempfile.NamedTemporaryFile(prefix=f".{file.name}.", suffix=".partial", dir=place).close()
+    except OSError as error:
+        raise UsageError(f"--export {file}: cannot be written ({error.strerror}); name another file") from None
+
+
+def _is_export(file: Path) -> bool:
+    """Whether a file has the columns of a table of subsets and no other."""
+    try:
+        if file.suffix.lower() == ".parquet":
+            names = pq.read_schema(file).names
+        else:
+            with file.open(encoding="utf-8", newline="") as text:
+                names = next(csv.reader(text), [])
+    except (ValueError, csv.Error, pa.ArrowException):
+        return False
+    own = len(_COLUMNS)
+    return tuple(names[:own]) == _COLUMNS and len(names) > own and all(name.startswith(_SUBSET) for name in names[own:])
+
+
 def subsets_table(results: Results, thresholds: Sequence[float]) -> pa.Table:
     """A row a clip: key, label (class name), discrepancy, audio, visual, and its subset at each threshold T."""
     columns = {
@@ -72,7 +120,7 @@ def subsets_table(results: Results, thresholds: Sequence[float]) -> pa.Table:
         for part, mask in subsets(results.discrepancies, threshold).items():
             for row in mask.nonzero()[0]:
                 names[row] = part
-        columns[f"subset_{threshold:g}"] = pa.array(names)
+        columns[f"{_SUBSET}{threshold:g}"] = pa.array(names)
     return pa.table(columns)
 
 

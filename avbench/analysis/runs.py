@@ -168,15 +168,7 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
     Raises UsageError for an unknown split or no folder; RunError for a folder that is none, files that are missing,
     damaged or contradict each other, and where audio or visual network or its confidences are missing.
     """
-    if split not in SPLITS:
-        raise UsageError(unknown("split", split, SPLITS))
-    if not paths:
-        raise UsageError("no run folder given: `avbench evaluate RUN`")
-    twice = [path for path, count in Counter(Path(path).resolve() for path in paths).items() if count > 1]
-    if twice:
-        raise UsageError(f"{twice[0]}: given twice; give each run folder once")
-    folders = tuple(_read_folder(Path(path)) for path in paths)
-    _check_same_dataset(folders)
+    folders = _read_folders(paths, split)
     classes = tuple(folders[0].dataset["classes"])
     by_folder = {folder.path: _read_predictions(folder.path, split, classes=len(classes)) for folder in folders}
     predictions = [table for tables in by_folder.values() for table in tables]
@@ -191,31 +183,75 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
     _check_against_predictions(confidences, predictions[0], split)
     listed = confidences[0]
     seeds = _seeds(confidences, predictions, epochs, split)
-    averages = {modality: average_over_seeds(by_seed) for modality, by_seed in seeds.items()}
-    predicted = np.isin(listed.clip_ids, predictions[0].clip_ids)
-    recorded = ~np.isnan(averages["audio"] + averages["visual"])
+    predicted, recorded = np.isin(listed.clip_ids, predictions[0].clip_ids), _is_recorded(seeds)
     kept = predicted & recorded
     _check_kept(listed, kept, split, paths)
+    coverage = Coverage(
+        listed=len(kept),
+        evaluated=int(kept.sum()),
+        unrecorded=int((predicted & ~recorded).sum()),
+        unpredicted=int((~predicted).sum()),
+    )
+    scores = tuple(_score(table, listed.clip_ids[kept]) for table in predictions)
+    return _results(folders, listed, seeds, kept=kept, split=split, coverage=coverage, scores=scores)
+
+
+def read_confidences(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
+    """The clips of a split and their confidences alone, such as of train, which nothing predicts: `scores` is ().
+
+    Raises as `read_runs` does, but that predictions are looked at only for `epochs` "best".
+    """
+    folders = _read_folders(paths, split)
+    with_table = [folder for folder in folders if (folder.path / "confidence.parquet").exists()] or folders[:1]
+    confidences = [_read_confidences(folder.path, split) for folder in with_table]
+    _check_same_list(confidences, split)
+    predictions = [table for folder in with_table for table in _any_predictions(folder)] if epochs == "best" else []
+    seeds = _seeds(confidences, predictions, epochs, split)
+    kept = _is_recorded(seeds)
+    _check_kept(confidences[0], kept, split, paths)
+    coverage = Coverage(len(kept), evaluated=int(kept.sum()), unrecorded=int((~kept).sum()), unpredicted=0)
+    return _results(folders, confidences[0], seeds, kept=kept, split=split, coverage=coverage, scores=())
+
+
+def is_predicted(paths: Sequence[Path], split: str) -> bool:
+    """Whether some run folder holds predictions of a split."""
+    return any(True for path in paths for _ in (Path(path) / "predictions").glob(f"*-{split}.parquet"))
+
+
+def _any_predictions(folder: RunFolder) -> list[_Predictions]:
+    """Predictions of the first split that there are any of; their networks are those of every split."""
+    for split in SPLITS:
+        if is_predicted([folder.path], split):
+            return _read_predictions(folder.path, split, classes=len(folder.dataset["classes"]))
+    return []
+
+
+def _results(
+    folders: tuple[RunFolder, ...],
+    listed: _Confidences,
+    seeds: Mapping[str, Mapping[int, Floats]],
+    *,
+    kept: NDArray[np.bool_],
+    split: str,
+    coverage: Coverage,
+    scores: tuple[Scores, ...],
+) -> Results:
+    """All that is told of the kept clips. seeds: per modality and seed, confidences of all listed clips."""
     return Results(
         folders=folders,
         dataset=folders[0].dataset["name"],
-        classes=classes,
+        classes=tuple(folders[0].dataset["classes"]),
         split=split,
         clip_ids=listed.clip_ids[kept],
         keys=listed.keys[kept],
         labels=listed.labels[kept],
-        confidence={modality: average[kept] for modality, average in averages.items()},
+        confidence={modality: average_over_seeds(by_seed)[kept] for modality, by_seed in seeds.items()},
         confidence_by_seed={
             modality: {seed: by_seed[seed][kept] for seed in sorted(by_seed)} for modality, by_seed in seeds.items()
         },
-        scores=tuple(_score(table, listed.clip_ids[kept]) for table in predictions),
+        scores=scores,
         planted=_planted_discrepancy(listed, kept),
-        coverage=Coverage(
-            listed=len(kept),
-            evaluated=int(kept.sum()),
-            unrecorded=int((predicted & ~recorded).sum()),
-            unpredicted=int((~predicted).sum()),
-        ),
+        coverage=coverage,
         networks={name: str(run.get("network", "")) for folder in folders for name, run in folder.runs.items()},
         options={name: run.get("options", {}) for folder in folders for name, run in folder.runs.items()},
         diagnostics={key: curves for folder in folders for key, curves in _read_diagnostics(folder.path).items()},
@@ -223,7 +259,27 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
     )
 
 
+def _is_recorded(seeds: Mapping[str, Mapping[int, Floats]]) -> NDArray[np.bool_]:
+    """Whether a clip has a confidence of each modality."""
+    return ~np.isnan(np.sum([average_over_seeds(by_seed) for by_seed in seeds.values()], axis=0))
+
+
+def _read_folders(paths: Sequence[Path], split: str) -> tuple[RunFolder, ...]:
+    if split not in SPLITS:
+        raise UsageError(unknown("split", split, SPLITS))
+    if not paths:
+        raise UsageError("no run folder given: `avbench evaluate RUN`")
+    twice = [path for path, count in Counter(Path(path).resolve() for path in paths).items() if count > 1]
+    if twice:
+        raise UsageError(f"{twice[0]}: given twice; give each run folder once")
+    folders = tuple(_read_folder(Path(path)) for path in paths)
+    _check_same_dataset(folders)
+    return folders
+
+
 def _read_folder(path: Path) -> RunFolder:
+    if path.is_file():
+        raise RunError(f"{path}: is a file, not a run folder; give a folder that `avbench train` wrote")
     if not path.is_dir():
         raise RunError(f"{path}: no such run folder; make one with `avbench train ... --out {path}`")
     try:
@@ -547,6 +603,11 @@ def _check_against_predictions(confidences: Sequence[_Confidences], predictions:
             raise RunError(
                 f"{path} and {predictions.path} give different labels to the same clips; train the run again"
             )
+    _check_same_list(confidences, split)
+
+
+def _check_same_list(confidences: Sequence[_Confidences], split: str) -> None:
+    for table in confidences:
         if not np.array_equal(table.clip_ids, confidences[0].clip_ids):
             raise RunError(
                 f"{confidences[0].folder} and {table.folder} list different clips of the {split} split; "

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from make_run import CLASSES, make_run
+from make_run import CLASSES, make_run, write_history
 
 from avbench.analysis.export import counts_text, export_subsets
 from avbench.analysis.external import read_results
@@ -138,6 +138,34 @@ class TestScored:
             read(run, confidence=swapped).discrepancies, -read(run).discrepancies, rtol=0, atol=1e-12
         )
 
+    def test_a_runs_confidence_table_brings_the_names_of_its_classes(self, run, tmp_path):
+        mine = write(tmp_path / "mine.csv", {"key": KEYS, "prediction": [CLASSES[number] for number in SAID]})
+        results = read(predictions=[mine], confidence=run / "confidence.parquet")
+        assert (results.classes, results.dataset) == (CLASSES, "pets")
+        np.testing.assert_array_equal(score_of(results, "mine").predictions, SAID)
+
+    def test_predictions_of_several_splits_without_a_run(self, tmp_path):
+        confidence = write(tmp_path / "c.csv", {**CONFIDENCE, "split": ["test"] * 4 + ["val"] * 2})
+        mine = write(tmp_path / "mine.csv", {"key": KEYS, "prediction": [CLASSES[number] for number in SAID]})
+        for split, keys, said in (("test", KEYS[:4], SAID[:4]), ("val", KEYS[4:], SAID[4:])):
+            results = read(predictions=[mine], confidence=confidence, split=split)
+            assert (results.keys.tolist(), results.classes) == (keys, ("cat", "dog", "rain"))
+            np.testing.assert_array_equal(score_of(results, "mine").predictions, said)
+
+    @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+    def test_whole_numbers_with_a_point_are_whole_numbers(self, run, tmp_path, suffix):
+        labels, said = (
+            [f"{n}.0" for n in numbers] if suffix == ".csv" else [*map(float, numbers)] for numbers in (LABELS, SAID)
+        )
+        confidence = write(tmp_path / f"c{suffix}", {**CONFIDENCE, "label": labels})
+        mine = write(tmp_path / f"mine{suffix}", {"key": KEYS, "label": labels, "prediction": said, "seed": [0.0] * 6})
+        for results in (
+            read(predictions=[mine], confidence=confidence),
+            read(run, predictions=[mine], confidence=confidence),
+        ):
+            np.testing.assert_array_equal(score_of(results, "mine").predictions, SAID)
+            np.testing.assert_array_equal(results.labels, LABELS)
+
 
 class TestMistakes:
     def fails(self, message, *runs, error=RunError, **files):
@@ -174,10 +202,10 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("said", "message"),
         [
-            ([3, *SAID[1:]], r"prediction of 'clip0': '3' is no class; expected .* a number from 0 to 2"),
-            ([-1, *SAID[1:]], r"prediction of 'clip0': '-1' is no class"),
+            ([3, *SAID[1:]], r"prediction' of 'clip0': '3' is no class; expected .* a number from 0 to 2"),
+            ([-1, *SAID[1:]], r"prediction' of 'clip0': '-1' is no class"),
             (["dgo", *["cat"] * 5], r"unknown class 'dgo'; did you mean 'dog'"),
-            ([None, *SAID[1:]], r"prediction of 'clip0' is empty \(1 such"),
+            ([None, *SAID[1:]], r"prediction' of 'clip0' is empty \(1 such"),
         ],
     )
     def test_a_class_that_is_none(self, run, tmp_path, said, message):
@@ -208,14 +236,14 @@ class TestMistakes:
     def test_neither_predictions_nor_probabilities(self, run, tmp_path):
         path = write(tmp_path / "mine.csv", {"key": KEYS, "guess": SAID})
         self.fails(
-            "has no column prediction, no column probabilities, and none for each class", run, predictions=[path]
+            "has no column 'prediction', no column 'probabilities', and none for each class", run, predictions=[path]
         )
 
     @pytest.mark.parametrize("values", [[1.5, *AUDIO[1:]], [-0.1, *AUDIO[1:]]])
     def test_a_confidence_out_of_range(self, tmp_path, values):
         confidence = write(tmp_path / "c.csv", {**CONFIDENCE, "audio": values})
         self.fails(
-            r"column audio of 'clip0' is .*, expected a probability",
+            r"column 'audio' of 'clip0' is .*, expected a probability",
             predictions=self.mine(tmp_path),
             confidence=confidence,
         )
@@ -223,7 +251,7 @@ class TestMistakes:
     @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
     def test_a_confidence_table_of_part_of_the_split(self, run, tmp_path, suffix):
         gap = write(tmp_path / f"c{suffix}", {**CONFIDENCE, "visual": [None, *VISUAL[1:5], None]})
-        message = "covers only part of the test split: 2 of 6 clips have no visual, the first is 'clip0'"
+        message = "covers only part of the test split: 2 of 6 clips have no 'visual', the first is 'clip0'"
         self.fails(message, predictions=self.mine(tmp_path), confidence=gap)
         short = write(tmp_path / f"c{suffix}", {name: values[:4] for name, values in CONFIDENCE.items()})
         message = "covers only part of the test split: 2 of the 6 clips that .*mine.csv predicts are not in it"
@@ -233,13 +261,13 @@ class TestMistakes:
 
     def test_not_a_number_is_no_confidence(self, tmp_path):
         confidence = write(tmp_path / "c.parquet", {**CONFIDENCE, "audio": [float("nan"), *AUDIO[1:]]})
-        self.fails("column audio of 'clip0' is nan", predictions=self.mine(tmp_path), confidence=confidence)
+        self.fails("column 'audio' of 'clip0' is nan", predictions=self.mine(tmp_path), confidence=confidence)
 
     def test_a_confidence_without_its_columns_or_split(self, run, tmp_path):
         confidence = write(tmp_path / "c.csv", {"key": KEYS, "audio": AUDIO})
-        self.fails("has no column label and no visual", predictions=self.mine(tmp_path), confidence=confidence)
+        self.fails("has no column 'label' and no 'visual'", predictions=self.mine(tmp_path), confidence=confidence)
         self.fails(
-            "no clip of the val split, only of test", predictions=self.mine(tmp_path), split="val",
+            "no clip of the val split, only of 'test'", predictions=self.mine(tmp_path), split="val",
             confidence=run / "confidence.parquet",
         )  # fmt: skip
         twice = write(tmp_path / "c.csv", {**CONFIDENCE, "key": [*KEYS[:5], "clip0"]})
@@ -248,7 +276,9 @@ class TestMistakes:
     def test_one_class_only(self, tmp_path):
         confidence = write(tmp_path / "c.csv", {**CONFIDENCE, "label": ["cat"] * 6})
         files = [write(tmp_path / "mine.csv", {"key": KEYS, "prediction": ["cat"] * 6})]
-        self.fails(r"every clip of the test split has the same class \(cat\)", predictions=files, confidence=confidence)
+        self.fails(
+            r"every clip of the test split has the same class \('cat'\)", predictions=files, confidence=confidence
+        )
 
     def test_a_name_that_is_taken(self, run, tmp_path):
         files = [write(tmp_path / "baseline.csv", {"key": KEYS, "prediction": SAID})]
@@ -261,9 +291,121 @@ class TestMistakes:
         (tmp_path / "mine.csv").write_text("key,prediction\na,1,2\n")
         self.fails("not a readable CSV table", run, predictions=[tmp_path / "mine.csv"])
         (tmp_path / "mine.csv").write_text("clip,prediction\na,1\n")
-        self.fails("has no column 'key', only clip, prediction", run, predictions=[tmp_path / "mine.csv"])
+        self.fails("has no column 'key', only 'clip', 'prediction'", run, predictions=[tmp_path / "mine.csv"])
         (tmp_path / "mine.csv").write_text("key,prediction\n")
         self.fails("holds no row", run, predictions=[tmp_path / "mine.csv"])
+
+    @pytest.mark.parametrize("layout", ["lists", "columns"])
+    @pytest.mark.parametrize("wrong", [[2.0, -1.0, 0.0], [0.5, 0.5, 0.5], [0.2, 0.2, 0.2], [4.1, -2.0, 1.3]])
+    def test_probabilities_that_do_not_add_up(self, run, tmp_path, layout, wrong):
+        values = np.full((6, 3), 1 / 3)
+        values[[2, 4]] = wrong
+        columns = {"probabilities": values.tolist()}
+        if layout == "columns":
+            columns = {name: values[:, place] for place, name in enumerate(CLASSES)}
+        path = write(tmp_path / "mine.parquet", {"key": KEYS, **columns})
+        message = "2 of 6 clips have class probabilities .* the first is 'clip2' .*softmax.*'prediction'"
+        self.fails(message, run, predictions=[path])
+
+    def test_rounded_probabilities_add_up(self, run, tmp_path):
+        path = write(tmp_path / "mine.parquet", {"key": KEYS, "probabilities": [[0.3333, 0.3333, 0.3333]] * 6})
+        read(run, predictions=[path])
+
+    def test_a_prediction_that_is_not_the_most_probable_class(self, run, tmp_path):
+        values = np.eye(3)[SAID]
+        values[5] = [0.5, 0.0, 0.5]  # either may be said
+        path = write(tmp_path / "mine.parquet", {"key": KEYS, "prediction": SAID, "probabilities": values.tolist()})
+        read(run, predictions=[path])
+        values[3], values[4] = [1, 0, 0], [0, 0, 1]
+        path = write(tmp_path / "mine.parquet", {"key": KEYS, "prediction": SAID, "probabilities": values.tolist()})
+        message = "in 2 of 6 clips the prediction is not the most probable class, the first is 'clip3'"
+        self.fails(message, run, predictions=[path])
+
+    def test_a_column_beside_probabilities_that_is_no_class(self, run, tmp_path):
+        columns = {name: np.eye(3)[SAID][:, place] for place, name in enumerate(CLASSES)}
+        path = write(tmp_path / "mine.parquet", {"key": KEYS, **columns, "class-3": [0.0] * 6})
+        self.fails("column 'class-3' is no class", run, predictions=[path])
+        path = write(
+            tmp_path / "mine.parquet", {"key": KEYS, **columns, "uncertainty": [0.1] * 6, "row": list(range(6))}
+        )
+        read(run, predictions=[path])
+
+    @pytest.mark.parametrize(
+        ("columns", "message"),
+        [
+            ({"run": ["a", "", " ", None, "a", "a"]}, "column 'run' is empty in 3 of 6 rows, the first is .* 'clip1'"),
+            ({"replaced": ["none"] * 5 + ["Audio"]}, "column 'replaced' holds 'Audio', expected none, audio, visual"),
+            ({"replaced": ["none"] * 5 + [None]}, "column 'replaced' holds ''"),
+            ({"replaced": ["audio"] * 6}, "holds only rows with a modality replaced"),
+            ({"seed": [-1] * 6}, "column 'seed' holds -1, expected whole numbers from 0"),
+            ({"seed": [0.5] * 6}, "expected a whole number in every row"),
+        ],
+    )
+    def test_columns_that_say_nothing(self, run, tmp_path, columns, message):
+        path = write(tmp_path / "mine.parquet", {"key": KEYS, "prediction": SAID, **columns})
+        self.fails(message, run, predictions=[path])
+
+    @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+    def test_a_column_twice(self, run, tmp_path, suffix):
+        columns = [pa.array(KEYS), pa.array(SAID), pa.array(SAID)]
+        path = tmp_path / f"mine{suffix}"
+        table = pa.table(columns, names=["key", "prediction", "prediction"])
+        (pyarrow.csv.write_csv if suffix == ".csv" else pq.write_table)(table, path)
+        self.fails("the column 'prediction' more than once", run, predictions=[path])
+
+    def test_clips_that_the_split_has_not_in_a_confidence_file(self, run, tmp_path):
+        columns = {name: [*values, values[0]] for name, values in CONFIDENCE.items()}
+        columns["key"] = [*KEYS, "x1"]
+        confidence = write(tmp_path / "c.csv", columns)
+        self.fails("1 of its 7 keys are unknown to pets, the first is 'x1'", run, confidence=confidence)
+
+    def test_an_unknown_class_in_a_row_of_another_split(self, tmp_path):
+        confidence = write(tmp_path / "c.csv", {**CONFIDENCE, "split": ["test"] * 5 + ["val"]})
+        files = [write(tmp_path / "mine.csv", {"key": KEYS, "prediction": ["cat"] * 5 + ["dgo"]})]
+        self.fails("prediction' of 'clip5': unknown class 'dgo'", predictions=files, confidence=confidence)
+
+    def test_names_of_classes_where_nothing_names_them(self, tmp_path):
+        confidence = write(tmp_path / "c.csv", {**CONFIDENCE, "label": LABELS})
+        files = [write(tmp_path / "mine.csv", {"key": KEYS, "prediction": ["dog"] * 6})]
+        message = "'dog' is no class number, .* give the run folder too, or class numbers from 0 to 2"
+        self.fails(message, predictions=files, confidence=confidence)
+
+    def test_hints_at_spaces_and_separators(self, run, tmp_path):
+        path = write(tmp_path / "mine.csv", {" key": KEYS, "prediction": SAID})
+        self.fails(
+            "has no column 'key', only ' key', 'prediction'; take the spaces around ' key' away",
+            run,
+            predictions=[path],
+        )
+        path = write(tmp_path / "mine.csv", {"key": [f"{key} " for key in KEYS], "prediction": SAID})
+        self.fails("the first is 'clip0 '; take the spaces around keys away", run, predictions=[path])
+        path = write(tmp_path / "mine.csv", {"key": KEYS, "prediction": [" dog"] * 6})
+        self.fails("' dog' is no class; take the spaces around it away", run, predictions=[path])
+        path = tmp_path / "mine.csv"
+        for text, word in (("key;prediction\nclip0;1\n", "semicolons"), ("key\tprediction\nclip0\t1\n", "tabs")):
+            path.write_text(text)
+            self.fails(f"its columns are separated by {word}, expected commas", run, predictions=[path])
+        path.write_text("key;prediction\nclip0;1,5\n")
+        self.fails("not a readable CSV table .*; its columns are separated by semicolons", run, predictions=[path])
+        path.with_suffix(".tsv").write_text("key,prediction\nclip0,1\n")
+        self.fails("separated by commas, expected tabs", run, predictions=[path.with_suffix(".tsv")])
+
+    @pytest.mark.parametrize(
+        "content", [b"\x00\xff\xfe\x01" * 500, b"key\x00\x07\x1b[31m" * 50 + b"\n1\n", b"\xff,\xfe\n1,2\n", b""]
+    )
+    def test_rubbish_is_not_echoed(self, run, tmp_path, content):
+        path = tmp_path / "mine.csv"
+        path.write_bytes(content)
+        with pytest.raises(RunError) as caught:
+            read(run, predictions=[path])
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 300 + len(str(path))
+
+    def test_folders_and_files_in_each_others_place(self, run, tmp_path):
+        self.fails("--predictions .*run: is a folder", run, predictions=[run], error=UsageError)
+        self.fails("--confidence .*run: is a folder", run, confidence=run, error=UsageError)
+        (file,) = self.mine(tmp_path)
+        self.fails(f"is a file, not a run folder; .* --predictions {file}", file, error=UsageError)
 
     def test_what_is_needed_without_a_run(self, run, tmp_path):
         self.fails("give --confidence FILE", predictions=self.mine(tmp_path), error=UsageError)
@@ -305,13 +447,58 @@ class TestExport:
             read(predictions=[mine], confidence=file).discrepancies, read(run).discrepancies, atol=1e-12
         )
 
+    def test_only_an_export_is_overwritten(self, run, tmp_path):
+        for name in ("s.csv", "s.parquet"):
+            self.export(run, tmp_path / name)
+            self.export(run, tmp_path / name, overwrite=True)
+        own = (run / "confidence.parquet").read_bytes()
+        mine = write(tmp_path / "mine.csv", {"key": KEYS, "label": LABELS, "discrepancy": AUDIO})
+        (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+        (tmp_path / "binary.csv").write_bytes(b"\xff\x00")
+        for path in (run / "confidence.parquet", mine, tmp_path / "torn.parquet", tmp_path / "binary.csv"):
+            with pytest.raises(UsageError, match="is no table of subsets, and --overwrite replaces no other file"):
+                self.export(run, path, overwrite=True)
+        assert (run / "confidence.parquet").read_bytes() == own
+
+    @pytest.mark.parametrize(
+        "path", ["file/s.csv", "file/a/s.csv", "file/a", "folder.csv", "n" * 300 + ".csv", "/proc/s.csv"]
+    )
+    def test_a_place_where_no_file_can_be_made(self, run, tmp_path, path):
+        (tmp_path / "file").write_text("x")
+        (tmp_path / "folder.csv").mkdir()
+        with pytest.raises(UsageError, match="--export") as caught:
+            self.export(run, tmp_path / path)
+        assert "\n" not in str(caught.value)
+        assert {path.name for path in tmp_path.iterdir()} == {"file", "folder.csv", "run"}
+
+    def test_without_a_run_it_names_its_own_command(self, tmp_path):
+        with pytest.raises(UsageError, match=r"avbench subsets RUN --export"):
+            export_subsets(
+                [], tmp_path / "s.csv", split="test", thresholds=[0], confidence_epochs="all", overwrite=False
+            )
+
+    @pytest.mark.parametrize("epochs", ["all", "best"])
+    def test_train_is_cut_by_its_confidences_alone(self, run, tmp_path, epochs):
+        table = pq.read_table(run / "confidence.parquet")
+        train = table.set_column(table.column_names.index("split"), "split", pa.array(["train"] * 6))
+        train = train.set_column(train.column_names.index("clip_id"), "clip_id", pa.array(range(200, 206)))
+        means = pa.array([None, *VISUAL[1:]])
+        train = train.set_column(train.column_names.index("visual_mean"), "visual_mean", means)
+        pq.write_table(pa.concat_tables([table, train.cast(table.schema)]), run / "confidence.parquet")
+        for modality, values in (("audio", AUDIO), ("visual", VISUAL)):
+            write_history(run, modality, seed=0, epoch=0, confidence=dict(zip(range(200, 206), values, strict=True)))
+        file, counts = export_subsets(
+            [run], tmp_path / "s.csv", split="train", thresholds=[0], confidence_epochs=epochs, overwrite=False
+        )
+        # The first clip, which prefers audio, has no mean over all epochs.
+        assert counts == {0.0: {"audio": 1 if epochs == "all" else 2, "visual": 2, "tie": 2}}
+        assert len(file.read_text().splitlines()) == 1 + sum(counts[0.0].values())
+
     def test_nothing_is_overwritten(self, run, tmp_path):
         (tmp_path / "s.csv").write_text("mine")
         with pytest.raises(UsageError, match="is there already; name another file, or replace it with --overwrite"):
             self.export(run, tmp_path / "s.csv")
         assert (tmp_path / "s.csv").read_text() == "mine"
-        self.export(run, tmp_path / "s.csv", overwrite=True)
-        assert (tmp_path / "s.csv").read_text().startswith("key,")
 
     def test_another_kind_of_file(self, run, tmp_path):
         with pytest.raises(UsageError, match=r"unknown kind of file '.xlsx'; give .csv, .parquet or a folder"):

@@ -278,3 +278,9 @@ class TestCommands:
         assert "give a run folder" in self.stopped(capsys, "evaluate")
         assert "--resamples 3: expected 20 or more" in self.stopped(capsys, "evaluate", run, "--resamples", "3")
         assert "--thresholds 2.0" in self.stopped(capsys, "evaluate", run, "--thresholds", "2")
+
+    def test_an_empty_word_is_no_path(self, run, capsys, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert "--export is empty" in self.stopped(capsys, "subsets", run, "--export", "")
+        assert "--out is empty" in self.stopped(capsys, "evaluate", run, "--out=")
+        assert list(tmp_path.iterdir()) == []
