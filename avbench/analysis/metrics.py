@@ -41,8 +41,8 @@ class Measured:
     """One number of one run on one subset, the mean over its seeds, and a 95 % bootstrap interval over clips.
 
     value, low, high: fractions in [0, 1]; None where the subset is empty, or for mean average precision where a seed
-    has no class probabilities. classes: how many of the evaluated clips' classes the subset has; absent: how many of
-    them it has not, which are left out of class means.
+    has no class probabilities or all clips of the subset are of one class. classes: how many of the evaluated clips'
+    classes the subset has; absent: how many of them it has not, which are left out of class means.
     """
 
     run: str
@@ -175,12 +175,15 @@ def _measure(
 def _measures(
     scores: Sequence[Scores], orders: Sequence[Labels | None], labels: Labels, *, mask: Mask
 ) -> dict[str, list[Callable[[Weights], Floats]]]:
-    """Per metric that the scores allow, a function of weights for each seed. labels: of the mask's clips."""
+    """Per metric that the scores and labels allow, a function of weights for each seed. labels: of the mask's clips.
+
+    Average precision asks how a class's clips rank among the others', so it needs some: two classes or more.
+    """
     measures: dict[str, list[Callable[[Weights], Floats]]] = {
         metric: [partial(function, labels, score.predictions[mask]) for score in scores]
         for metric, function in ((CLASS_ACCURACY, mean_class_accuracy), (MACRO_F1, macro_f1))
     }
-    if all(order is not None for order in orders):
+    if len(np.unique(labels)) > 1 and all(order is not None for order in orders):
         place = np.cumsum(mask) - 1
         measures[AVERAGE_PRECISION] = [
             Ranking(

@@ -42,11 +42,13 @@ def _of_numbers(results: Results, resamples: int) -> Iterator[str]:
         "and say nothing of how another seed would fare. Those of accuracy are the percentiles of infinitely many "
         f"resamples; those of class means come from {resamples:,} (of one seed of random numbers), and are centred: "
         "moved so that the resamples' mean is the estimate, since clips that are drawn twice pull class means to one "
-        "side. The highest number of each column is in bold."
+        "side. Under about 30 clips a subset, intervals of class means are rough. The highest number of each column is "
+        "in bold."
     )
     yield (
         "Class means (mean class accuracy, macro F1, mean average precision, one against the rest) leave out classes "
-        "without clips in a subset."
+        "without clips in a subset. Where all clips of a subset are of one class, mean average precision is not "
+        "defined, since there is nothing to rank against."
     )
     if len({score.seed for score in results.scores}) > 1:
         yield "Over seeds, ± is the sample's standard deviation (n − 1)."

@@ -7,6 +7,7 @@ letter is smaller than 7 points there.
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -159,14 +160,16 @@ def short(name: str, limit: int = 28) -> str:
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], *, longest: int) -> None:
-    """A legend under all panels, in as many columns as fit, where it covers no data.
+    """A legend under all panels, in as few rows as fit, all about equally long, where it covers no data.
 
     longest: letters of the longest label.
     """
     if not handles:
         return
     # A letter of 7 points takes about 0.061 inches, the line before it and the gap after it 0.5.
-    columns = max(1, min(len(handles), int(figure.get_figwidth() / (0.5 + 0.061 * longest))))
+    fit = max(1, int(figure.get_figwidth() / (0.5 + 0.061 * longest)))
+    rows = math.ceil(len(handles) / fit)
+    columns = math.ceil(len(handles) / rows)  # so that no entry is left alone in the last row
     figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 

@@ -28,7 +28,17 @@ from avbench.analysis.figures import (
     thinned,
     threshold_curves,
 )
-from avbench.analysis.style import SIDE_COLOURS, line_styles, short, to_png, to_svg
+from avbench.analysis.style import (
+    PAGE,
+    SIDE_COLOURS,
+    legend_below,
+    line_key,
+    line_styles,
+    new_figure,
+    short,
+    to_png,
+    to_svg,
+)
 
 LONG = "a run <script>alert('$x_1^2$')</script> & 100 % \n of {it}, with a name that nobody should give to anything"
 
@@ -178,6 +188,20 @@ class TestThresholds:
         (span,) = figure.axes[0].patches
         assert span.get_x() == pytest.approx(first) and span.get_hatch()
         assert figure.legends[0].get_texts()[0].get_text() == "fewer than 20 clips"
+
+    def test_no_entry_stands_alone_in_the_last_row_of_a_legend(self):
+        for entries in range(4, 12):
+            figure = new_figure(PAGE, 2)
+            legend_below(
+                figure,
+                [
+                    line_key("a" * 18, style)
+                    for style in line_styles(list(map(str, range(entries))), unimodal={}).values()
+                ],
+                longest=18,
+            )
+            columns = figure.legends[0]._ncols
+            assert columns <= 4 and entries % columns != 1
 
     def test_a_side_without_enough_clips_says_so(self):
         curves = threshold_curves({"audio": np.ones(5)}, np.linspace(-0.1, 0.5, 5))

@@ -191,6 +191,19 @@ def test_an_empty_subset_has_no_numbers():
     assert len(table.cells) == len(METRICS) * len(SUBSETS)
 
 
+def test_average_precision_of_a_subset_of_one_class_is_not_defined():
+    labels = np.array([0, 1, 0, 0])
+    scores = [Scores("a", "a", 0, labels == 0, labels * 0, np.full((4, 2), 0.5, np.float32))]
+    table = metric_table(
+        scores, labels, np.array([0.5, -0.5, 0.5, -0.5]), thresholds=[0.0], resamples=20, tick=lambda done, total: None
+    )
+    cell = table.cell("a", AVERAGE_PRECISION, "audio", 0.0)
+    assert (cell.clips, cell.classes, cell.value, cell.low, cell.high) == (2, 1, None, None, None)
+    assert table.cell("a", AVERAGE_PRECISION, "visual", 0.0).value is not None
+    for metric in (CLASS_ACCURACY, MACRO_F1):  # of one class they are what they are of any number
+        assert table.cell("a", metric, "audio", 0.0).value == 1.0
+
+
 def test_resamples_that_lean_to_one_side_are_centred():
     resampled = np.linspace(0.6, 0.8, 1001)  # around 0.7, and the estimate is 0.5
     assert centred_interval(0.5, resampled) == pytest.approx((0.405, 0.595), abs=1e-9)
