@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections import Counter
@@ -80,6 +81,7 @@ def read_file(path: Path, option: str) -> pa.Table:
 
 
 def _read_csv(path: Path, delimiter: str) -> pa.Table:
+    _check_text(path)
     as_text = csv.ConvertOptions(column_types=dict.fromkeys(TEXT, pa.string()))
     try:
         table = csv.read_csv(path, convert_options=as_text, parse_options=csv.ParseOptions(delimiter=delimiter))
@@ -90,6 +92,18 @@ def _read_csv(path: Path, delimiter: str) -> pa.Table:
     if "key" not in names and (hint := _separator_hint(path, delimiter)):
         raise RunError(f"{path}: has no column 'key', only {listed_names(names)}{hint}")
     return table
+
+
+def _check_text(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(10_000)
+    try:
+        # Not final: the last letter may be cut.
+        is_text = "\0" not in codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
+        raise RunError(f"{path}: not a CSV table: it is no text in UTF-8; save it as UTF-8, or as .parquet")
 
 
 def _separator_hint(path: Path, delimiter: str) -> str:

@@ -391,14 +391,22 @@ class TestMistakes:
         self.fails("separated by commas, expected tabs", run, predictions=[path.with_suffix(".tsv")])
 
     @pytest.mark.parametrize(
-        "content", [b"\x00\xff\xfe\x01" * 500, b"key\x00\x07\x1b[31m" * 50 + b"\n1\n", b"\xff,\xfe\n1,2\n", b""]
+        "content",
+        [
+            b"",
+            b"\x00\xff\xfe\x01" * 500,
+            b"key\x00\x07\x1b[31m" * 50 + b"\n1\n",
+            b"\xff,\xfe\n1,2\n",
+            "key,prediction\nclip0,1\n".encode("utf-16"),
+            ("key,prediction\n" + "\xe9" * 9_000).encode(),  # a letter lies across the end of what is looked at
+        ],
     )
     def test_rubbish_is_not_echoed(self, run, tmp_path, content):
         path = tmp_path / "mine.csv"
         path.write_bytes(content)
         with pytest.raises(RunError) as caught:
             read(run, predictions=[path])
-        assert str(caught.value).isprintable()
+        assert str(caught.value).isprintable() and "\ufffd" not in str(caught.value)
         assert len(str(caught.value)) < 300 + len(str(path))
 
     def test_folders_and_files_in_each_others_place(self, run, tmp_path):
