@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import re
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -71,13 +71,14 @@ def _parse_run(text: str) -> RunSpec:
     name, equals, method_name = head.partition("=")
     method_name = method_name if equals else name
     file_checksum = ""
-    known = {*METHODS, *(point.name for point in entry_points(group=ENTRY_POINTS))}
+    others = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    known = {*METHODS, *others}
     if method_name not in known and options and options[0].isidentifier():
         method = _import(method_name, options.pop(0), known)
         name = name if equals else method.name
         file_checksum = _checksum_of(method)
     else:
-        method = _known(method_name)
+        method = _known(method_name, others)
     if name in MODALITIES and method.name != name:
         raise UsageError(f"--methods {text!r}: a run named {name!r} is the {name} network; name this one otherwise")
     if not _RUN_NAME.fullmatch(name):
@@ -85,11 +86,10 @@ def _parse_run(text: str) -> RunSpec:
     return RunSpec(text, name, method, _parse_options(method, options), file_checksum)
 
 
-def _known(name: str) -> type[Method]:
+def _known(name: str, others: Mapping[str, EntryPoint]) -> type[Method]:
     """A method of the table or of an entry point."""
     if name in METHODS:
         return METHODS[name]
-    others = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in others:
         raise UsageError(f"{unknown('method', name, [*METHODS, *others])}; or give one of yours as module:Class")
     return _load(others[name])

@@ -28,12 +28,12 @@ class Taken:
     logs: list[dict[str, float]]
 
 
-def batch_of(clips: int, *, seed: int = 0) -> Batch:
+def batch_of(clips: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Batch:
     """Noise of 32 x 32, one frame a clip, all valid, as one process gets it."""
     generator = torch.Generator().manual_seed(seed)
     return Batch(
-        audio=torch.randn(clips, 1, 32, 32, generator=generator),
-        frames=torch.randn(clips, 1, 3, 32, 32, generator=generator),
+        audio=torch.randn(clips, 1, 32, 32, generator=generator, dtype=dtype),
+        frames=torch.randn(clips, 1, 3, 32, 32, generator=generator, dtype=dtype),
         label=torch.randint(CLASSES, (clips,), generator=generator),
         clip_id=torch.arange(clips),
         valid=torch.ones(clips, dtype=torch.bool),

@@ -17,6 +17,7 @@ from avbench.methods import METHODS, parse_methods
 from avbench.methods.base import Method
 from avbench.methods.greedy import Greedy
 from avbench.records import read_metrics, read_table
+from tests.methods.steps import batch_of
 from tests.processes import run_on_ranks
 from tests.synthetic import make_dataset
 
@@ -42,18 +43,6 @@ ALL = "audio,visual,baseline,ogm-ge:alpha=0.8,gradient-blending:super_epoch=1,gr
 def test_every_method_of_the_table_is_here() -> None:
     assert {method_of(text).name for text in CONFIGURED} == set(METHODS)
     assert {spec.method.name for spec in parse_methods([ALL])} == set(METHODS)
-
-
-def batch_of(clips: int, *, seed: int, dtype: torch.dtype) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    return Batch(
-        audio=torch.randn(clips, 1, 32, 32, generator=generator, dtype=dtype),
-        frames=torch.randn(clips, 1, 3, 32, 32, generator=generator, dtype=dtype),
-        label=torch.randint(3, (clips,), generator=generator),
-        clip_id=torch.arange(clips),
-        valid=torch.ones(clips, dtype=torch.bool),
-        global_valid=torch.tensor(clips),
-    )
 
 
 def method_of(text: str) -> Method:
