@@ -24,12 +24,13 @@ import tyro
 from rich.console import Console
 
 from avbench.arguments import comma_list
-from avbench.errors import AvbenchError, UsageError, unknown
+from avbench.errors import INTERRUPTED_STATUS, AvbenchError, Interrupted, RankLost, UsageError, unknown
 
 if TYPE_CHECKING:
     import torch
 
-    from avbench.config import TrainConfig
+    from avbench.config import TrainArgs, TrainConfig
+    from avbench.training.folder import RunFolder
 
 T = TypeVar("T")
 
@@ -162,26 +163,39 @@ def _train(argv: Sequence[str]) -> None:
     saved = _saved_config(argv, load_config)
     default = TrainArgs(saved) if saved else tyro.MISSING_NONPROP
     args = _parse(TrainArgs, argv, "avbench train", default=default)
+    if args.auto_resume and (args.resume or args.overwrite):
+        raise UsageError(f"--auto-resume and --{'resume' if args.resume else 'overwrite'} exclude each other")
     if args.resume and saved:
         check_resumed(saved, args.run)
-    _run_training(args.run, resume=args.resume, overwrite=args.overwrite)
+    _run_training(args)
 
 
-def _run_training(config: TrainConfig, *, resume: bool, overwrite: bool) -> None:
+def _run_training(args: TrainArgs) -> None:
     from avbench.dataset import Dataset
-    from avbench.distributed import process_group
+    from avbench.distributed import on_main, process_group
     from avbench.engine import pick_precision
     from avbench.loading.features import preset
     from avbench.methods import parse_methods
     from avbench.training.folder import RunFolder
-    from avbench.training.trainer import select_clips, train
+    from avbench.training.trainer import is_finished, select_clips, train
 
+    config = args.run
     specs = parse_methods(config.methods)
     device = _device()
     # What "auto" means is decided once: a run resumed on another machine computes as it began.
     precision = pick_precision(config.training.precision, device)
     config = replace(config, training=replace(config.training, precision=precision))
-    with process_group(device=device):
+    folder = RunFolder(config.out)
+    # The watchdog, which knows who hangs, is to speak before the process group, which knows not.
+    with process_group(device=device, timeout_seconds=max(1800.0, 2 * config.training.hang_seconds)) as world:
+        resume = args.resume
+        if args.auto_resume:
+            # Rank 0 looks, for all: a moment later its own config.toml is there.
+            resume = on_main(str(config.out), lambda: _is_begun(folder, config))
+            if resume and on_main(str(config.out), lambda: is_finished(folder, epochs=config.training.epochs)):
+                if world.is_main:
+                    _console().print(f"{config.out}: finished already", soft_wrap=True, markup=False)
+                return
         dataset = Dataset(config.dataset)
         train(
             dataset,
@@ -191,12 +205,22 @@ def _run_training(config: TrainConfig, *, resume: bool, overwrite: bool) -> None
             preset=preset(config.preset),
             config=config.training,
             optimizer=config.optimizer,
-            folder=RunFolder(config.out),
+            folder=folder,
             device=device,
             save_config=config.save,
             resume=resume,
-            overwrite=overwrite,
+            overwrite=args.overwrite,
         )
+
+
+def _is_begun(folder: RunFolder, config: TrainConfig) -> bool:
+    """Whether there is a run to go on with; UsageError where it is another than the one that is asked for."""
+    from avbench.config import check_resumed, load_config
+
+    if not folder.config.exists():
+        return False
+    check_resumed(load_config(folder.config), config)
+    return True
 
 
 def _evaluate(argv: Sequence[str]) -> None:
@@ -277,6 +301,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         place = f"{error.filename}: " if error.filename else ""
         print(f"avbench: {place}{error.strerror}; make room or give the right to write, then go on", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as interrupted:
+        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+            print(f"avbench: {interrupted}", file=sys.stderr)
+        sys.exit(INTERRUPTED_STATUS)
+    except RankLost as lost:
+        print(f"avbench: {lost}", file=sys.stderr, flush=True)
+        # Threads may be waiting for the rank that is gone, and so would the interpreter.
+        os._exit(1)
     except KeyboardInterrupt:
         print("avbench: interrupted", file=sys.stderr)
         sys.exit(130)

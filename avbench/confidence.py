@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,7 +99,7 @@ class ConfidenceStore:
     @property
     def name(self) -> str:
         """Begins the name of every file of this store: `audio-seed0`."""
-        return f"{self.modality}-seed{self.seed}"
+        return _name(self.modality, self.seed)
 
     def record(
         self,
@@ -160,22 +161,16 @@ class ConfidenceStore:
             rows["value"] = 0
 
     def save(self, folder: Path) -> None:
-        """Exchange, then write totals and open epoch to a folder: NAME.json and a file of rows a rank. A collective.
-
-        The manifest NAME.json is replaced last and the previous files are removed after it: whatever is killed when,
-        the folder holds one whole save. `np.fromfile(file, ROW)` reads a file.
-        Raises RunError on every rank, with the previous save intact, where one cannot write.
-        """
+        """Exchange, then write totals and open epoch to a folder, as `Frozen.write` says. A collective."""
         self.exchange()
-        token = broadcast_object(secrets.token_hex(4))
-        path = folder / f"{self.name}-{token}-rank{self.world.rank:04d}.rows"
-        problem = f"{folder}: cannot save confidences"
-        try:
-            files = gather_objects(together(problem, lambda: self._write_rows(path)))
-            together(problem, lambda: self._write_manifest(folder, files))
-        except RunError:
-            path.unlink(missing_ok=True)
-            raise
+        self._as_it_is(self._rows).write(folder)
+
+    def frozen(self) -> Frozen:
+        """A copy of what this rank holds after an exchange, to be written while recording goes on."""
+        return self._as_it_is(self._rows.copy())
+
+    def _as_it_is(self, rows: np.ndarray) -> Frozen:
+        return Frozen(self.modality, self.seed, self.clips, self.epochs, self._first, rows)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote, at any world size then and now, reading this rank's clips only. A collective.
@@ -269,37 +264,6 @@ class ConfidenceStore:
         for path in folder.glob(f".{self.name}-epoch*.partial"):  # nobody is writing now: all ranks are past it
             path.unlink()
 
-    def _write_rows(self, path: Path) -> dict[str, Any]:
-        """Write this rank's rows; its entry of the manifest."""
-        checksums = []
-        with records.atomic_path(path) as partial, partial.open("wb") as file:
-            for start in range(0, len(self._rows), _BLOCK_ROWS):
-                block = self._rows[start : start + _BLOCK_ROWS].view(np.uint8).data
-                checksums.append(xxhash.xxh3_64_hexdigest(block))
-                file.write(block)
-        return {"name": path.name, "first": self._first, "rows": len(self._rows), "checksums": checksums}
-
-    def _write_manifest(self, folder: Path, files: list[dict[str, Any]]) -> None:
-        """Rank 0 makes these files the save, and removes all others of this store."""
-        if not self.world.is_main:
-            return
-        manifest = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "modality": self.modality,
-            "seed": self.seed,
-            "clips": self.clips,
-            "epochs": self.epochs,
-            "block_rows": _BLOCK_ROWS,
-            "files": files,
-        }
-        records.write_json(folder / f"{self.name}.json", {**manifest, "checksum": _json_checksum(manifest)})
-        names = {entry["name"] for entry in files}
-        for pattern in (f"{self.name}-*.rows", f".{self.name}-*.partial", f".{self.name}.json.*.partial"):
-            for path in folder.glob(pattern):
-                if path.name not in names:
-                    path.unlink()
-
     def _read(self, folder: Path) -> tuple[np.ndarray, int]:
         manifest = self._read_manifest(folder / f"{self.name}.json")
         rows = np.empty(len(self._rows), ROW)
@@ -335,6 +299,74 @@ class ConfidenceStore:
                     f"{path}: saved with {field} {manifest[field]}, this run has {value}; resume the run it is of"
                 )
         return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A store as it was at one moment, this rank's part: what it writes, whatever the store does meanwhile.
+
+    epochs: that were committed. first: the id of the first clip of `rows`.
+    """
+
+    modality: Modality
+    seed: int
+    clips: int
+    epochs: int
+    first: int
+    rows: np.ndarray
+
+    @property
+    def name(self) -> str:
+        """The store's."""
+        return _name(self.modality, self.seed)
+
+    def write(self, folder: Path) -> None:
+        """Write totals and open epoch to a folder: NAME.json and a file of rows a rank. A collective.
+
+        The manifest NAME.json is replaced last and the previous files are removed after it: whatever is killed when,
+        the folder holds one whole save. `np.fromfile(file, ROW)` reads a file.
+        Raises RunError on every rank, with the previous save intact, where one cannot write.
+        """
+        token = broadcast_object(secrets.token_hex(4))
+        path = folder / f"{self.name}-{token}-rank{current_world().rank:04d}.rows"
+        problem = f"{folder}: cannot save confidences"
+        try:
+            files = gather_objects(together(problem, lambda: self._write_rows(path)))
+            together(problem, lambda: self._write_manifest(folder, files))
+        except RunError:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _write_rows(self, path: Path) -> dict[str, Any]:
+        """Write this rank's rows; its entry of the manifest."""
+        checksums = []
+        with records.atomic_path(path) as partial, partial.open("wb") as file:
+            for start in range(0, len(self.rows), _BLOCK_ROWS):
+                block = self.rows[start : start + _BLOCK_ROWS].view(np.uint8).data
+                checksums.append(xxhash.xxh3_64_hexdigest(block))
+                file.write(block)
+        return {"name": path.name, "first": self.first, "rows": len(self.rows), "checksums": checksums}
+
+    def _write_manifest(self, folder: Path, files: list[dict[str, Any]]) -> None:
+        """Rank 0 makes these files the save, and removes all others of this store."""
+        if not current_world().is_main:
+            return
+        manifest = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "modality": self.modality,
+            "seed": self.seed,
+            "clips": self.clips,
+            "epochs": self.epochs,
+            "block_rows": _BLOCK_ROWS,
+            "files": files,
+        }
+        records.write_json(folder / f"{self.name}.json", {**manifest, "checksum": _json_checksum(manifest)})
+        names = {entry["name"] for entry in files}
+        for pattern in (f"{self.name}-*.rows", f".{self.name}-*.partial", f".{self.name}.json.*.partial"):
+            for path in folder.glob(pattern):
+                if path.name not in names:
+                    path.unlink()
 
 
 class _Pending:
@@ -485,6 +517,10 @@ def _read_rows(path: Path, entry: dict[str, Any], start: int, out: np.ndarray, *
                 raise RunError(f"{path}: damaged (checksum of rows {first} to {first + len(block) - 1}); {hint}")
             lower, upper = max(start, first), min(stop, first + len(block))
             out[lower - start : upper - start] = block[lower - first : upper - first]
+
+
+def _name(modality: Modality, seed: int) -> str:
+    return f"{modality}-seed{seed}"
 
 
 def _json_checksum(value: object) -> str:

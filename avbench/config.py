@@ -72,6 +72,8 @@ class TrainArgs:
     """Take what is not given here from this TOML file (any run folder's config.toml)."""
     resume: bool = False
     """Go on with the run in OUT from its last checkpoint."""
+    auto_resume: bool = False
+    """Go on with the run in OUT if there is one, else start it: for jobs that are requeued or restarted."""
     overwrite: bool = False
     """Replace the run in OUT."""
 
@@ -79,7 +81,16 @@ class TrainArgs:
 # What a resumed run may change, and where its files lie; anything else would make it another run.
 _CHANGEABLE = {"dataset", "out"} | {
     f"training.{name}"
-    for name in ("epochs", "patience", "log_steps", "keep_checkpoints", "checkpoint_steps", "loader_threads")
+    for name in (
+        "epochs",
+        "patience",
+        "log_steps",
+        "keep_checkpoints",
+        "checkpoint_steps",
+        "loader_threads",
+        "hang_seconds",
+        "exchange_megabytes",
+    )
 }
 
 

@@ -8,18 +8,19 @@ rank and no process group, and every function here works all the same.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from avbench.errors import AvbenchError, RunError, UsageError
+from avbench.errors import AvbenchError, Interrupted, RankLost, RunError, UsageError
 
 T = TypeVar("T")
 
@@ -77,9 +78,31 @@ def process_group(*, device: torch.device, timeout_seconds: float = 1800.0) -> I
         world_size=world.size,
         timeout=timedelta(seconds=timeout_seconds),
     )
-    yield world
+    try:
+        yield world
+    except Interrupted:  # every rank's, at the same batch
+        dist.destroy_process_group()
+        raise
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _OF_A_LOST_RANK):
+            raise
+        first_line = str(error).strip().splitlines()[0]
+        raise RankLost(
+            f"rank {world.rank}: another rank is gone ({first_line}); what it printed says why. What was trained since "
+            f"the last checkpoint is lost; go on with --resume"
+        ) from error
     # Only at a good end: after an exception the others may be in a collective, and leaving would wait for them.
     dist.destroy_process_group()
+
+
+# What gloo and nccl say where a connection broke, each in a RuntimeError.
+_OF_A_LOST_RANK = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "remote process exited",
+    "Connection refused",
+)
 
 
 def current_world() -> World:
@@ -97,10 +120,94 @@ def ranks_on_this_node() -> int:
     return 1
 
 
+_thread = threading.local()
+
+
+def _group() -> Any | None:
+    """The process group that this thread's collectives go over; None is the one that all joined."""
+    return getattr(_thread, "group", None)
+
+
+def open_group() -> Any | None:
+    """A second process group over all ranks, on their CPUs (gloo); None where there is one rank. A collective.
+
+    For a thread of its own, or for what must not wait behind the collectives of training: those of one group must come
+    in one order on every rank, those of two need not.
+    """
+    return dist.new_group(backend="gloo") if current_world().size > 1 else None
+
+
+@contextmanager
+def over(group: Any | None) -> Iterator[None]:
+    """This thread's `together`, `on_main`, `gather_objects`, `broadcast_object` and `barrier` go over this group."""
+    before = _group()
+    _thread.group = group
+    try:
+        yield
+    finally:
+        _thread.group = before
+
+
+class Flags:
+    """Small numbers that any rank may raise and all ranks learn of at the same moment, without waiting for each other.
+
+    An exchange that one `swap` starts is ended by the next, so between the two it costs nothing but is late by one.
+    """
+
+    def __init__(self) -> None:
+        self._group = open_group()
+        self._under_way: tuple[Any, Tensor] | None = None
+
+    def swap(self, raised: Sequence[int]) -> list[int]:
+        """Start to exchange what this rank raises; returns the largest of each over all ranks as of the last swap.
+
+        raised: as many on every rank as ever; returned unchanged where there is one rank. A collective.
+        """
+        if self._group is None:
+            return list(raised)
+        agreed = self.wait() or [0] * len(raised)
+        tensor = torch.tensor(raised, dtype=torch.int64)
+        self._under_way = dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=self._group, async_op=True), tensor
+        return agreed
+
+    def wait(self) -> list[int]:
+        """End the exchange that is under way; what it said, nothing where there was none. A collective."""
+        if self._under_way is None:
+            return []
+        (work, tensor), self._under_way = self._under_way, None
+        work.wait()
+        return tensor.tolist()
+
+
+class Board:
+    """Short texts that ranks pin up for each other, in the store by which they found each other.
+
+    Not a collective: a rank that is stuck, or stopped, neither hinders the others nor is hindered. A connection of its
+    own, so it may be used in another thread than training's.
+    """
+
+    def __init__(self, *, timeout_seconds: float = 10.0) -> None:
+        self._store = dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=timedelta(seconds=timeout_seconds),
+        )
+
+    def pin(self, rank: int, text: str) -> None:
+        """Replace what the rank has pinned. Raises RuntimeError where the store does not answer."""
+        self._store.set(f"avbench/{rank}", text)
+
+    def read(self, rank: int) -> str:
+        """What the rank has pinned; empty where it never has. Raises RuntimeError where the store does not answer."""
+        key = f"avbench/{rank}"
+        return self._store.get(key).decode() if self._store.check([key]) else ""
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     if current_world().size > 1:
-        dist.barrier()
+        dist.barrier(group=_group())
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -118,7 +225,7 @@ def gather_objects(value: T) -> list[T]:
     if world.size == 1:
         return [value]
     gathered: list[T] = [value] * world.size
-    dist.all_gather_object(gathered, value)
+    dist.all_gather_object(gathered, value, group=_group())
     return gathered
 
 
@@ -127,7 +234,7 @@ def broadcast_object(value: T) -> T:
     if current_world().size == 1:
         return value
     held: list[T] = [value]
-    dist.broadcast_object_list(held, src=0)
+    dist.broadcast_object_list(held, src=0, group=_group())
     return held[0]
 
 

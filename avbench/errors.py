@@ -28,6 +28,25 @@ class RunError(AvbenchError):
     """A run folder that is missing, already there, locked, or does not fit what is asked of it."""
 
 
+class Interrupted(Exception):  # noqa: N818  nothing went wrong
+    """A training was asked to stop, and stopped where it can go on; `cli.main` exits with INTERRUPTED_STATUS.
+
+    signal: the name of what asked for it, SIGTERM say.
+    """
+
+    def __init__(self, signal: str, text: str = "") -> None:
+        super().__init__(text or f"interrupted by {signal}")
+        self.signal = signal
+
+
+class RankLost(Exception):  # noqa: N818  not the fault of whoever reads it
+    """Another rank is gone, so this one cannot go on; `cli.main` exits with status 1, and the launcher may restart."""
+
+
+INTERRUPTED_STATUS = 75
+"""EX_TEMPFAIL of sysexits.h, "try again later": what a job script turns into a requeue."""
+
+
 def unknown(kind: str, value: str, known: Iterable[str]) -> str:
     """The text for an unknown name: says what it was, the near ones, and all that there are."""
     names = sorted(known)

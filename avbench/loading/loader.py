@@ -11,7 +11,7 @@ import queue
 import threading
 import weakref
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,7 @@ class Loader:
     A clip whose bytes do not fit their checksum is replaced by a stock silent clip and picture, has `valid` False, and
     is named in `bad_clips` (clip id -> what was wrong). Bytes that fit but cannot be decoded raise DatasetError.
     Clips in `left_out` (ids; a change takes effect at the next `epoch()`) are replaced without a look at their bytes.
+    `before_batch(epoch, position)` is called before each batch is handed on; what it raises ends the epoch.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Loader:
         self.prefetch = prefetch
         self.bad_clips: dict[int, str] = {}
         self.left_out: Collection[int] = ()
+        self.before_batch: Callable[[int, int], None] = lambda _epoch, _position: None
         self._clip_ids = clip_ids if training else np.sort(clip_ids)
         self._windows = ShardWindows.of(dataset.shards[clip_ids], shards=shuffle_shards) if shuffle_shards else None
         self._pipelines: dict[Modality, FeaturePipeline] = {}
@@ -152,6 +154,7 @@ class Loader:
         try:
             for finished in worker:
                 self.bad_clips.update(finished.bad)
+                self.before_batch(epoch, finished.batch.position)
                 self._position = {"epoch": epoch, "batch": finished.batch.position + 1}
                 yield _handed_over(finished.batch)
                 if worker is not self._worker:

@@ -1,36 +1,53 @@
-"""Save a pass at one (epoch, batch), and go on from there.
+"""Save a pass at one (epoch, batch) while it goes on, and go on from there.
 
-A checkpoint is a folder: `state.pt` (every run's network, optimizer, method and place in early stopping: the same on
-every rank), `rank-0000.pt` and so on (what differs between ranks), the confidence stores, and
-`manifest.json` with a checksum of each file. It is written under another name and renamed when it is whole, so a crash
+A checkpoint is a folder: `tensors/` (torch.distributed.checkpoint: networks, optimizers, each rank's batch-norm buffers
+and random state), `state.pt` (all that is no tensor: each run's method, schedule and place in early stopping), the
+confidence stores, and `manifest.json` with a checksum of each file. Saving stops training only for a copy in memory, of
+which every rank takes its share; a thread writes it under another name and renames it when it is whole, so a crash
 while saving leaves the previous one untouched.
+
+Networks and optimizers are whole tensors under their own names, whatever the number of ranks and the engine, so any
+other number of ranks, under any engine, goes on from them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed.checkpoint as dcp
+import xxhash
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from avbench.confidence import ConfidenceStore
-from avbench.dataset import checksum
-from avbench.distributed import current_world, on_main, together
+from avbench.confidence import ConfidenceStore, Frozen
+from avbench.distributed import current_world, gather_objects, on_main, open_group, over, together
 from avbench.engine import random_state, set_random_state
 from avbench.errors import RunError
 from avbench.records import atomic_path, write_json
+from avbench.training.background import Background
 from avbench.training.run import Run
 
-VERSION = 1
+VERSION = 2
+
+# torch says so each time a single process saves or loads, which is what is meant.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a pass is: the next batch to train on, and what the run folder held by then."""
+    """Where a pass is: the next batch to train on, and what the run folder held by then.
+
+    An epoch that is trained and not yet judged has as many batches done as it has.
+    """
 
     epoch: int
     batch: int
@@ -45,38 +62,118 @@ class Position:
         return f"epoch-{self.epoch:04d}-batch-{self.batch:06d}{prepared}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Staged:
+    """A copy of all that a checkpoint holds, as this rank writes it.
+
+    tensors: this rank's share, on the CPU. skeleton: of rank 0, each run's state with names for tensors.
+    """
+
+    position: Position
+    tensors: dict[str, Tensor]
+    skeleton: dict[str, Any]
+    stores: dict[str, Frozen]
+    best: list[str]
+
+
 class Checkpoints:
-    """The checkpoints of a run folder.
+    """The checkpoints of a run folder; every rank makes one and calls it at the same time as the others. Close it.
 
     keep: how many of the newest to keep, beside the newest one made at an epoch's end. identity: what a checkpoint must
     agree with to be gone on from (dataset, runs); one of another is refused by name of what differs. clips: identifies
-    the clips that are used, which may change between epochs (quarantine) but not within one.
+    the clips that are used, which may change between epochs (quarantine) but not within one. may_publish: asked by rank
+    0 before a checkpoint takes its place, raises RunError where the run folder is no longer ours.
     """
 
-    def __init__(self, folder: Path, *, keep: int, identity: dict[str, Any], clips: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        identity: dict[str, Any],
+        clips: str,
+        may_publish: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder = folder
         self.keep = keep
         self.identity = identity
         self.clips = clips
+        self._may_publish = may_publish
+        self._group = open_group()
+        self._background = Background("avbench-checkpoint")
 
     def save(self, position: Position, *, runs: Sequence[Run], stores: Sequence[ConfidenceStore]) -> None:
-        """Write a checkpoint; every rank calls it. Raises RunError, on every rank, where the disk does not take it."""
+        """Copy what a checkpoint holds and begin to write it; training may go on. A collective.
+
+        Waits for the previous one, so one copy is in memory at a time. Raises RunError, on every rank, where that one
+        could not be written.
+        """
+        self.wait()
+        staged = self._stage(position, runs, stores)
+        self._background.do(lambda: self._write(staged))
+
+    def wait(self) -> None:
+        """Until everything is written. Raises RunError, on every rank, where something could not be."""
+        self._background.wait()
+
+    @property
+    def failed(self) -> bool:
+        """Whether something could not be written; `wait` then raises why."""
+        return self._background.failed
+
+    @property
+    def writing_seconds(self) -> float:
+        """Time spent writing so far, beside training."""
+        return self._background.worked_seconds
+
+    def close(self) -> None:
+        """End the thread that writes, once it has written what it has."""
+        self._background.close()
+
+    def _stage(self, position: Position, runs: Sequence[Run], stores: Sequence[ConfidenceStore]) -> _Staged:
         world = current_world()
-        final = self.folder / position.name
+        frozen = {}
+        for store in stores:
+            store.exchange()
+            frozen[_store_name(store)] = store.frozen()
+        shared: dict[str, Tensor] = {}
+        skeleton = {run.name: _take_tensors(run.state_dict(), f"{_SHARED}/{run.name}", shared) for run in runs}
+        own = {f"{_of_rank(world.rank)}/{name}": tensor for name, tensor in _rank_tensors(runs).items()}
+        share = {name: shared[name] for name in _share(shared, world.rank, world.size)}
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in {**share, **own}.items()}
+        best = [self.best_file(run).name for run in runs]
+        return _Staged(position, tensors, skeleton if world.is_main else {}, frozen, best)
+
+    def _write(self, staged: _Staged) -> None:
+        """Write a staged checkpoint and put it in its place; in the background, a collective of its own group."""
+        final = self.folder / staged.position.name
         partial = self.folder / f"{_PARTIAL}{final.name}"
         problem = f"cannot write {final}"
+        with over(self._group):
+            try:
+                on_main(problem, lambda: _make_anew(partial))
+                for name, store in staged.stores.items():
+                    store.write(partial / name)
+                together(problem, lambda: self._write_tensors(staged.tensors, partial / _TENSORS))
+                on_main(problem, lambda: _save(staged.skeleton, partial / "state.pt"))
+                of_ranks = gather_objects(together(problem, lambda: _checksums(partial)))
+                checksums = {name: value for of_rank in of_ranks for name, value in of_rank.items()}
+                on_main(problem, lambda: self._write_manifest(partial, staged, checksums))
+            except RunError:
+                if current_world().is_main:
+                    shutil.rmtree(partial, ignore_errors=True)  # it would keep the disk full
+                raise
+            on_main(problem, lambda: self._publish(partial, final))
+
+    def _write_tensors(self, tensors: dict[str, Tensor], path: Path) -> None:
+        writer = dcp.FileSystemWriter(path, sync_files=True)
         try:
-            on_main(problem, lambda: _make_anew(partial))
-            for store in stores:
-                store.save(partial / _store_name(store))
-            together(problem, lambda: _save_rank(partial / _rank_name(world.rank), runs))
-            on_main(problem, lambda: _save({run.name: run.state_dict() for run in runs}, partial / "state.pt"))
-            on_main(problem, lambda: self._write_manifest(partial, position, runs, world_size=world.size))
-        except RunError:
-            if world.is_main:
-                shutil.rmtree(partial, ignore_errors=True)  # it would keep the disk full
-            raise
-        on_main(problem, lambda: self._publish(partial, final, runs))
+            if self._group is None:
+                dcp.save(tensors, storage_writer=writer, no_dist=True)
+            else:
+                dcp.save(tensors, storage_writer=writer, process_group=self._group)
+        except (CheckpointException, OSError, RuntimeError) as error:
+            raise _cause(error, path) from None
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint to go on from, and what was wrong with newer ones; None where none was made yet.
@@ -109,17 +206,17 @@ class Checkpoints:
         self, path: Path, *, runs: Sequence[Run], stores: Sequence[ConfidenceStore], device: torch.device
     ) -> Position:
         """Put runs and stores where they were; returns the position to go on from."""
-        manifest = _manifest(path)
-        # To the CPU first: engines put each tensor where it belongs, and Adam's step counts stay where they were.
-        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+        problem = f"{path}: cannot be loaded"
+        manifest, skeleton, tensors = together(problem, lambda: _read(path))
+        # On the CPU still: engines put each tensor where it belongs, and Adam's step counts stay where they were.
         for run in runs:
-            run.load_state_dict(state[run.name])
-        _load_rank(path, manifest["world_size"], runs, device)
+            run.load_state_dict(_put_tensors(skeleton[run.name], tensors))
+        _load_rank(tensors, manifest["world_size"], runs, device)
         for store in stores:
             store.load(path / _store_name(store))
         bad_clips = {int(clip): reason for clip, reason in manifest["bad_clips"].items()}
         return Position(
-            manifest["epoch"], manifest["batch"], manifest["metrics_offset"], bad_clips, manifest.get("prepared", 0)
+            manifest["epoch"], manifest["batch"], manifest["metrics_offset"], bad_clips, manifest["prepared"]
         )
 
     def best_file(self, run: Run) -> Path:
@@ -127,22 +224,32 @@ class Checkpoints:
         return self.folder / "best" / f"{run.name}-epoch{run.progress.best_epoch:04d}.pt"
 
     def save_best(self, run: Run) -> None:
-        """Keep a run's network as its best so far; rank 0 writes."""
-        on_main(f"cannot write {self.best_file(run)}", lambda: self._write_best(run))
+        """Copy a run's network and begin to write it as its best so far; rank 0 writes."""
+        path = self.best_file(run)
+        network: dict[str, Tensor] = {}
+        if current_world().is_main:
+            state = run.engine.model.state_dict()
+            network = {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items()}
+        self._background.do(lambda: self._write_best(path, network))
 
-    def _write_best(self, run: Run) -> None:
-        with atomic_path(self.best_file(run)) as partial:
-            _save(run.engine.model.state_dict(), partial)
+    def _write_best(self, path: Path, network: dict[str, Tensor]) -> None:
+        def write() -> None:
+            with atomic_path(path) as partial:
+                _save(network, partial)
+
+        with over(self._group):
+            on_main(f"cannot write {path}", write)
 
     def load_best(self, run: Run, device: torch.device) -> None:
-        """Give a run the network of its best epoch."""
+        """Give a run the network of its best epoch. Waits until that is written."""
+        self.wait()
         path = self.best_file(run)
         if not path.exists():
             raise RunError(f"{path}: missing, and run {run.name} is to predict from it; train it again")
         run.engine.model.load_state_dict(torch.load(path, map_location=device, weights_only=True))
 
-    def _write_manifest(self, partial: Path, position: Position, runs: Sequence[Run], *, world_size: int) -> None:
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
+    def _write_manifest(self, partial: Path, staged: _Staged, checksums: Mapping[str, str]) -> None:
+        position = staged.position
         manifest = {
             "version": VERSION,
             "epoch": position.epoch,
@@ -150,18 +257,19 @@ class Checkpoints:
             "prepared": position.prepared,
             "metrics_offset": position.metrics_offset,
             "bad_clips": {str(clip): reason for clip, reason in position.bad_clips.items()},
-            "world_size": world_size,
+            "world_size": current_world().size,
             "identity": self.identity,
             "clips": self.clips,
-            "best": [self.best_file(run).name for run in runs],
-            "files": {str(path.relative_to(partial)): f"{checksum(path.read_bytes()):016x}" for path in files},
+            "best": staged.best,
+            "files": dict(sorted(checksums.items())),
         }
         write_json(partial / "manifest.json", manifest)
 
-    def _publish(self, partial: Path, final: Path, runs: Sequence[Run]) -> None:
+    def _publish(self, partial: Path, final: Path) -> None:
+        self._may_publish()
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        self._prune(runs)
+        self._prune()
 
     def _check_identity(self, path: Path) -> None:
         saved = _manifest(path)["identity"]
@@ -179,7 +287,7 @@ class Checkpoints:
         """Newest first."""
         return sorted((path for path in self.folder.glob("epoch-*") if path.is_dir()), reverse=True)
 
-    def _prune(self, runs: Iterable[Run]) -> None:
+    def _prune(self) -> None:
         everything = self._all()
         kept = everything[: self.keep]
         # An epoch's end can always be gone on from, also over other clips.
@@ -189,15 +297,18 @@ class Checkpoints:
         for path in set(everything) - set(kept):
             shutil.rmtree(path, ignore_errors=True)
         # A best file is needed as long as a kept checkpoint means it.
-        needed = {self.best_file(run).name for run in runs}
-        for path in kept[1:]:
-            needed |= set(_best_meant_by(path))
+        needed = {name for path in kept for name in _best_meant_by(path)}
         for file in (self.folder / "best").glob("*.pt"):
             if file.name not in needed:
                 file.unlink(missing_ok=True)
 
 
 _PARTIAL = ".partial-"
+_TENSORS = "tensors"
+# Names of tensors begin with whose they are: of all ranks alike, or of one.
+_SHARED, _OF_RANK, _RANDOM = "shared", "rank", "random"
+_TENSOR = "the tensor"  # the one key of a dictionary that stands for a tensor
+_BLOCK_BYTES = 1 << 20
 _AT_EPOCHS_END = "-batch-000000"
 
 
@@ -225,27 +336,118 @@ def _save(value: object, path: Path) -> None:
         raise OSError(cause.errno, cause.strerror, str(path)) from None
 
 
-def _save_rank(path: Path, runs: Sequence[Run]) -> None:
+def _cause(error: BaseException, path: Path) -> BaseException:
+    """What the operating system refused, where that is what an error of torch's writers comes from; else the error."""
+    seen: list[BaseException] = [error]
+    for each in seen:  # grows as it is gone through
+        if isinstance(each, OSError):
+            return OSError(each.errno, each.strerror, str(path))
+        if isinstance(each, CheckpointException):
+            seen.extend(failure for failure, _ in each.failures.values() if failure not in seen)
+        seen.extend(cause for cause in (each.__cause__, each.__context__) if cause is not None and cause not in seen)
+    return error
+
+
+def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """The value with each tensor moved to `tensors` and its name, wrapped, in its place."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {_TENSOR: name}
+    if isinstance(value, dict):
+        return {key: _take_tensors(item, f"{name}/{key}", tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        items = [_take_tensors(item, f"{name}/{number}", tensors) for number, item in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    return value
+
+
+def _put_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The reverse of `_take_tensors`."""
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return tensors[value[_TENSOR]]
+        return {key: _put_tensors(item, tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_put_tensors(item, tensors) for item in value)
+    return value
+
+
+def _share(tensors: Mapping[str, Tensor], rank: int, ranks: int) -> list[str]:
+    """Names of the tensors that a rank copies and writes, of those that all ranks have; about as many bytes each."""
+    filled = [0] * ranks
+    share = []
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].numel() * item[1].element_size(), item[0])):
+        least = filled.index(min(filled))
+        filled[least] += max(tensor.numel() * tensor.element_size(), 1)
+        if least == rank:
+            share.append(name)
+    return share
+
+
+def _rank_tensors(runs: Sequence[Run]) -> dict[str, Tensor]:
     """What differs between ranks: batch norm's statistics, torch's random state."""
     training = [run for run in runs if run.is_training]
-    buffers = {run.name: run.buffers() for run in training}
-    random = {run.name: random_state(run.engine.device) for run in training[:1]}
-    _save({"buffers": buffers, "random": random}, path)
+    tensors = {f"{run.name}/{name}": buffer for run in training for name, buffer in run.buffers().items()}
+    for run in training[:1]:
+        tensors |= {f"{_RANDOM}/{name}": state for name, state in random_state(run.engine.device).items()}
+    return tensors
 
 
-def _load_rank(path: Path, saved_world_size: int, runs: Sequence[Run], device: torch.device) -> None:
+def _load_rank(tensors: Mapping[str, Tensor], saved_world_size: int, runs: Sequence[Run], device: torch.device) -> None:
     """Each rank's own statistics and random state; where the number of ranks is another, the statistics' mean."""
     world = current_world()
     same = saved_world_size == world.size
     ranks = [world.rank] if same else range(saved_world_size)
-    saved = [torch.load(path / _rank_name(rank), map_location="cpu", weights_only=True) for rank in ranks]
     for run in runs:
         if run.is_training:
             for name, buffer in run.buffers().items():
-                buffer.copy_(torch.stack([rank["buffers"][run.name][name] for rank in saved]).mean(dim=0))
-    if same:
-        for state in saved[0]["random"].values():
-            set_random_state(state, device)
+                saved = [tensors[f"{_of_rank(rank)}/{run.name}/{name}"] for rank in ranks]
+                buffer.copy_(torch.stack(saved).mean(dim=0))
+    prefix = f"{_of_rank(world.rank)}/{_RANDOM}/"
+    random = {name.removeprefix(prefix): state for name, state in tensors.items() if name.startswith(prefix)}
+    if same and random:
+        set_random_state(random, device)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    """A checkpoint's manifest, skeleton and the tensors that this rank goes on from: all that ranks share, and its own.
+
+    Where the number of ranks is another, those of every rank.
+    """
+    manifest = _manifest(path)
+    skeleton = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    world = current_world()
+    wanted = (_SHARED, _of_rank(world.rank) if manifest["world_size"] == world.size else _OF_RANK)
+    reader = dcp.FileSystemReader(path / _TENSORS)
+    saved = reader.read_metadata().state_dict_metadata
+    tensors = {
+        name: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for name, entry in saved.items()
+        if name.startswith(wanted) and isinstance(entry, TensorStorageMetadata)
+    }
+    dcp.load(tensors, storage_reader=reader, no_dist=True)
+    return manifest, skeleton, tensors
+
+
+def _checksums(partial: Path) -> dict[str, str]:
+    """Checksums of the files that this rank wrote, by name within the checkpoint."""
+    files = (path for path in partial.rglob("*") if path.is_file())
+    return {str(file.relative_to(partial)): _checksum(file) for file in files if _writer(file) == current_world().rank}
+
+
+def _writer(file: Path) -> int:
+    """The rank that wrote a file of a checkpoint: its number is in the name where each rank writes one of its own."""
+    found = re.fullmatch(r"__(\d+)_\d+\.distcp|.*-rank(\d+)\.rows", file.name)
+    return int(found[1] or found[2]) if found else 0
+
+
+def _checksum(file: Path) -> str:
+    """xxh3 of a file's bytes, read some at a time."""
+    digest = xxhash.xxh3_64()
+    with file.open("rb") as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _best_meant_by(path: Path) -> list[str]:
@@ -257,14 +459,17 @@ def _best_meant_by(path: Path) -> list[str]:
 
 def _fault(path: Path) -> str:
     try:
-        files = _manifest(path)["files"]
+        manifest = _manifest(path)
+        version, files = manifest["version"], manifest["files"]
     except (OSError, ValueError, KeyError):
         return "its manifest is missing or broken"
+    if version != VERSION:
+        return f"it is of format version {version}, and this avbench goes on from {VERSION}"
     for name, expected in files.items():
         file = path / name
         if not file.exists():
             return f"{name} is missing"
-        if f"{checksum(file.read_bytes()):016x}" != expected:
+        if _checksum(file) != expected:
             return f"{name} is damaged (checksum)"
     return ""
 
@@ -273,5 +478,5 @@ def _store_name(store: ConfidenceStore) -> str:
     return f"confidence-{store.modality}-seed{store.seed}"
 
 
-def _rank_name(rank: int) -> str:
-    return f"rank-{rank:04d}.pt"
+def _of_rank(rank: int) -> str:
+    return f"{_OF_RANK}{rank:04d}"

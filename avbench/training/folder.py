@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 import sys
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class RunFolder:
     """Names of the files in a run folder."""
 
     path: Path
+    _held: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # what our lock says
 
     config = property(lambda self: self.path / "config.toml")
     dataset = property(lambda self: self.path / "dataset.json")
@@ -45,6 +47,8 @@ class RunFolder:
     confidence = property(lambda self: self.path / "confidence.parquet")
     predictions = property(lambda self: self.path / "predictions")
     lock = property(lambda self: self.path / "lock.json")
+    interrupted = property(lambda self: self.path / "interrupted.json")
+    finished = property(lambda self: self.path / "finished.json")
 
     def prediction_file(self, run: str, seed: int, split: str) -> Path:
         """Predictions of one run on one split."""
@@ -85,18 +89,20 @@ class RunFolder:
         """Hold the folder: one training at a time writes to it. Raises RunError where another holds it.
 
         The lock is a file made exclusively (flock fails on cluster file systems) and touched every minute. One left
-        behind by a process of this host that is gone, or not touched for ten minutes by another host, is taken over.
+        behind by a process of this host that is gone, by an earlier start of the same job (a launcher starts a job
+        again only when it has ended), or not touched for ten minutes by another host, is taken over.
         """
+        holder = {"host": socket.gethostname(), "process": os.getpid(), "job": _job(), "start": secrets.token_hex(8)}
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._set_stale_lock_aside()
-            holder = {"host": socket.gethostname(), "process": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
             with self.lock.open("x", encoding="utf-8") as file:
                 json.dump(holder, file)
         except FileExistsError:
             raise RunError(f"{self.path}: another training holds it ({self.lock}: {self._holder()})") from None
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror}); name another with --out") from None
+        self._held.update(holder)
         done = threading.Event()
         heart = threading.Thread(target=self._beat, args=(done,), daemon=True)
         heart.start()
@@ -107,6 +113,16 @@ class RunFolder:
             heart.join()
             if self._holder() == holder:
                 self.lock.unlink(missing_ok=True)
+            self._held.clear()
+
+    def check_held(self) -> None:
+        """Raises RunError where the lock that this process took is another's by now: what it writes is in the way."""
+        holder = self._holder()
+        if self._held and holder != self._held:
+            raise RunError(
+                f"{self.path}: another training has taken it over ({self.lock}: {holder}), since this one was silent "
+                f"for too long; this one stops"
+            )
 
     def _beat(self, done: threading.Event) -> None:
         while not done.wait(_BEAT_SECONDS):
@@ -123,7 +139,9 @@ class RunFolder:
         if not self.lock.exists():
             return
         holder = self._holder()
-        if holder.get("host") == socket.gethostname():
+        if holder.get("job") and holder["job"] == _job():
+            gone = not (holder.get("host") == socket.gethostname() and _is_alive(int(holder.get("process", 0))))
+        elif holder.get("host") == socket.gethostname():
             gone = not _is_alive(int(holder.get("process", 0)))
         else:
             gone = time.time() - self.lock.stat().st_mtime > _STALE_SECONDS
@@ -136,7 +154,17 @@ class RunFolder:
 
 
 def _holds_something(path: Path) -> bool:
-    return not path.is_dir() or any(path.iterdir())
+    """Whether somebody else's things are there; a lock and half-made files are those of a training that was killed."""
+    return not path.is_dir() or any(item.name != "lock.json" and item.name[0] != "." for item in path.iterdir())
+
+
+def _job() -> str:
+    """What a launcher calls the job that this process is of, the same when it starts the job again; "" without one."""
+    # torchrun calls a job "none" where it was given no name; a shell within an allocation of Slurm's is no step of it.
+    launched = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    step = os.environ.get("SLURM_STEP_ID", "")
+    of_slurm = f"{os.environ.get('SLURM_JOB_ID', '')}.{step}" if step else ""
+    return "/".join(name for name in (of_slurm, launched) if name not in ("", "none"))
 
 
 def _is_alive(process: int) -> bool:

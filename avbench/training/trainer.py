@@ -23,14 +23,13 @@ from avbench.batch import Batch, Clock, Modality
 from avbench.confidence import ConfidenceStore, export
 from avbench.dataset import Dataset, checksum
 from avbench.distributed import (
-    barrier,
     current_world,
     gather_objects,
     on_main,
     ranks_on_this_node,
 )
 from avbench.engine import OptimizerConfig, Precision, pick_precision, random_state, set_random_state
-from avbench.errors import DatasetError, RunError, UsageError, unknown
+from avbench.errors import DatasetError, Interrupted, RunError, UsageError, unknown
 from avbench.loading.features import Preset
 from avbench.loading.loader import Loader
 from avbench.methods import RunSpec
@@ -42,6 +41,7 @@ from avbench.training.folder import RunFolder, describe_environment, record_laun
 from avbench.training.monitor import Monitor
 from avbench.training.parallel import SideBySide, longest_first
 from avbench.training.predict import counted, evaluate, prepare
+from avbench.training.pulse import Pulse
 from avbench.training.replacement import Means, feature_means, is_joint
 from avbench.training.run import DIVERGED, Run, modalities_read
 from avbench.training.tables import write_predictions
@@ -70,6 +70,10 @@ class TrainerConfig:
     """Steps between records in metrics.jsonl."""
     loader_threads: int = 0
     """Decoding threads of each rank; 0: its share of the cores."""
+    hang_seconds: float = 600.0
+    """Seconds without a step after which a rank says who hangs and where, and exits."""
+    exchange_megabytes: int = 64
+    """Most that an exchange of confidences between ranks takes of each rank's memory, beside what is kept there."""
     compute_threads: int = 1
     """Torch's threads for each run on a CPU; runs go side by side on the cores there are. Sums of floats hang on it,
     so it is a number of its own, not the machine's."""
@@ -78,9 +82,21 @@ class TrainerConfig:
         for name in ("epochs", "batch_size", "checkpoint_steps", "keep_checkpoints", "log_steps", "compute_threads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
+        if self.exchange_megabytes < 1:
+            raise UsageError(f"exchange-megabytes is {self.exchange_megabytes}, expected at least 1")
+        if not 1.0 <= self.hang_seconds < math.inf:
+            raise UsageError(f"hang-seconds is {self.hang_seconds}, expected at least 1")
         for name in ("patience", "loader_threads", "order_seed"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 0")
+
+
+def is_finished(folder: RunFolder, *, epochs: int) -> bool:
+    """Whether a training of so many epochs has ended in this folder, predictions and all."""
+    try:
+        return json.loads(folder.finished.read_text("utf-8"))["epochs"] == epochs
+    except FileNotFoundError:
+        return False
 
 
 def train(
@@ -150,7 +166,9 @@ class Trainer:
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.allow_tf32 = False
         check_clips(dataset, clip_ids)
-        self.stores = _stores(specs, seeds, clips=len(dataset), folder=folder)
+        self.stores = _stores(
+            specs, seeds, clips=len(dataset), folder=folder, buffer_bytes=config.exchange_megabytes << 20
+        )
         self.runs = [
             Run(
                 spec,
@@ -167,8 +185,10 @@ class Trainer:
         ]
         self.preset, self.optimizer = preset, optimizer
         self.bad_clips: dict[int, str] = {}  # of all ranks
+        # (epoch, batches): that were trained on, that were logged, that the newest checkpoint holds.
+        self.done = self.logged = self.saved = (0, 0)
         self.loaders = {
-            split: self._loader(clip_ids[split], config.order_seed, split == "train", modalities_read(self.runs))
+            split: self._loader(split, clip_ids[split], config.order_seed, split == "train", modalities_read(self.runs))
             for split in SPLITS
         }
         asks_for_parts = any(set(run.method.parts) != {"train"} for run in self.runs)
@@ -184,37 +204,85 @@ class Trainer:
                 "files of own methods": {spec.name: spec.checksum for spec in specs if spec.checksum},
             },
             clips=_fingerprint_of(clip_ids),
+            may_publish=folder.check_held,
+        )
+        self.pulse = Pulse(
+            hang_seconds=config.hang_seconds,
+            failed=lambda: self.checkpoints.failed,
+            on_failure=self.checkpoints.wait,
         )
         self.latest: dict[str, dict[str, Any]] = {}  # per run name its newest numbers, for the display
         self.metrics: MetricsWriter | None = None  # of rank 0
         self.board: SummaryWriter | None = None
 
     def fit(self, *, resume: bool, save_config: Callable[[Path], None]) -> None:
-        """Train to the end, write predictions and confidences. A collective."""
+        """Train to the end, write predictions and confidences. A collective.
+
+        Raises Interrupted, on every rank, where a signal asked for it; what was trained is saved by then.
+        """
         with ExitStack() as stack:
+            if not resume:
+                # Before anything else is written: from here on there is a run to be resumed.
+                on_main(str(self.folder.path), lambda: self._describe_launch(save_config))
             if self.world.is_main:
                 self.metrics = stack.enter_context(closing(MetricsWriter(self.folder.metrics)))
             self.side_by_side = stack.enter_context(SideBySide(threads=self.config.compute_threads, device=self.device))
             self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
             for loader in self.loaders.values():
                 stack.callback(loader.close)
-            position = self._go_on() if resume else Position(0, 0, 0, {})
-            on_main(str(self.folder.path), lambda: self._describe_launch(save_config))
-            self.monitor = Monitor(self.device, world_size=self.world.size)
+            stack.callback(self.checkpoints.close)
+            stack.enter_context(self.pulse)
+            position = Position(0, 0, 0, {})
+            if resume:
+                position = self._go_on()
+                on_main(str(self.folder.path), lambda: self._describe_launch(save_config))
+            self.monitor = Monitor(
+                self.device,
+                world_size=self.world.size,
+                writing_seconds=lambda: self.checkpoints.writing_seconds,
+            )
             if self.world.is_main:
                 step = position.epoch * len(self.loaders["train"]) + position.batch
                 board = SummaryWriter(str(self.folder.tensorboard), purge_step=step if resume else None)
                 self.board = stack.enter_context(board)
-            for epoch in range(position.epoch, self.config.epochs):
-                if not any(run.is_training for run in self.runs):
-                    break
-                first_batch = position.batch if epoch == position.epoch else 0
-                if first_batch == 0:
-                    self._prepare_epoch(epoch, prepared=position.prepared if epoch == position.epoch else 0)
-                self._train_epoch(epoch, first_batch=first_batch)
-                self._judge_epoch(epoch)
-                self._save(epoch + 1, 0)
-            self._finish()
+            try:
+                self._train(position)
+                self._finish()
+            except Interrupted as interrupted:
+                raise self._interrupted(interrupted) from None
+
+    def _train(self, position: Position) -> None:
+        for epoch in range(position.epoch, self.config.epochs):
+            if not any(run.is_training for run in self.runs):
+                break
+            first_batch = position.batch if epoch == position.epoch else 0
+            self.done = self.logged = self.saved = (epoch, first_batch)
+            if first_batch == 0:
+                self._prepare_epoch(epoch, prepared=position.prepared if epoch == position.epoch else 0)
+            self._train_epoch(epoch, first_batch=first_batch)
+            self._judge_epoch(epoch)
+            self._save(epoch + 1, 0)
+
+    def _interrupted(self, interrupted: Interrupted) -> Interrupted:
+        """Save what was trained since the last checkpoint, and say where it goes on. A collective.
+
+        Estimates and predictions are not gone on from within: those under way are made again.
+        """
+        epoch, done = self.done
+        if self.done != self.logged:
+            self._log_steps(epoch, done)
+        if self.done != self.saved:
+            self._save(epoch, done)
+        self.pulse.at("writing the last checkpoint")
+        self.checkpoints.wait()
+        text = (
+            f"interrupted by {interrupted.signal} in epoch {epoch} after {done} of {len(self.loaders['train'])} "
+            f"batches; nothing is lost, go on with `avbench train --out {self.folder.path} --resume`"
+        )
+        self._write({"kind": "event", "text": f"interrupted by {interrupted.signal}", "epoch": epoch, "batch": done})
+        marker = {"signal": interrupted.signal, "epoch": epoch, "batch": done}
+        on_main(str(self.folder.path), lambda: write_json(self.folder.interrupted, marker))
+        return Interrupted(interrupted.signal, text)
 
     def _prepare_epoch(self, epoch: int, *, prepared: int) -> None:
         """Let each method do what it wants done before an epoch; what took passes over data is saved at once.
@@ -224,9 +292,11 @@ class Trainer:
         for run in self._training():
             view = self._view(run, Clock(epoch, run.progress.step, self.config.epochs))
             before = random_state(self.device)
-            with closing(view):
-                run.method.before_epoch(view)
-            set_random_state(before, self.device)
+            try:
+                with closing(view):
+                    run.method.before_epoch(view)
+            finally:
+                set_random_state(before, self.device)
             if view.passes:
                 numbers = {"before_epoch_seconds": view.seconds, "passes": view.passes, "clips": int(view.clips)}
                 self._write({"kind": "performance", **_key(run), "epoch": epoch, "batch": 0, **numbers})
@@ -264,6 +334,7 @@ class Trainer:
         for batch in self.monitor.watch(loader.epoch(epoch, first_batch=first_batch)):
             self._train_batch(batch, epoch)
             done = batch.position + 1
+            self.done = (epoch, done)
             is_due = done % self.config.checkpoint_steps == 0 and done < len(loader)
             # A checkpoint holds no half interval, so one ends with it.
             if is_due or done % self.config.log_steps == 0 or done == len(loader):
@@ -275,15 +346,19 @@ class Trainer:
         return len(loader)
 
     def _train_batch(self, batch: Batch, epoch: int) -> None:
-        ready = counted(prepare(batch, self.dtype))
+        prepared = prepare(batch, self.dtype)
+        with self.monitor.waiting_for_others():
+            ready = counted(prepared)
         if ready is None:
             return
         epochs = self.config.epochs
         total_steps = epochs * len(self.loaders["train"])
-        self.side_by_side.each(
-            longest_first(self._training()),
-            lambda run: run.train_step(ready, epoch=epoch, epochs=epochs, total_steps=total_steps),
-        )
+
+        def step(run: Run) -> None:
+            self.pulse.at(f"epoch {epoch}, batch {batch.position} of train, {run.name}")
+            run.train_step(ready, epoch=epoch, epochs=epochs, total_steps=total_steps)
+
+        self.side_by_side.each(longest_first(self._training()), step)
 
     def _take_tallies(self) -> dict[str, dict[str, float]]:
         """Each training run's means since last asked, its sums added to its open epoch; says so when one diverges."""
@@ -304,6 +379,7 @@ class Trainer:
         return totals
 
     def _log_steps(self, epoch: int, done: int) -> None:
+        self.logged = (epoch, done)
         taken = self._take_tallies()
         speed = self.monitor.report()
         step = epoch * len(self.loaders["train"]) + done
@@ -322,11 +398,20 @@ class Trainer:
         runs = self._training()
         training = {run.name: _means(run.progress.open_epoch) for run in runs}
         clock = Clock(epoch, runs[0].progress.step if runs else 0, self.config.epochs)
+        before = [{name: buffer.clone() for name, buffer in run.buffers().items()} for run in runs]
         for run in runs:
             run.engine.average_buffers()
-        validation = self._evaluate("val", runs, clock)
-        # Test clips are looked at for their confidence only: no number of theirs is shown or chosen by.
-        self._evaluate("test", [run for run in self._training() if run.store is not None], clock)
+        try:
+            validation = self._evaluate("val", runs, clock)
+            # Test clips are looked at for their confidence only: no number of theirs is shown or chosen by.
+            self._evaluate("test", [run for run in self._training() if run.store is not None], clock)
+        except Interrupted:
+            # They are averaged again when the epoch is judged after all, to the same bits.
+            for run, buffers in zip(runs, before, strict=True):
+                for name, buffer in run.buffers().items():
+                    buffer.copy_(buffers[name])
+            raise
+        self.pulse.at(f"epoch {epoch}: confidences to their ranks, and to the history")
         for run in self._training():
             run.progress.open_epoch = [0.0, 0.0, 0.0]
             if run.store is not None:
@@ -351,7 +436,9 @@ class Trainer:
     def _save(self, epoch: int, batch: int, *, prepared: int = 0) -> None:
         self._collect_bad_clips()
         offset = self.metrics.offset() if self.metrics is not None else 0
-        position = Position(epoch, batch, offset, self.bad_clips, prepared)
+        position = Position(epoch, batch, offset, dict(self.bad_clips), prepared)
+        self.saved = (epoch, batch)
+        self.pulse.at(f"copying checkpoint {position.name}")
         self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
 
     def _go_on(self) -> Position:
@@ -384,6 +471,9 @@ class Trainer:
 
     def _finish(self) -> None:
         """Write what the analysis reads: confidences, and predictions of each run's best epoch."""
+        self.done = self.logged = self.saved
+        self.checkpoints.wait()
+        self.pulse.at("writing confidence.parquet")
         if self.stores:
             missed = export(self.folder.confidence, stores=list(self.stores.values()), dataset=self.dataset)
             for store, clips in missed.items():
@@ -411,16 +501,19 @@ class Trainer:
                     side_by_side=self.side_by_side,
                 )
         self._write({"kind": "event", "text": "finished"})
-        barrier()
+        on_main(str(self.folder.path), lambda: write_json(self.folder.finished, {"epochs": self.config.epochs}))
 
     def _feature_means(self, runs: Sequence[Run]) -> dict[str, Means]:
         """What replaces a modality's features: their mean over train, as evaluation sees it."""
         if not runs:
             return {}
-        with closing(self._loader(self.clip_ids["train"], 0, False, modalities_read(runs))) as loader:
+        modalities = modalities_read(runs)
+        with closing(self._loader("train, for means", self.clip_ids["train"], 0, False, modalities)) as loader:
             return feature_means(loader, runs, dtype=self.dtype, side_by_side=self.side_by_side)
 
     def _describe_launch(self, save_config: Callable[[Path], None]) -> None:
+        self.folder.interrupted.unlink(missing_ok=True)
+        self.folder.finished.unlink(missing_ok=True)
         save_config(self.folder.config)
         write_json(self.folder.dataset, self.dataset.summary())
         write_json(self.folder.runs, {run.spec.name: run.describe() for run in self.runs})
@@ -439,7 +532,10 @@ class Trainer:
     def _training(self) -> list[Run]:
         return [run for run in self.runs if run.is_training]
 
-    def _loader(self, clip_ids: np.ndarray, seed: int, training: bool, modalities: tuple[Modality, ...]) -> Loader:
+    def _loader(
+        self, name: str, clip_ids: np.ndarray, seed: int, training: bool, modalities: tuple[Modality, ...]
+    ) -> Loader:
+        """A loader of these clips, whose every batch is a beat. name: of the clips, said where a rank hangs."""
         cores = len(os.sched_getaffinity(0))
         loader = Loader(
             self.dataset,
@@ -454,6 +550,7 @@ class Trainer:
             threads=self.config.loader_threads or max(1, cores // ranks_on_this_node()),
         )
         loader.left_out = self.bad_clips
+        loader.before_batch = lambda epoch, batch: self.pulse.beat(f"epoch {epoch}, batch {batch} of {name}")
         return loader
 
     def _write(self, record: dict[str, Any]) -> None:
@@ -506,7 +603,7 @@ def check_clips(dataset: Dataset, clip_ids: dict[str, np.ndarray]) -> None:
 
 
 def _stores(
-    specs: Sequence[RunSpec], seeds: Sequence[int], *, clips: int, folder: RunFolder
+    specs: Sequence[RunSpec], seeds: Sequence[int], *, clips: int, folder: RunFolder, buffer_bytes: int
 ) -> dict[tuple[str, int], ConfidenceStore]:
     """A store for each unimodal run. Raises UsageError where two runs would feed one."""
     feeding: dict[str, str] = {}
@@ -520,7 +617,9 @@ def _stores(
         if modality is not None:
             feeding[modality] = spec.name
     return {
-        (spec.name, seed): ConfidenceStore(clips, modality=spec.method.confidence_of, seed=seed, history=folder.history)
+        (spec.name, seed): ConfidenceStore(
+            clips, modality=spec.method.confidence_of, seed=seed, history=folder.history, buffer_bytes=buffer_bytes
+        )
         for seed in seeds
         for spec in specs
         if spec.method.confidence_of is not None

@@ -57,7 +57,7 @@ def parts_of_train(dataset: Dataset, clip_ids: np.ndarray) -> dict[Part, np.ndar
 class View:
     """One run before one epoch; methods.base.RunView says what each member is for. Close it afterwards.
 
-    loader: makes a loader of clips, given (clip_ids, seed, training, modalities). passes: how many were made.
+    loader: makes a loader of clips, given (name, clip_ids, seed, training, modalities). passes: how many were made.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class View:
         clock: Clock,
         *,
         parts: Mapping[Part, np.ndarray],
-        loader: Callable[[np.ndarray, int, bool, tuple[Modality, ...]], Loader],
+        loader: Callable[[str, np.ndarray, int, bool, tuple[Modality, ...]], Loader],
         order_seed: int,
         optimizer: OptimizerConfig,
         steps_per_epoch: int,
@@ -135,5 +135,6 @@ class View:
             # Another stream than training's for every part: a method that knew the order to come would not be probing.
             seed = checksum(f"{part} {self._order_seed}".encode()) >> 1
             modalities = tuple(self._run.method.modalities)
-            self._loaders[part, training] = self._make_loader(self._parts[part], seed, training, modalities)
+            name = f"{self._run.name}, {part} part"
+            self._loaders[part, training] = self._make_loader(name, self._parts[part], seed, training, modalities)
         return self._loaders[part, training]

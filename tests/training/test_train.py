@@ -314,24 +314,6 @@ def test_a_second_training_in_the_same_folder_is_refused(
     main(list(resume))  # its holder is gone
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_said(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = train(dataset, tmp_path / "run", "--epochs", "2", "--methods", "audio")
-    expected = results(run)
-    state = run / "checkpoints/epoch-0002-batch-000000/state.pt"
-    content = bytearray(state.read_bytes())
-    content[len(content) // 2] ^= 1
-    state.write_bytes(content)
-    capsys.readouterr()
-    main(["train", "--out", str(run), "--resume"])
-    log = capsys.readouterr().err
-    assert "state.pt is damaged" in log
-    assert "resumed from epoch-0001-batch-000000" in log
-    for name, table in results(run).items():
-        assert table.equals(expected[name]), name
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -1,0 +1,186 @@
+"""What do a second rank, a checkpoint and an interruption cost a training?
+
+    python benchmarks/ranks.py DATASET [--preset tiny] [--methods audio,visual,baseline] [--json FILE]
+
+Ranks: the same training (`avbench train`, one epoch, one global batch) by one rank on one core and by two ranks on two
+cores, each rank with one thread, turn and turn about; clips a second, from the training's own records, first interval
+left out.
+Checkpoints: one rank with `--checkpoint-steps K`, alone on one core and with the machine's other cores free; seconds a
+step while a checkpoint is being written beside it, and while none is; the copy that training waits for counts as a step
+in which one is being written. Two cores are needed, or the writing takes training's own.
+Resuming: from the start of `avbench train --resume` of a training that was killed with SIGKILL to its first record of a
+new step, interpreter and imports included.
+
+Answers: benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from avbench.records import read_metrics
+
+PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120")
+# What is aimed at: clips a second of two ranks over one's; a step while saving over a usual one; seconds.
+AIMS = {"ranks": 1.7, "checkpoint": 1.1, "resume": 10.0}
+
+
+@dataclass(frozen=True)
+class Config:
+    """What to measure. rounds: repetitions of each. checkpoint_steps: steps from one checkpoint to the next."""
+
+    dataset: tyro.conf.Positional[Path]
+    preset: str = "tiny"
+    methods: str = "audio,visual,baseline"
+    batch_size: int = 32
+    epochs: int = 2
+    rounds: int = 3
+    checkpoint_steps: int = 8
+    json: Path | None = None
+
+
+def main(config: Config) -> None:
+    """Measure, print a table, write JSON."""
+    cores = sorted(os.sched_getaffinity(0))
+    results: dict[str, Any] = {"ranks": [], "checkpoint": [], "resume": []}
+    for _ in track(range(config.rounds), "rounds"):
+        with tempfile.TemporaryDirectory() as folder:
+            one = clips_a_second(config, Path(folder, "one"), cores=cores[:1], ranks=1)
+            two = clips_a_second(config, Path(folder, "two"), cores=cores[:2], ranks=2)
+            results["ranks"].append({"one": one, "two": two, "ratio": two / one})
+        with tempfile.TemporaryDirectory() as folder:
+            results["checkpoint"].append(step_seconds(config, Path(folder, "run")))
+        with tempfile.TemporaryDirectory() as folder:
+            results["resume"].append({"seconds": resume_seconds(config, Path(folder, "run"))})
+    Console().print(table_of(results))
+    if config.json:
+        config.json.write_text(json.dumps({**about(config), "results": results}, indent=1), encoding="utf-8")
+
+
+def command(config: Config, out: Path, *, ranks: int = 1, flags: Sequence[str] = ()) -> list[str]:
+    """A training, log after each step."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    words = ["train", str(config.dataset), "--out", str(out), "--preset", config.preset, "--methods", config.methods]
+    words += ["--batch-size", str(config.batch_size), "--epochs", str(config.epochs), "--log-steps", "1"]
+    words += ["--loader-threads", "1", "--patience", "0", *flags]
+    return [sys.executable, *launcher, "-m", "avbench", *words]
+
+
+def environment() -> dict[str, str]:
+    """One thread a rank."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def clips_a_second(config: Config, out: Path, *, cores: Sequence[int], ranks: int) -> float:
+    """Of the second half of a training's intervals, in all."""
+    pinned = ["taskset", "--cpu-list", ",".join(map(str, cores))]
+    never = ["--checkpoint-steps", "1000000", "--epochs", "1"]
+    done = subprocess.run(
+        [*pinned, *command(config, out, ranks=ranks, flags=never)], env=environment(), capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    records = read_metrics(out / "metrics.jsonl", kinds=["performance"])
+    rates = [record["clips_per_second"] for record in records if "clips_per_second" in record]
+    return statistics.harmonic_mean(rates[len(rates) // 2 :])
+
+
+def step_seconds(config: Config, out: Path) -> dict[str, Any]:
+    """Median seconds a step while a checkpoint is being written and while none is; how many steps of each."""
+    flags = ["--checkpoint-steps", str(config.checkpoint_steps)]
+    done = subprocess.run(command(config, out, flags=flags), env=environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    records = read_metrics(out / "metrics.jsonl", kinds=["performance"])
+    records = [record for record in records if record["batch"] > 1]  # DALI's pipelines are built in the first
+    saving = [record["step_seconds"] for record in records if record["checkpoint_writing_share"] > 0.5]
+    usual = [record["step_seconds"] for record in records if record["checkpoint_writing_share"] == 0.0]
+    if not saving or not usual:
+        raise SystemExit("no step fell wholly into the writing of a checkpoint, or all did: change --checkpoint-steps")
+    found = {"saving": statistics.median(saving), "usual": statistics.median(usual)}
+    return {**found, "ratio": found["saving"] / found["usual"], "steps": {"saving": len(saving), "usual": len(usual)}}
+
+
+def resume_seconds(config: Config, out: Path) -> float:
+    """From the start of the command to the first new step in the log."""
+    flags = ["--checkpoint-steps", "2"]
+    process = subprocess.Popen(command(config, out, flags=flags), env=environment(), stderr=subprocess.DEVNULL)
+    while not list(out.glob("checkpoints/epoch-*-batch-*")):
+        if process.poll() is not None:
+            raise SystemExit("the training ended before it had made a checkpoint")
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    begun = time.perf_counter()
+    resumed = subprocess.Popen(
+        [sys.executable, "-m", "avbench", "train", "--out", str(out), "--resume"],
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+    )
+    launches = 2
+    before = None
+    while True:
+        # The log is cut back to the checkpoint first; then it grows.
+        launched = (out / "environment.json").exists() and (
+            len(json.loads((out / "environment.json").read_text())["launches"]) == launches
+        )
+        steps = len(read_metrics(out / "metrics.jsonl", kinds=["step"])) if launched else 0
+        before = steps if launched and before is None else before
+        if before is not None and steps > before:
+            break
+        if resumed.poll() is not None:
+            raise SystemExit("the resumed training ended before its first step was seen: use more clips")
+        time.sleep(0.02)
+    seconds = time.perf_counter() - begun
+    resumed.kill()
+    resumed.wait()
+    shutil.rmtree(out)
+    return seconds
+
+
+def table_of(results: dict[str, list[dict[str, Any]]]) -> Table:
+    """Medians over rounds, with the range."""
+    table = Table("question", "median", "range", "aim")
+    for name, key, text, form, sign in (
+        ("ranks", "ratio", "clips/s of two ranks over one's", "{:.2f}", "≥"),
+        ("checkpoint", "ratio", "step while a checkpoint is written over a usual one", "{:.2f}", "≤"),
+        ("resume", "seconds", "start of --resume to the first step, s", "{:.1f}", "≤"),
+    ):
+        values = [row[key] for row in results[name]]
+        shown = [form.format(value) for value in (statistics.median(values), min(values), max(values))]
+        table.add_row(text, shown[0], f"{shown[1]} to {shown[2]}", f"{sign} {AIMS[name]:g}")
+    return table
+
+
+def about(config: Config) -> dict[str, Any]:
+    """The machine, versions, configuration."""
+    return {
+        "config": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg(),
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
