@@ -263,7 +263,7 @@ class Checkpoints:
             "best": staged.best,
             "files": dict(sorted(checksums.items())),
         }
-        write_json(partial / "manifest.json", manifest)
+        write_json(partial / "manifest.json", {**manifest, "checksum": _json_checksum(manifest)})
 
     def _publish(self, partial: Path, final: Path) -> None:
         self._may_publish()
@@ -450,6 +450,10 @@ def _checksum(file: Path) -> str:
     return digest.hexdigest()
 
 
+def _json_checksum(value: object) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
+
+
 def _best_meant_by(path: Path) -> list[str]:
     try:
         return _manifest(path)["best"]
@@ -460,11 +464,13 @@ def _best_meant_by(path: Path) -> list[str]:
 def _fault(path: Path) -> str:
     try:
         manifest = _manifest(path)
-        version, files = manifest["version"], manifest["files"]
+        version, files, checksum = manifest["version"], manifest["files"], manifest.pop("checksum", "")
     except (OSError, ValueError, KeyError):
         return "its manifest is missing or broken"
     if version != VERSION:
         return f"it is of format version {version}, and this avbench goes on from {VERSION}"
+    if checksum != _json_checksum(manifest):
+        return "its manifest is damaged (checksum)"
     for name, expected in files.items():
         file = path / name
         if not file.exists():

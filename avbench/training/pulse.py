@@ -136,7 +136,7 @@ class Pulse:
         board: Board | None = None
         pause = min(5.0, self._hang_seconds / 8)
         last, still = self._place, 0
-        while not self._left.wait(pause):
+        while True:
             # Pauses are counted, not seconds: a process that was stopped and goes on, or a laptop that slept, is well.
             place = self._place
             still = still + 1 if place is last else 0
@@ -150,6 +150,8 @@ class Pulse:
             except (RuntimeError, OSError) as error:
                 if hangs:
                     self._give_up(f"rank 0, which keeps what ranks pin up, does not answer ({_first_line(error)})")
+            if self._left.wait(pause):
+                return
 
     def _pinned(self, place: Place) -> Pinned:
         stack = tuple(_stack(self._thread_id))

@@ -57,7 +57,15 @@ def flip_a_byte(path: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-1])
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def another_batch(manifest: Path) -> None:
+    """Still JSON, and still sensible, so that only a checksum tells."""
+    text = manifest.read_text()
+    assert '"batch": 0' in text
+    manifest.write_text(text.replace('"batch": 0', '"batch": 1'))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +77,7 @@ def cut(path: Path) -> None:
         ("state.pt", flip_a_byte, "state.pt is damaged (checksum)"),
         ("confidence-audio-seed0/audio-seed0.json", Path.unlink, "audio-seed0.json is missing"),
         ("manifest.json", cut, "its manifest is missing or broken"),
+        ("manifest.json", another_batch, "its manifest is damaged (checksum)"),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over_for_the_previous_one_and_said(

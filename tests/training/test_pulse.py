@@ -53,11 +53,12 @@ def test_a_rank_that_no_longer_pins_is_stopped_or_gone() -> None:
 
 
 def beat_until_one_hangs(how: str) -> None:
-    with Pulse(hang_seconds=3.0, failed=lambda: False, on_failure=lambda: None) as pulse:
+    with Pulse(hang_seconds=8.0, failed=lambda: False, on_failure=lambda: None) as pulse:
         for batch in range(4):
             pulse.beat(f"epoch 0, batch {batch} of train")
             if batch == 2 and current_world().rank == 1:
                 if how == "stops":
+                    time.sleep(1.5)  # so that it has been heard of
                     os.kill(os.getpid(), signal.SIGSTOP)
                 time.sleep(600)
             sum_over_ranks(torch.ones(1))
@@ -70,7 +71,7 @@ def test_a_rank_that_hangs_is_named_with_where_and_not_waited_for(how: str, word
     with pytest.raises(RanksFailed) as failed:
         run_on_ranks(2, beat_until_one_hangs, how, timeout_seconds=60)
     assert failed.value.causes[0] == f"exited with status {HANGS_STATUS}"
-    said = [line for line in str(failed.value).splitlines() if "no progress for 3 s" in line]
+    said = [line for line in str(failed.value).splitlines() if "no progress for 8 s" in line]
     assert said and "rank 1 (" in said[0] and words in said[0] and "beat_until_one_hangs" in said[0]
 
 
@@ -117,7 +118,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("data") / "dataset", clips={"train": 20, "val": 9, "test": 9})
 
 
-METHODS = "audio,visual,baseline,gradient-blending:super_epoch=1"
+METHODS = "audio,baseline,gradient-blending:super_epoch=1"
 
 
 @pytest.fixture(scope="module")
