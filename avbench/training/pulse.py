@@ -33,29 +33,51 @@ HANGS_STATUS = 70
 
 
 class Signals:
-    """Remembers which signal asked this process to stop, while the context lasts; a second Ctrl-C stops at once."""
+    """Remembers which signal asked this process to stop, while the context lasts; a second Ctrl-C stops it at once."""
 
     def __init__(self) -> None:
         self.asked = 0
-        self._asked_at = 0.0
         self._before: dict[int, Any] = {}
+        self._wakeup_before = -1
 
     def __enter__(self) -> Signals:
         # Python takes handlers in its main thread only; elsewhere the program around us decides.
         if threading.current_thread() is threading.main_thread():
+            # A handler runs when the main thread is back in Python, which one that hangs never is; so a thread counts.
+            self._read_end, self._write_end = socket.socketpair()
+            self._write_end.setblocking(False)
+            threading.Thread(target=self._count, args=(self._read_end,), name="avbench-signals", daemon=True).start()
+            self._wakeup_before = signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
             self._before = {number: signal.signal(number, self._take) for number in _ASKED_TO_STOP}
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup_before)
+            self._write_end.close()
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        again = self.asked == signal.SIGINT and time.monotonic() - self._asked_at > _ONE_CTRL_C_SECONDS
-        if number == signal.SIGINT and again:
-            raise KeyboardInterrupt
-        if not self.asked:
-            self.asked, self._asked_at = number, time.monotonic()
+        self.asked = self.asked or number
+
+    def _count(self, read_end: socket.socket) -> None:
+        """Take in the numbers of signals as they come, until the context ends."""
+        first_at = None
+        with read_end:
+            while number := read_end.recv(1):
+                if number[0] != signal.SIGINT:
+                    continue
+                if first_at is not None and time.monotonic() - first_at > _ONE_CTRL_C_SECONDS:
+                    _stop_now()
+                first_at = first_at or time.monotonic()
+
+
+def _stop_now() -> None:
+    cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a live display hides it
+    text = "avbench: stopped at once; what was trained since the last checkpoint is lost, go on with --resume"
+    print(f"{cursor}\n{text}", file=sys.stderr, flush=True)
+    os._exit(130)
 
 
 @dataclass(frozen=True, slots=True)
