@@ -167,7 +167,7 @@ class Trainer:
             torch.backends.cudnn.allow_tf32 = False
         check_clips(dataset, clip_ids)
         self.stores = _stores(
-            specs, seeds, clips=len(dataset), folder=folder, buffer_bytes=config.exchange_megabytes << 20
+            specs, seeds, dataset=dataset, folder=folder, buffer_bytes=config.exchange_megabytes << 20
         )
         self.runs = [
             Run(
@@ -603,7 +603,7 @@ def check_clips(dataset: Dataset, clip_ids: dict[str, np.ndarray]) -> None:
 
 
 def _stores(
-    specs: Sequence[RunSpec], seeds: Sequence[int], *, clips: int, folder: RunFolder, buffer_bytes: int
+    specs: Sequence[RunSpec], seeds: Sequence[int], *, dataset: Dataset, folder: RunFolder, buffer_bytes: int
 ) -> dict[tuple[str, int], ConfidenceStore]:
     """A store for each unimodal run. Raises UsageError where two runs would feed one."""
     feeding: dict[str, str] = {}
@@ -618,7 +618,12 @@ def _stores(
             feeding[modality] = spec.name
     return {
         (spec.name, seed): ConfidenceStore(
-            clips, modality=spec.method.confidence_of, seed=seed, history=folder.history, buffer_bytes=buffer_bytes
+            len(dataset),
+            modality=spec.method.confidence_of,
+            seed=seed,
+            history=folder.history,
+            buffer_bytes=buffer_bytes,
+            key_of=dataset.key,
         )
         for seed in seeds
         for spec in specs
