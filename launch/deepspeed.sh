@@ -19,13 +19,12 @@ if [[ ${HOSTFILE-} && ! -f $HOSTFILE ]]; then
     exit 2
 fi
 
-ranks=${RANKS:-$(python -c 'import torch; print(torch.cuda.device_count() or 1)')}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 rm -f "$run/interrupted.json" # so that it speaks of this start
 # Given no hostfile, the launcher would look for /job/hostfile. avbench has no --local_rank: it reads LOCAL_RANK.
-deepspeed --hostfile="${HOSTFILE:-none}" ${HOSTFILE:+--force_multi} \
-    --num_accelerators="$ranks" --master_port="${PORT:-29500}" \
+deepspeed --hostfile="${HOSTFILE:-none}" ${HOSTFILE:+--force_multi} ${RANKS:+--num_accelerators="$RANKS"} \
+    --master_port="${PORT:-29500}" \
     --no_local_rank --module avbench train "$dataset" --out "$run" --auto-resume \
     --engine deepspeed --deepspeed-config "$(dirname "$0")/zero${ZERO:-1}.json" "$@" &
 launcher=$!
