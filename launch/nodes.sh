@@ -47,9 +47,18 @@ torchrun --nnodes="$nodes" --nproc-per-node="$ranks" --max-restarts="${RESTARTS:
     --rdzv-backend=c10d --rdzv-endpoint="$first:$port" --rdzv-id=avbench --rdzv-conf="is_host=$is_first" \
     --local-addr="$address" -m avbench train "$dataset" --out "$run" --auto-resume "$@" &
 torchrun=$!
-# torchrun passes these on to its ranks, and they stop together with those of the other machines. Ctrl-C reaches it without us.
+# torchrun passes these on to the ranks here, which stop together with all others. Ctrl-C reaches it without us.
 trap 'kill -TERM "$torchrun"' TERM USR1
 trap : INT
+# Where the signal came on another machine, torchrun takes the stop of its ranks for a crash, and would wait here for
+# the one that has left.
+{
+    until [[ -e $run/interrupted.json ]]; do sleep 5; done
+    sleep 10
+    kill -TERM "$torchrun"
+} &>/dev/null &
+watch=$!
+trap 'kill "$watch" 2>/dev/null || true' EXIT
 
 # A signal ends `wait` early, so wait until there is nothing to wait for; the last one gives the status.
 while kill -0 "$torchrun" 2>/dev/null; do wait "$torchrun" || true; done

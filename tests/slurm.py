@@ -5,8 +5,8 @@
     job.signal_tasks(signal.SIGUSR1)     # as at the end of --signal's time
     assert job.wait() == 0 and job.is_requeued
 
-It keeps what a job script can notice: the script runs from a copy elsewhere, with the variables of its #SBATCH lines and
-of sbatch's options; srun starts a process a task with SLURM_PROCID and its kin, passes SIGUSR1 on, ends the step at
+It keeps what a job script can notice: the script runs from a copy elsewhere, with the variables of its #SBATCH lines
+and of sbatch's options; srun starts a process a task with SLURM_PROCID and its kin, passes SIGUSR1 on, ends the step at
 SIGTERM, ends all tasks when one fails under --kill-on-bad-exit, and ends with the highest status of a task.
 """
 
@@ -48,7 +48,7 @@ signal.signal(signal.SIGUSR1, forward)
 for rank in range(len(hosts) * each):
     variables = {
         "SLURM_STEP_ID": "0", "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank % each),
-        "SLURM_NODEID": str(rank // each), "SLURM_NTASKS": str(len(hosts) * each), "SLURMD_NODENAME": hosts[rank // each],
+        "SLURM_NODEID": str(rank // each), "SLURM_NTASKS": str(len(hosts) * each),
     }
     # slurmstepd starts tasks with no signal blocked or ignored, each as a group of its own.
     tasks.append(subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True))
