@@ -90,7 +90,7 @@ def current_world() -> World:
 
 
 def ranks_on_this_node() -> int:
-    """How many ranks share the cores that this one may use: by torchrun's variables, deepspeed's or SLURM's, else one."""
+    """How many ranks share the cores that this one may use, as torchrun, deepspeed or Slurm says; else one."""
     bound = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if bound.isdigit() and len(os.sched_getaffinity(0)) <= int(bound):
         return 1  # srun has bound cores to this task: they are its own

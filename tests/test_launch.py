@@ -184,7 +184,8 @@ def test_a_slurm_job_that_cannot_be_requeued_says_that_it_was_interrupted(
 def test_srun_is_asked_for_what_the_ranks_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told = 'echo "$SLURM_PROCID of $SLURM_NTASKS, $MASTER_ADDR:$MASTER_PORT, $OMP_NUM_THREADS thread" >>told'
-    cluster, python = Cluster(tmp_path / "slurm", hosts=2), stub(tmp_path / "python", f"{told}; sleep 0.5; exit 1")
+    both = "until (($(wc -l <told) % 2 == 0)); do sleep 0.05; done"  # or srun ends one before it has told
+    cluster, python = Cluster(tmp_path / "slurm", hosts=2), stub(tmp_path / "python", f"{told}; {both}; exit 1")
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setenv("RESTARTS", "1")
     words = ("a dataset", "a run", "--methods", "audio,o=ogm-ge:noise=false")
