@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,18 +88,34 @@ def wait_for_batch(run: Path, *, epoch: int, batch: int, is_running: Callable[[]
     raise AssertionError(f"the run never came to batch {batch} of epoch {epoch}")
 
 
-def ranks_of(run: Path) -> list[int]:
-    """Processes that train into a run folder, by their command lines; launchers and shells are none of them."""
-    found = []
+def commands() -> dict[int, list[str]]:
+    """The words of every process's command."""
+    found = {}
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().decode().split("\0")
-        except OSError:
-            continue
-        # python [-u] -m avbench train ...; torchrun's and deepspeed's own lines have the same words further on.
-        if words[1:3] == ["-m", "avbench"] or words[1:4] == ["-u", "-m", "avbench"]:
-            found += [int(entry.name)] if str(run) in words else []
-    return sorted(found)
+        with suppress(OSError):
+            found[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    return found
+
+
+def ranks_of(run: Path) -> list[int]:
+    """Processes that train into a run folder, by their commands; launchers and shells are none of them."""
+    # python [-u] -m avbench train ...; torchrun's and deepspeed's own commands have the same words further on.
+    starts = (["-m", "avbench"], ["-u", "-m", "avbench"])
+    return [
+        process
+        for process, words in sorted(commands().items())
+        if str(run) in words and any(words[1 : 1 + len(start)] == start for start in starts)
+    ]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_lives_on(tmp_path: Path) -> Iterator[None]:
+    """Also after a failure, when ranks, which have sessions of their own, would train on."""
+    yield
+    for process, words in commands().items():
+        if any(str(tmp_path) in word for word in words):
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
