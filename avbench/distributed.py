@@ -113,8 +113,11 @@ def current_world() -> World:
 
 
 def ranks_on_this_node() -> int:
-    """How many ranks share this machine's cores: torchrun's LOCAL_WORLD_SIZE or SLURM's, else one."""
-    for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"):
+    """How many ranks share the cores that this one may use, as torchrun, deepspeed or Slurm says; else one."""
+    bound = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if bound.isdigit() and len(os.sched_getaffinity(0)) <= int(bound):
+        return 1  # srun has bound cores to this task: they are its own
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
         if os.environ.get(name, "").isdigit():
             return max(int(os.environ[name]), 1)
     return 1

@@ -17,6 +17,7 @@ from avbench.distributed import (
     current_world,
     gather_objects,
     process_group,
+    ranks_on_this_node,
     sum_over_ranks,
     world_from_environment,
 )
@@ -25,6 +26,7 @@ from avbench.errors import UsageError
 VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_ID"),
+    *("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE", "SLURM_CPUS_PER_TASK"),
 )
 ADDRESS = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}
 PAIR = np.dtype([("clip", "<u4"), ("confidence", "<f4"), ("position", "<u4")])
@@ -92,6 +94,23 @@ def test_contradicting_variables_are_refused(environment, variables, message):
     environment(**variables)
     with pytest.raises(UsageError, match=message):
         world_from_environment()
+
+
+@pytest.mark.parametrize(
+    ("variables", "ranks"),
+    [
+        ({}, 1),
+        ({"LOCAL_WORLD_SIZE": "4"}, 4),  # torchrun
+        ({"LOCAL_SIZE": "4"}, 4),  # deepspeed
+        ({"SLURM_NTASKS_PER_NODE": "4"}, 4),
+        ({"SLURM_NTASKS_PER_NODE": "4", "SLURM_CPUS_PER_TASK": "1"}, 4),  # this process may use more: nothing is bound
+        ({"SLURM_NTASKS_PER_NODE": "4", "SLURM_CPUS_PER_TASK": "2"}, 1),
+    ],
+)
+def test_ranks_that_share_cores_are_counted(environment, monkeypatch, variables, ranks):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    environment(**variables)
+    assert ranks_on_this_node() == ranks
 
 
 def _collectives():
