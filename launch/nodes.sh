@@ -44,7 +44,7 @@ export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
 rm -f "$run/interrupted.json" # so that it speaks of this start
 torchrun --nnodes="$nodes" --nproc-per-node="$ranks" --max-restarts="${RESTARTS:-3}" \
-    --rdzv-backend=c10d --rdzv-endpoint="$first:$port" --rdzv-id=avbench --rdzv-conf="is_host=$is_first" \
+    --rdzv-backend=c10d --rdzv-endpoint="$first:$port" --rdzv-id="avbench-$first-$port" --rdzv-conf="is_host=$is_first" \
     --local-addr="$address" -m avbench train "$dataset" --out "$run" --auto-resume "$@" &
 torchrun=$!
 # torchrun passes these on to the ranks here, which stop together with all others. Ctrl-C reaches it without us.

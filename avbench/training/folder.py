@@ -25,8 +25,9 @@ from avbench.records import write_json
 
 _PACKAGES = ("avbench", "torch", "torchaudio", "torchvision", "nvidia-dali-cuda120", "numpy", "pyarrow", "deepspeed")
 # A writer touches its lock while it works; one of another host that is older than this has lost its process.
-_BEAT_SECONDS = 60.0
+_BEAT_SECONDS = 15.0
 _STALE_SECONDS = 600.0
+_SAME_JOB_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder: one training at a time writes to it. Raises RunError where another holds it.
 
-        The lock is a file made exclusively (flock fails on cluster file systems) and touched every minute. One left
-        behind by a process of this host that is gone, by an earlier start of the same job (a launcher starts a job
-        again only when it has ended), or not touched for ten minutes by another host, is taken over.
+        The lock is a file made exclusively (flock fails on cluster file systems) and touched again and again. One left
+        behind by a process of this host that is gone, or not touched for ten minutes by another host, is taken over;
+        and for 90 s, where it is an earlier start of the same job: rank 0 may be on another host than it was.
         """
         holder = {"host": socket.gethostname(), "process": os.getpid(), "job": _job(), "start": secrets.token_hex(8)}
         try:
@@ -99,7 +100,7 @@ class RunFolder:
             with self.lock.open("x", encoding="utf-8") as file:
                 json.dump(holder, file)
         except FileExistsError:
-            raise RunError(f"{self.path}: another training holds it ({self.lock}: {self._holder()})") from None
+            raise RunError(f"{self.path}: another training holds it ({self._described_lock()})") from None
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror}); name another with --out") from None
         self._held.update(holder)
@@ -135,14 +136,22 @@ class RunFolder:
         except (OSError, ValueError):
             return {}
 
+    def _described_lock(self) -> str:
+        holder = self._holder()
+        text = f"{self.lock}: process {holder.get('process')} on {holder.get('host')}"
+        if holder.get("host") == socket.gethostname():
+            return text
+        return f"{text}; if that one is dead, wait ten minutes or remove the file"
+
     def _set_stale_lock_aside(self) -> None:
         if not self.lock.exists():
             return
         holder = self._holder()
-        if holder.get("job") and holder["job"] == _job():
-            gone = not (holder.get("host") == socket.gethostname() and _is_alive(int(holder.get("process", 0))))
-        elif holder.get("host") == socket.gethostname():
+        if holder.get("host") == socket.gethostname():
             gone = not _is_alive(int(holder.get("process", 0)))
+        elif holder.get("job") and holder["job"] == _job():
+            # A launcher starts a job again only when all its ranks have ended; but people give two jobs one name.
+            gone = not self._is_touched_within(_SAME_JOB_SECONDS)
         else:
             gone = time.time() - self.lock.stat().st_mtime > _STALE_SECONDS
         if gone:
@@ -151,6 +160,17 @@ class RunFolder:
             with suppress(FileNotFoundError):
                 self.lock.rename(aside)
                 aside.unlink()
+
+    def _is_touched_within(self, seconds: float) -> bool:
+        """Whether somebody still beats; waits for that long to see it, as cluster file systems show it late."""
+        before = self.lock.stat().st_mtime
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, seconds / 10))
+            with suppress(FileNotFoundError):
+                if self.lock.stat().st_mtime != before:
+                    return True
+        return False
 
 
 def _holds_something(path: Path) -> bool:
@@ -162,9 +182,8 @@ def _job() -> str:
     """What a launcher calls the job that this process is of, the same when it starts the job again; "" without one."""
     # torchrun calls a job "none" where it was given no name; a shell within an allocation of Slurm's is no step of it.
     launched = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    step = os.environ.get("SLURM_STEP_ID", "")
-    of_slurm = f"{os.environ.get('SLURM_JOB_ID', '')}.{step}" if step else ""
-    return "/".join(name for name in (of_slurm, launched) if name not in ("", "none"))
+    slurm = os.environ.get("SLURM_JOB_ID", "") if "SLURM_STEP_ID" in os.environ else ""
+    return "/".join(name for name in (slurm, launched) if name not in ("", "none"))
 
 
 def _is_alive(process: int) -> bool:
