@@ -1,20 +1,22 @@
 """ConfidenceStore: what one unimodal network thought of every clip, epoch by epoch, spread over ranks.
 
-    record() after each batch      kept where the batch was, 12 bytes a clip
+    record() after each batch      kept where the batch was, 8 bytes a clip
     exchange()                     sent to the rank that owns the clip
     commit(epoch)                  written to the history, then folded into the totals
     save(), load(), export()       checkpoint at any world size; the table of confidence.parquet
 
-Rank r of W owns the clips floor(r N / W) to floor((r + 1) N / W), so memory is O(N / W): 32 bytes a clip owned. Nothing
-is ever summed over clips or ranks, and a clip's epochs are added up in their order, so the totals are the same bit for
-bit at any world size.
+Rank r of W owns the clips floor(r N / W) to floor((r + 1) N / W), so memory is O(N / W): 32 bytes a clip owned; 8 a
+clip recorded here since the last exchange, which every save makes, and 8 a call of record (together some 8 N / W at the
+end of an epoch without any); and the buffers of an exchange, which are bounded. Nothing is ever summed over clips or
+ranks, and a clip's epochs are added up in their order, so the totals are the same bit for bit at any world size.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,10 +46,13 @@ ROW = np.dtype(
         ("correct_epochs", "<u2"),
     ]
 )
-# What travels to the owner.
-PENDING = np.dtype([("clip", "<u4"), ("value", "<u4"), ("position", "<u4")])
+# Of a recorded value, waiting to be sent: clip id and value (see _pack). Positions are kept once a call of record.
+PENDING_BYTES = 8
+# What travels to the owner: columns of clip id, value and batch position, uint32 [3, n].
+_COLUMNS = 3
 
-# Most that a pending value takes of a round of the exchange, all copies and temporary indices included.
+# Most that an exchange takes for each value of the block it sends: the value in the order of clips, cut into pieces,
+# the pieces in one (12 bytes each), and two values that arrive (24). Finding the order and keeping them take less.
 _BYTES_IN_FLIGHT = 64
 _LAST_POSITION = 2**32 - 1
 _CORRECT = np.uint32(1 << 31)
@@ -67,7 +72,9 @@ class ConfidenceStore:
 
     clips: N, the length of the dataset. history: folder for the epochs' Parquet parts; None keeps no history.
     buffer_bytes: bound of what an exchange needs beside what is stored.
-    `epochs`: number of committed epochs, so also the number of the open one.
+    key_of: the key of a clip id, for messages (`dataset.key`); None names clips by id.
+    `epochs`: number of committed epochs, so also the number of the open one. `block_values`: how many recorded values a
+    rank sends in one round of an exchange, at most.
 
     Every rank makes its own in the joined process group and calls `exchange`, `commit`, `save`, `load` and `export` at
     the same time as the others (they are collectives); `record` and `discard` are local.
@@ -81,6 +88,7 @@ class ConfidenceStore:
         seed: int,
         history: Path | None = None,
         buffer_bytes: int = 64 << 20,
+        key_of: Callable[[int], str] | None = None,
     ) -> None:
         if not 0 < clips <= 2**32:
             raise ValueError(f"a store holds 1 to 2**32 clips, not {clips}")
@@ -90,10 +98,11 @@ class ConfidenceStore:
         self.history = history
         self.epochs = 0
         self.world = current_world()
+        self._key_of = key_of
         self._first, self._stop = owned_range(self.world.rank, self.world.size, clips=clips)
+        self.block_values = max(1, buffer_bytes // _BYTES_IN_FLIGHT)
+        self._pending = _Pending(self.block_values)
         self._rows = np.zeros(self._stop - self._first, ROW)
-        # One block is what this rank sends in one round. Each of W ranks may send all of its block to one owner.
-        self._pending = _Pending(max(1, buffer_bytes // (_BYTES_IN_FLIGHT * self.world.size)))
 
     @property
     def name(self) -> str:
@@ -128,13 +137,16 @@ class ConfidenceStore:
         self._pending.append(ids, _pack(values, right), position)
 
     def exchange(self) -> None:
-        """Send what was recorded to its owners, in rounds of bounded size. A collective."""
+        """Send what was recorded to its owners, in rounds of bounded size. A collective.
+
+        Worth calling now and then in a long epoch without saves: it gives back what was recorded, 8 bytes a clip.
+        """
         blocks = self._pending.take()
-        rounds = max(gather_objects(len(blocks)))
+        count = max(gather_objects(len(blocks)))
         blocks.reverse()  # popped from the end, first recorded first: memory is given back as the exchange goes on
-        for _ in range(rounds):
-            block = blocks.pop() if blocks else np.empty(0, PENDING)
-            self._receive(all_to_all(self._by_owner(block)))
+        for _ in range(count):
+            # Not under a name: a block is given back before what it became is sent.
+            self._send(_first_of_each_clip(*(blocks.pop() if blocks else _Block(0)).columns()))
 
     def commit(self, epoch: int) -> None:
         """End the open epoch: exchange, write its history, then fold it into the totals. A collective.
@@ -180,12 +192,19 @@ class ConfidenceStore:
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote, at any world size then and now, reading this rank's clips only. A collective.
 
-        Parts of the history that are newer than the save are removed: their epochs will be recorded again.
-        Raises RunError on every rank, with this store unchanged, where a file is missing, of another size or damaged,
-        or was saved for another modality, seed or number of clips.
+        Rows are read a block at a time into the store's own: there is no second copy of them. Parts of the history that
+        are newer than the save are removed: their epochs will be recorded again.
+        Raises RunError on every rank, with this store empty as a new one, where a file is missing, of another size or
+        damaged, or was saved for another modality, seed or number of clips.
         """
-        self._rows, self.epochs = together(f"{folder}: cannot load confidences", lambda: self._read(folder))
-        self._pending.take()
+        try:
+            self.epochs = together(f"{folder}: cannot load confidences", lambda: self._read(folder))
+        except RunError:
+            self.epochs = 0
+            self._rows.view(np.uint8).fill(0)
+            raise
+        finally:
+            self._pending.take()
         if (history := self.history) is not None:
             problem = f"{history}: cannot remove newer epochs"
             together(problem, lambda: self._remove_stale(history, self.epochs, ranks=0))
@@ -199,38 +218,47 @@ class ConfidenceStore:
     def _refuse_what_is_no_probability(self, ids: np.ndarray, confidence: np.ndarray) -> None:
         bad = np.flatnonzero(~((confidence >= 0) & (confidence <= 1)))  # NaN compares false
         if len(bad):
-            shown = ", ".join(f"clip {ids[row]}: {confidence[row]}" for row in bad[:3])
+            shown = ", ".join(f"{self._describe(int(ids[row]))}: {confidence[row]}" for row in bad[:3])
             more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
             raise RunError(
                 f"{self.modality} network, seed {self.seed}: confidence is not in [0, 1] ({shown}{more}); "
                 f"it has diverged: lower its learning rate"
             )
 
-    def _by_owner(self, block: np.ndarray) -> list[np.ndarray]:
-        """A block cut into what goes to each rank, by clip id, values of one clip in the order of recording."""
-        # Sorting numbers that hold the place too is stable, ten times faster than a stable argsort, and lets the owner
-        # go through its rows from one end to the other.
-        place = np.arange(len(block), dtype=np.uint64)
-        keys = np.sort(block["clip"].astype(np.uint64) << np.uint64(32) | place)
-        ordered = np.take(block, (keys & np.uint64(2**32 - 1)).astype(np.intp))
-        starts = [owned_range(rank, self.world.size, clips=self.clips)[0] for rank in range(1, self.world.size)]
-        return np.split(ordered, np.searchsorted(keys, np.array(starts, np.uint64) << np.uint64(32)))
+    def _describe(self, clip: int) -> str:
+        return f"clip {clip}" if self._key_of is None else f"clip {clip} ({self._key_of(clip)})"
 
-    def _receive(self, pieces: list[np.ndarray]) -> None:
-        """Keep of each clip the value that comes first in global order, of those held and those sent by each rank."""
-        rank = np.repeat(np.arange(len(pieces), dtype=np.uint64), [len(piece) for piece in pieces])
-        received = np.concatenate(pieces)
-        # 24 bits for the rank: 0 < precedence <= 2**56. In a rank, what was recorded first arrives first.
-        precedence = np.uint64(1 << 56) - (received["position"].astype(np.uint64) << np.uint64(24) | rank)
-        row = received["clip"].astype(np.intp) - self._first
-        held = self._rows["precedence"]
-        earlier = precedence > held[row]
-        if not earlier.all():
-            row, precedence, received = row[earlier], precedence[earlier], np.compress(earlier, received)
-        np.maximum.at(held, row, precedence)
-        # Reversed: of a clip twice in one slice, the last assignment stays, which is the first that was recorded.
-        first = np.flatnonzero(held[row] == precedence)[::-1]
-        self._rows["value"][row[first]] = received["value"][first]
+    def _send(self, ordered: np.ndarray) -> None:
+        """Send columns by clip id to the owners and keep what arrives, in as many rounds as the fullest owner needs.
+
+        In a shuffled epoch an owner gets about as much as it sends, and one round is enough whatever the world size.
+        Where the ranks go through the clips in order, all may send to one owner.
+        """
+        starts = [owned_range(rank, self.world.size, clips=self.clips)[0] for rank in range(1, self.world.size)]
+        cuts = np.array([0, *np.searchsorted(ordered[0], np.array(starts, np.uint32)), ordered.shape[1]])
+        counts = np.diff(cuts)
+        arriving = int(np.concatenate(all_to_all(list(counts[:, None]))).sum())
+        rounds = -(-max(gather_objects(arriving)) // (2 * self.block_values))
+        for number in range(rounds):
+            lower, upper = (cuts[:-1] + counts * part // rounds for part in (number, number + 1))
+            pieces = [ordered[:, start:stop].ravel() for start, stop in zip(lower, upper, strict=True)]
+            for rank, piece in enumerate(all_to_all(pieces)):
+                self._keep(piece.reshape(_COLUMNS, -1), rank)
+
+    def _keep(self, columns: np.ndarray, rank: int) -> None:
+        """Of each clip that a rank sent, once, and the value held of it, keep the first in global order."""
+        held, values = self._rows["precedence"], self._rows["value"]
+        at_once = -(-self.block_values // 16)  # some 45 bytes each while they last: 3 of _BYTES_IN_FLIGHT
+        for start in range(0, columns.shape[1], at_once):
+            clip, value, position = columns[:, start : start + at_once]
+            row = clip.astype(np.intp) - self._first
+            # 24 bits for the rank: 0 < precedence <= 2**56. What a rank recorded first also arrives first, so it stays.
+            precedence = np.uint64(1 << 56) - (position.astype(np.uint64) << np.uint64(24) | np.uint64(rank))
+            earlier = precedence > held[row]
+            if not earlier.all():
+                row, precedence, value = row[earlier], precedence[earlier], value[earlier]
+            held[row] = precedence
+            values[row] = value
 
     def _chunks(self) -> Iterator[np.ndarray]:
         """Views of the rows, some at a time, in order of clip id."""
@@ -300,17 +328,17 @@ class ConfidenceStore:
                 if path.name not in names:
                     path.unlink()
 
-    def _read(self, folder: Path) -> tuple[np.ndarray, int]:
+    def _read(self, folder: Path) -> int:
+        """Fill the rows from a save; its number of committed epochs."""
         manifest = self._read_manifest(folder / f"{self.name}.json")
-        rows = np.empty(len(self._rows), ROW)
         for entry in manifest["files"]:
             start, stop = max(self._first, entry["first"]), min(self._stop, entry["first"] + entry["rows"])
             if start < stop:
-                wanted = rows[start - self._first : stop - self._first]
+                wanted = self._rows[start - self._first : stop - self._first]
                 _read_rows(
                     folder / entry["name"], entry, start - entry["first"], wanted, block_rows=manifest["block_rows"]
                 )
-        return rows, manifest["epochs"]
+        return manifest["epochs"]
 
     def _read_manifest(self, path: Path) -> dict[str, Any]:
         try:
@@ -337,34 +365,77 @@ class ConfidenceStore:
         return manifest
 
 
+class _Block:
+    """Recorded values, up to a fixed number, so that growing copies nothing."""
+
+    def __init__(self, capacity: int) -> None:
+        self._clips_and_values = np.empty((2, capacity), np.uint32)
+        # Runs of values of one batch position, and how many. 8 bytes a run, where a column would take 4 a value.
+        self._positions, self._counts = array("I"), array("I")
+        self._filled = 0
+
+    def append(self, clip_id: np.ndarray, value: np.ndarray, position: int) -> int:
+        """Take the first values, as many as there is room for; how many that are."""
+        count = min(len(clip_id), self._clips_and_values.shape[1] - self._filled)
+        if count:
+            free = self._clips_and_values[:, self._filled : self._filled + count]
+            free[0] = clip_id[:count]
+            free[1] = value[:count]
+            self._positions.append(position)
+            self._counts.append(count)
+            self._filled += count
+        return count
+
+    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Clip id, value and batch position of each, in the order of recording."""
+        clip, value = self._clips_and_values[:, : self._filled]
+        positions, counts = (np.array(numbers, np.uint32) for numbers in (self._positions, self._counts))
+        return clip, value, np.repeat(positions, counts)
+
+
 class _Pending:
-    """What was recorded and not sent yet, in blocks of fixed capacity, so that growing copies nothing."""
+    """What was recorded and not sent yet, in blocks."""
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._blocks: list[np.ndarray] = []
-        self._filled = 0  # of the last block
+        self._blocks: list[_Block] = []
 
     def append(self, clip_id: np.ndarray, value: np.ndarray, position: int) -> None:
-        start = 0
+        """Keep values of one batch position."""
+        start = self._blocks[-1].append(clip_id, value, position) if self._blocks else 0
         while start < len(clip_id):
-            if not self._blocks or self._filled == self._capacity:
-                self._blocks.append(np.empty(self._capacity, PENDING))
-                self._filled = 0
-            count = min(len(clip_id) - start, self._capacity - self._filled)
-            block = self._blocks[-1][self._filled : self._filled + count]
-            block["clip"] = clip_id[start : start + count]
-            block["value"] = value[start : start + count]
-            block["position"] = position
-            self._filled += count
-            start += count
+            self._blocks.append(_Block(self._capacity))
+            start += self._blocks[-1].append(clip_id[start:], value[start:], position)
 
-    def take(self) -> list[np.ndarray]:
+    def take(self) -> list[_Block]:
         """All blocks, in the order of recording; none is left here."""
         blocks, self._blocks = self._blocks, []
-        if blocks:
-            blocks[-1] = blocks[-1][: self._filled]
         return blocks
+
+
+def _first_of_each_clip(clip: np.ndarray, value: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Columns by clip id, so that owners follow each other and each goes through its rows from one end to the other.
+
+    Of a clip that is there twice, the value of the lower position, then the one that was recorded first.
+    """
+    # Sorting numbers that hold the place too is stable and ten times faster than a stable argsort.
+    keys = clip.astype(np.uint64) << np.uint64(32)
+    keys |= np.arange(len(clip), dtype=np.uint32)
+    keys.sort()
+    keys &= np.uint64(2**32 - 1)
+    ordered = _taken((clip, value, position), keys.view(np.intp))
+    again = ordered[0, 1:] == ordered[0, :-1]
+    if not again.any():
+        return ordered
+    ordered = _taken((clip, value, position), np.lexsort((position, clip)))
+    return ordered[:, np.concatenate([[True], ~again])]
+
+
+def _taken(columns: Sequence[np.ndarray], order: np.ndarray) -> np.ndarray:
+    taken = np.empty((len(columns), len(order)), np.uint32)
+    for column, values in zip(taken, columns, strict=True):
+        np.take(values, order, out=column, mode="clip")  # the default mode would take them into a buffer first
+    return taken
 
 
 def export(path: Path, *, stores: Sequence[ConfidenceStore], dataset: Dataset) -> dict[str, int]:
