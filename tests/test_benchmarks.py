@@ -62,3 +62,32 @@ def test_the_methods_benchmark_times_one_pass_and_separate_runs(tmp_path):
     assert "all seven in one pass" in output
     (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
     assert len(result["alone"]) == 7 and result["decoding"]["cpu_seconds"] > 0
+
+
+def test_the_stores_benchmark_measures_two_ranks_and_extrapolates(tmp_path):
+    output = run(
+        "store.py", "--clips", 1000, 5000, "--rounds", 1, "--target-clips", 10_000, "--target-ranks", 4, 1000,
+        "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert "peak, MB a rank" in output and "1,000 ranks" in output
+    written = json.loads((tmp_path / "out.json").read_text())
+    for result, clips in zip(written["results"], (1000, 5000), strict=True):
+        assert result["clips"] == clips and len(result["of_ranks"]) == 2
+        assert all(result["wall_seconds"].values()) and all(result["cpu_seconds"].values())
+        assert result["saved_bytes"] > 32 * clips and result["history_bytes"] > 4 * clips
+        # Half of what a rank recorded is its own; 12 bytes a value, and who sends how much.
+        assert 0.8 < result["sent_bytes"] / (12 * clips / 4) < 1.2
+        assert 0 < result["peak_bytes"] < 32 * clips / 2 + 200e6
+    at_four, at_thousand = written["forecasts"]
+    between = [result["cpu_seconds"]["exchange"] for result in written["results"]]  # of 500 and 2,500 clips a rank
+    assert at_four["exchange_seconds"]["processor"] == pytest.approx(between[1])
+    assert at_thousand["exchange_seconds"]["processor"] == pytest.approx(between[0])
+    assert at_thousand["exchange_seconds"]["rounds"] == pytest.approx(250 * at_four["exchange_seconds"]["rounds"])
+    assert at_four["saved_bytes"] == pytest.approx(2 * written["results"][1]["saved_bytes"])
+
+
+def test_the_stores_benchmark_refuses_what_memory_cannot_hold():
+    command = [sys.executable, str(BENCHMARKS / "store.py"), "--clips", str(10**12)]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("1,000,000,000,000 clips need 40000.") and refused.stderr.count("\n") == 1
