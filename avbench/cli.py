@@ -191,6 +191,7 @@ def _run_training(config: TrainConfig, *, resume: bool, overwrite: bool) -> None
             preset=preset(config.preset),
             config=config.training,
             optimizer=config.optimizer,
+            engine=config.engine,
             folder=RunFolder(config.out),
             device=device,
             save_config=config.save,

@@ -70,7 +70,8 @@ class Checkpoints:
             for store in stores:
                 store.save(partial / _store_name(store))
             together(problem, lambda: _save_rank(partial / _rank_name(world.rank), runs))
-            on_main(problem, lambda: _save({run.name: run.state_dict() for run in runs}, partial / "state.pt"))
+            states = {run.name: run.state_dict() for run in runs}  # under ZeRO it is gathered from all ranks
+            on_main(problem, lambda: _save(states, partial / "state.pt"))
             on_main(problem, lambda: self._write_manifest(partial, position, runs, world_size=world.size))
         except RunError:
             if world.is_main:

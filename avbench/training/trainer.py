@@ -29,7 +29,7 @@ from avbench.distributed import (
     on_main,
     ranks_on_this_node,
 )
-from avbench.engine import OptimizerConfig, Precision, pick_precision, random_state, set_random_state
+from avbench.engine import EngineConfig, OptimizerConfig, Precision, pick_precision, random_state, set_random_state
 from avbench.errors import DatasetError, RunError, UsageError, unknown
 from avbench.loading.features import Preset
 from avbench.loading.loader import Loader
@@ -92,6 +92,7 @@ def train(
     preset: Preset,
     config: TrainerConfig,
     optimizer: OptimizerConfig,
+    engine: EngineConfig,
     folder: RunFolder,
     device: torch.device,
     save_config: Callable[[Path], None],
@@ -113,6 +114,7 @@ def train(
         preset=preset,
         config=config,
         optimizer=optimizer,
+        engine=engine,
         folder=folder,
         device=device,
     )
@@ -139,6 +141,7 @@ class Trainer:
         preset: Preset,
         config: TrainerConfig,
         optimizer: OptimizerConfig,
+        engine: EngineConfig,
         folder: RunFolder,
         device: torch.device,
     ) -> None:
@@ -157,6 +160,7 @@ class Trainer:
                 seed=seed,
                 classes=len(dataset.classes),
                 optimizer=optimizer,
+                engine=engine,
                 device=device,
                 dtype=self.dtype,
                 batch_norm=config.batch_norm,
