@@ -62,3 +62,16 @@ def test_the_methods_benchmark_times_one_pass_and_separate_runs(tmp_path):
     assert "all seven in one pass" in output
     (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
     assert len(result["alone"]) == 7 and result["decoding"]["cpu_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_the_engines_benchmark_times_modulation_under_each(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [BENCHMARKS / "engines.py", "--preset", "tiny", "--batch-size", "2", "--rounds", "2"]
+    command += ["--json", tmp_path / "out.json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["ranks"] == 2
+    assert {row["engine"] for row in written["results"]} == {"ddp", "zero0", "zero1", "zero2"}
+    assert len(written["results"]) == 12 and all(row["seconds"] > 0 for row in written["results"])

@@ -335,6 +335,8 @@ def _deepspeed(device: torch.device) -> ModuleType:
 
     if device.type == "cpu":
         vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    # It would clone the group: one more communicator, which knows nothing of the timeout that avbench has set.
+    deepspeed.utils.groups._WORLD_GROUP = dist.group.WORLD
     deepspeed.utils.logger.setLevel(logging.WARNING)
     if _is_worth_saying not in deepspeed.utils.logger.filters:
         deepspeed.utils.logger.addFilter(_is_worth_saying)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from avbench.distributed import current_world
@@ -285,6 +286,7 @@ def test_what_two_ranks_saved_goes_on_under_every_engine_and_number_of_ranks(tmp
 
 def train_alone() -> None:
     engine = engine_of(EngineConfig(engine="deepspeed"))
+    assert len(dist.distributed_c10d._world.pg_map) == 1
     reference = take_steps(alone(), [6], range(3))
     same_state(take_steps(engine, [6], range(3)), reference)
 
