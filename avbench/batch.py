@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -38,8 +39,8 @@ class Batch:
     def __len__(self) -> int:
         return len(self.label)
 
-    def select(self, rows: Tensor) -> Batch:
-        """The batch with only these rows (bool mask [B] or int64 indices); `global_valid` is kept."""
+    def select(self, rows: Tensor | slice) -> Batch:
+        """The batch with only these rows (bool mask [B], int64 indices, or a slice); `global_valid` is kept."""
         return replace(
             self,
             audio=None if self.audio is None else self.audio[rows],
@@ -61,6 +62,21 @@ class Outputs:
     logits: Tensor
     unimodal_logits: dict[str, Tensor] = field(default_factory=dict)
     extras: dict[str, Tensor] = field(default_factory=dict)
+
+    @staticmethod
+    def joined(parts: Sequence[Outputs]) -> Outputs:
+        """The outputs for a batch from those for its parts, clip by clip in their order, without their graphs."""
+
+        def join(tensors: Iterable[Tensor]) -> Tensor:
+            return torch.cat([tensor.detach() for tensor in tensors])
+
+        return Outputs(
+            logits=join(part.logits for part in parts),
+            unimodal_logits={
+                name: join(part.unimodal_logits[name] for part in parts) for name in parts[0].unimodal_logits
+            },
+            extras={name: join(part.extras[name] for part in parts) for name in parts[0].extras},
+        )
 
 
 @dataclass(frozen=True, slots=True)

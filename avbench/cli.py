@@ -205,6 +205,7 @@ def _run_training(args: TrainArgs) -> None:
             preset=preset(config.preset),
             config=config.training,
             optimizer=config.optimizer,
+            engine=config.engine,
             folder=folder,
             device=device,
             save_config=config.save,

@@ -13,7 +13,7 @@ import tomli_w
 import tyro
 
 from avbench.arguments import comma_list
-from avbench.engine import OptimizerConfig
+from avbench.engine import EngineConfig, OptimizerConfig
 from avbench.errors import UsageError, unknown
 from avbench.loading.features import PRESETS
 from avbench.records import write_text
@@ -44,6 +44,7 @@ class TrainConfig:
     """Use this share of the training clips, for a cheap trial; validation and test stay whole."""
     training: tyro.conf.OmitArgPrefixes[TrainerConfig] = field(default_factory=TrainerConfig)
     optimizer: tyro.conf.OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
+    engine: tyro.conf.OmitArgPrefixes[EngineConfig] = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
@@ -79,7 +80,7 @@ class TrainArgs:
 
 
 # What a resumed run may change, and where its files lie; anything else would make it another run.
-_CHANGEABLE = {"dataset", "out"} | {
+_CHANGEABLE = {"dataset", "out", "engine.engine", "engine.deepspeed_config"} | {
     f"training.{name}"
     for name in (
         "epochs",

@@ -1,4 +1,4 @@
-"""Rank, world size, reductions and all-to-all. With engine.py the only importer of torch.distributed.
+"""Rank, world size, reductions and all-to-all. With engine/ the only importer of torch.distributed.
 
 Started by torchrun, the variables are RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; started by srun,
 SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID with MASTER_ADDR and MASTER_PORT set by the job script. Alone, there is one

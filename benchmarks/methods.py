@@ -42,7 +42,7 @@ from rich.table import Table
 
 from avbench.batch import MODALITIES, Batch, Clock
 from avbench.dataset import Dataset
-from avbench.engine import Engine, OptimizerConfig, pick_precision
+from avbench.engine import Engine, EngineConfig, OptimizerConfig, pick_precision
 from avbench.loading.features import preset
 from avbench.loading.loader import Loader
 from avbench.methods import RunSpec, parse_methods
@@ -55,7 +55,7 @@ ALL = "audio,visual,baseline,ogm-ge,gradient-blending,greedy,tmc"
 JOINT = ("baseline", "ogm-ge", "tmc", "greedy:warmup=1", "gradient-blending")
 # The requirement: own work as a share of the plain step, at preset `paper`.
 ALLOWED = {"ogm-ge": 0.05, "tmc": 0.05, "greedy": 0.10}
-PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120")
+PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120", "deepspeed")
 
 
 @dataclass(frozen=True)
@@ -248,6 +248,7 @@ def trained(dataset: Dataset, specs: Sequence[RunSpec], config: Config) -> None:
             preset=preset(config.preset),
             config=TrainerConfig(epochs=1, batch_size=config.batch_size, loader_threads=1),
             optimizer=OptimizerConfig(),
+            engine=EngineConfig(),
             folder=RunFolder(Path(folder) / "run"),
             device=here(),
             save_config=lambda path: path.write_text(""),

@@ -91,3 +91,16 @@ def test_the_stores_benchmark_refuses_what_memory_cannot_hold():
     refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
     assert refused.returncode == 1
     assert refused.stderr.startswith("1,000,000,000,000 clips need 40000.") and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_engines_benchmark_times_modulation_under_each(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [BENCHMARKS / "engines.py", "--preset", "tiny", "--batch-size", "2", "--rounds", "2"]
+    command += ["--json", tmp_path / "out.json"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written["ranks"] == 2
+    assert {row["engine"] for row in written["results"]} == {"ddp", "zero0", "zero1", "zero2"}
+    assert len(written["results"]) == 12 and all(row["seconds"] > 0 for row in written["results"])

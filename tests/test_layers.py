@@ -52,11 +52,16 @@ def test_a_module_imports_only_from_layers_below(module: str) -> None:
         assert allowed, f"{module} imports {name}"
 
 
+def importers_of(name: str) -> set[str]:
+    return {module for module in MODULES if any(each.startswith(name) for each in imported(PACKAGE / module))}
+
+
 def test_torch_distributed_has_three_importers() -> None:
-    importers = {
-        module for module in MODULES if any(name.startswith("torch.distributed") for name in imported(PACKAGE / module))
-    }
-    assert importers <= {"distributed.py", "engine.py", "training/checkpoint.py"}
+    assert importers_of("torch.distributed") <= {"distributed.py", "engine/deepspeed.py", "training/checkpoint.py"}
+
+
+def test_deepspeed_is_the_business_of_one_module() -> None:
+    assert importers_of("deepspeed") == {"engine/deepspeed.py"}
 
 
 def test_analysis_imports_no_torch() -> None:

@@ -108,13 +108,20 @@ class Method:
         return {}
 
     def train_step(self, engine: Engine, batch: Batch, clock: Clock) -> Step:
-        """Forward, loss, backward, `after_backward`, optimizer step."""
-        outputs = self.forward(engine, batch)
-        losses = self.loss(outputs, batch, clock)
-        engine.backward(global_mean(losses, batch, engine))
-        log = self.after_backward(engine, outputs, batch, clock)
+        """Forward, loss, backward, `after_backward`, optimizer step; the first three for each micro-batch.
+
+        A method that does these itself goes over `engine.micro_batches(batch)`, too.
+        """
+        outputs, losses = [], []
+        for part in engine.micro_batches(batch):
+            outputs.append(self.forward(engine, part))
+            losses.append(self.loss(outputs[-1], part, clock))
+            engine.backward(global_mean(losses[-1], part, engine))
+            losses[-1] = losses[-1].detach()
+        joined = Outputs.joined(outputs)
+        log = self.after_backward(engine, joined, batch, clock)
         engine.step()
-        return Step(outputs, losses.detach(), log)
+        return Step(joined, torch.cat(losses), log)
 
     def before_epoch(self, run: RunView) -> None:
         """Anything that needs passes over data before an epoch; it must leave the run's engine as it was."""

@@ -149,7 +149,10 @@ class GradientBlending(Method):
         before = _measure(run, branches)
         for ahead in range(epochs):
             _train(run, _longest_first(branches), ahead=ahead)
-        return before, _measure(run, branches)
+        after = _measure(run, branches)
+        for branch in branches.values():
+            branch.release()
+        return before, after
 
 
 def _branch(model: nn.Module, head: str) -> nn.Module:
@@ -185,8 +188,9 @@ def _train(run: RunView, branches: Sequence[Engine], *, ahead: int) -> None:
 
         def step(branch: Engine, batch: Batch = batch, rate: float = rate) -> None:
             branch.set_learning_rate(rate)
-            losses = F.cross_entropy(branch.forward(batch).logits, batch.label, reduction="none")
-            branch.backward(global_mean(losses, batch, branch))
+            for part in branch.micro_batches(batch):
+                losses = F.cross_entropy(branch.forward(part).logits, part.label, reduction="none")
+                branch.backward(global_mean(losses, part, branch))
             branch.step()
 
         run.each(branches, step)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs, true_label_confidence
 from avbench.confidence import ConfidenceStore
 from avbench.distributed import sum_over_ranks
-from avbench.engine import Engine, OptimizerConfig, build_engine, over_the_global_batch
+from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, over_the_global_batch
 from avbench.errors import UsageError
 from avbench.methods import RunSpec
 from avbench.methods.base import Method, Step
@@ -97,6 +97,7 @@ class Run:
         seed: int,
         classes: int,
         optimizer: OptimizerConfig,
+        engine: EngineConfig,
         device: torch.device,
         dtype: torch.dtype,
         batch_norm: str,
@@ -112,13 +113,14 @@ class Run:
             model = self.method.build_model()
         _check_network(self.method, model, spec.text)
         if batch_norm == "global":
-            model = over_the_global_batch(model)
+            model = over_the_global_batch(model, device)
         self.engine: Engine = build_engine(
             model,
             optimizer=optimizer,
             device=device,
             dtype=dtype,
             leaves_unused_parameters=self.method.leaves_unused_parameters,
+            engine=engine,
         )
         self._optimizer = optimizer
         self.progress = Progress()

@@ -28,7 +28,7 @@ from avbench.distributed import (
     on_main,
     ranks_on_this_node,
 )
-from avbench.engine import OptimizerConfig, Precision, pick_precision, random_state, set_random_state
+from avbench.engine import EngineConfig, OptimizerConfig, Precision, pick_precision, random_state, set_random_state
 from avbench.errors import DatasetError, Interrupted, RunError, UsageError, unknown
 from avbench.loading.features import Preset
 from avbench.loading.loader import Loader
@@ -108,6 +108,7 @@ def train(
     preset: Preset,
     config: TrainerConfig,
     optimizer: OptimizerConfig,
+    engine: EngineConfig,
     folder: RunFolder,
     device: torch.device,
     save_config: Callable[[Path], None],
@@ -129,6 +130,7 @@ def train(
         preset=preset,
         config=config,
         optimizer=optimizer,
+        engine=engine,
         folder=folder,
         device=device,
     )
@@ -155,6 +157,7 @@ class Trainer:
         preset: Preset,
         config: TrainerConfig,
         optimizer: OptimizerConfig,
+        engine: EngineConfig,
         folder: RunFolder,
         device: torch.device,
     ) -> None:
@@ -175,6 +178,7 @@ class Trainer:
                 seed=seed,
                 classes=len(dataset.classes),
                 optimizer=optimizer,
+                engine=engine,
                 device=device,
                 dtype=self.dtype,
                 batch_norm=config.batch_norm,

@@ -1,0 +1,69 @@
+"""Optimizer and learning rate schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from avbench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimizer and schedule; the defaults are those of OGM-GE's published code (methods share one set).
+
+    The learning rate is never rescaled by batch or world size.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: float = 1e-3
+    momentum: float = 0.9
+    """Of SGD."""
+    weight_decay: float = 1e-4
+    schedule: Literal["step", "cosine", "one-cycle", "constant"] = "step"
+    """step: times `decay` after every `decay_epochs`; cosine: to 0; one-cycle: linear up over `warmup`, then cosine."""
+    decay_epochs: int = 70
+    decay: float = 0.1
+    warmup: float = 0.3
+    """Share of all steps in which one-cycle rises."""
+    clip_norm: float = 0.0
+    """Largest norm of a run's whole gradient; 0: never clipped."""
+
+    def __post_init__(self) -> None:
+        for name, low in (("learning_rate", 0.0), ("momentum", 0.0), ("weight_decay", 0.0), ("clip_norm", 0.0)):
+            if not getattr(self, name) >= low:
+                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected a number >= {low:g}")
+        if self.decay_epochs < 1:
+            raise UsageError(f"decay-epochs is {self.decay_epochs}, expected at least 1")
+        if not 0.0 <= self.warmup < 1.0:
+            raise UsageError(f"warmup is {self.warmup}, expected a share of all steps in [0, 1)")
+
+    def learning_rate_at(self, step: int, *, total_steps: int, epoch: int) -> float:
+        """The learning rate of an optimizer step, a pure function of where the run is (so nothing to checkpoint)."""
+        progress = step / max(total_steps, 1)
+        if self.schedule == "step":
+            return self.learning_rate * self.decay ** (epoch // self.decay_epochs)
+        if self.schedule == "cosine":
+            return self.learning_rate * _half_cosine(progress)
+        if self.schedule == "one-cycle":
+            if progress < self.warmup:
+                return self.learning_rate * (step + 1) / (self.warmup * total_steps + 1)
+            return self.learning_rate * _half_cosine((progress - self.warmup) / (1.0 - self.warmup))
+        return self.learning_rate
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The torch optimizer over these parameters."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
+            )
+        kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
+        return kind(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+
+
+def _half_cosine(progress: float) -> float:
+    return 0.5 * (1.0 + float(torch.cos(torch.tensor(progress * torch.pi, dtype=torch.float64))))
