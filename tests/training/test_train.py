@@ -386,66 +386,6 @@ def test_a_dataset_that_cannot_be_trained_on_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_one_two_and_three_ranks_train_the_same_network(tmp_path: Path) -> None:
-    """Real processes under torchrun; 13 clips in batches of 7 and 6, so slices are unequal."""
-    dataset = make_dataset(tmp_path / "dataset", clips={"train": 13, "val": 4, "test": 4})
-    flags = [
-        "--methods",
-        "audio,baseline,gradient-blending:super_epoch=1",
-        "--epochs",
-        "2",
-        "--precision",
-        "float64",
-        "--batch-norm",
-        "global",
-    ]
-    words = ["-m", "avbench", "train", str(dataset), *FAST, *flags]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for ranks in (1, 2, 3):
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
-        command = [sys.executable, *launcher, *words, "--out", str(tmp_path / str(ranks))]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    one = read_metrics(tmp_path / "1/metrics.jsonl", kinds=["step", "epoch"])
-    for ranks in (2, 3):
-        many = read_metrics(tmp_path / f"{ranks}/metrics.jsonl", kinds=["step", "epoch"])
-        assert len(one) == len(many)
-        for expected, got in zip(one, many, strict=True):
-            assert names_of(got) == names_of(expected)
-            assert numbers_of(got) == pytest.approx(numbers_of(expected), rel=0, abs=1e-8), expected
-        check_results_agree(tmp_path / "1", tmp_path / str(ranks))
-
-
-def names_of(record: dict[str, Any]) -> dict[str, str]:
-    return {name: value for name, value in record.items() if isinstance(value, str)}
-
-
-def numbers_of(record: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in record.items() if not isinstance(value, str)}
-
-
-def check_results_agree(one: Path, other: Path) -> None:
-    """Confidences and predictions agree as far as float32 keeps them."""
-    others = results(other)
-    for name, table in results(one).items():
-        assert others[name]["key"].equals(table["key"])
-        column = "audio_mean" if name == "confidence.parquet" else "probabilities"
-        expected, got = (np.array(side[column].to_pylist(), np.float64) for side in (table, others[name]))
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-7)
-
-
-def test_a_checkpoint_of_two_ranks_resumes_on_one(dataset: Path, tmp_path: Path) -> None:
-    flags = ["--methods", "audio", "--precision", "float64", "--batch-norm", "global"]
-    words = ["-m", "avbench", "train", str(dataset), "--out", str(tmp_path / "run"), *FAST, *flags, "--epochs", "1"]
-    run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *run, *words], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    main(["train", "--out", str(tmp_path / "run"), "--resume", "--epochs", "2"])
-    train(dataset, tmp_path / "whole", *flags, "--epochs", "2")
-    check_results_agree(tmp_path / "whole", tmp_path / "run")
-
-
 def test_a_quarantine_within_an_epoch_goes_back_to_the_epochs_start(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,179 @@
+"""Whole trainings on one and several ranks, under every engine: real processes, one command a user would type."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from avbench.records import read_metrics, read_table
+from avbench.training.checkpoint import _read
+from tests.synthetic import make_dataset
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+# 26 clips in 4 batches of 7 and 6, so that slices are unequal; five epochs are 20 steps.
+FLAGS = ["--preset", "tiny", "--batch-size", "7", "--learning-rate", "0.01", "--schedule", "constant"]
+FLAGS += ["--batch-norm", "global", "--log-steps", "1", "--epochs", "5"]
+METHODS = "audio,baseline,ogm-ge:alpha=0.8"
+ALL = "audio,visual,baseline,ogm-ge,gradient-blending:super_epoch=1,greedy:warmup=1:window=2,tmc"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_dataset(tmp_path_factory.mktemp("data") / "dataset", clips={"train": 26, "val": 5, "test": 5})
+
+
+def start(ranks: int, *words: str) -> subprocess.Popen[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "avbench", "train", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def train(ranks: int, *words: str) -> None:
+    process = start(ranks, *words)
+    _, log = process.communicate(timeout=800)
+    assert process.returncode == 0, log
+
+
+@pytest.fixture(scope="module")
+def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rank, float64."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    train(1, str(dataset), "--out", str(out), "--methods", METHODS, "--precision", "float64", *FLAGS)
+    return out
+
+
+@pytest.fixture(scope="module")
+def alone_in_float32(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "run"
+    train(1, str(dataset), "--out", str(out), "--methods", METHODS, "--precision", "float32", *FLAGS)
+    return out
+
+
+def numbers_of(run: Path) -> list[tuple[dict[str, str], dict[str, float]]]:
+    """Names and numbers of every step's and epoch's record: losses, accuracies, what methods log."""
+    records = read_metrics(run / "metrics.jsonl", kinds=["step", "epoch"])
+    return [
+        (
+            {name: value for name, value in record.items() if isinstance(value, str)},
+            {name: value for name, value in record.items() if not isinstance(value, str)},
+        )
+        for record in records
+    ]
+
+
+def parameters_of(run: Path) -> dict[str, np.ndarray]:
+    """Every network and optimizer after the last step; batch norm's running statistics too."""
+    *_, newest = sorted((run / "checkpoints").glob("epoch-*"))
+    _, _, tensors = _read(newest)
+    return {name: value.double().numpy() for name, value in tensors.items() if name.startswith("shared/")}
+
+
+def results_of(run: Path) -> dict[str, np.ndarray]:
+    """Confidences and predictions, by clip."""
+    confidence = read_table(run / "confidence.parquet")
+    found = {name: confidence[name].to_numpy() for name in ("clip_id", "audio_mean", "audio_epochs")}
+    for path in sorted(run.glob("predictions/*.parquet")):
+        table = read_table(path)
+        found[f"{path.name} keys"] = np.array([hash(key) for key in table["key"].to_pylist()])
+        found[path.name] = np.array(table["probabilities"].to_pylist(), np.float64)
+    return found
+
+
+def check_agree(one: dict[str, np.ndarray], other: dict[str, np.ndarray], tolerance: float) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_allclose(other[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
+
+
+def check_same_training(one: Path, other: Path, tolerance: float) -> None:
+    records, others = numbers_of(one), numbers_of(other)
+    assert len(records) == len(others)
+    for (names, numbers), (other_names, other_numbers) in zip(records, others, strict=True):
+        assert names == other_names
+        assert other_numbers == pytest.approx(numbers, rel=tolerance, abs=tolerance), names
+    check_agree(parameters_of(one), parameters_of(other), tolerance)
+    check_agree(results_of(one), results_of(other), max(tolerance, 1e-7))  # tables are float32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_any_number_of_ranks_trains_the_same_networks(ranks: int, dataset: Path, alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    train(ranks, str(dataset), "--out", str(out), "--methods", METHODS, "--precision", "float64", *FLAGS)
+    check_same_training(alone, out, 1e-8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "ranks"), [(0, 2), (1, 4), (2, 2)])
+def test_deepspeed_trains_the_same_networks(
+    stage: int, ranks: int, dataset: Path, alone_in_float32: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = ["--methods", METHODS, "--precision", "float32", *FLAGS]
+    words += ["--engine", "deepspeed", "--deepspeed-config", f"launch/zero{stage}.json"]
+    train(ranks, str(dataset), "--out", str(out), *words)
+    check_agree(results_of(alone_in_float32), results_of(out), 1e-3)
+    check_agree(parameters_of(alone_in_float32), parameters_of(out), 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", [(), ("--engine", "deepspeed", "--deepspeed-config", "launch/zero2.json")])
+def test_all_methods_finish_in_bfloat16(engine: tuple[str, ...], dataset: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["--methods", ALL, "--precision", "bfloat16", *FLAGS, "--epochs", "1", "--accumulation", "2"]
+    train(2, str(dataset), "--out", str(out), *words, *engine)
+    assert len(list(out.glob("predictions/*-test.parquet"))) == 7  # none has diverged
+
+
+def wait_for_batch(run: Path, process: subprocess.Popen[str], epoch: int, batch: int) -> None:
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.jsonl").exists():
+            records = read_metrics(run / "metrics.jsonl", kinds=["step"])
+            if any((record["epoch"], record["batch"]) >= (epoch, batch) for record in records):
+                return
+        time.sleep(0.01)
+    raise AssertionError("training ended before it could be stopped")
+
+
+@pytest.mark.slow
+def test_a_training_stopped_on_two_ranks_goes_on_on_four_and_on_one(dataset: Path, alone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(2, str(dataset), "--out", str(out), "--methods", METHODS, "--precision", "float64", *FLAGS)
+    wait_for_batch(out, process, 1, 2)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=300)
+    assert (out / "interrupted.json").exists()
+    process = start(4, "--out", str(out), "--resume")
+    wait_for_batch(out, process, 3, 1)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=300)
+    assert (out / "interrupted.json").exists()
+    train(1, "--out", str(out), "--resume")
+    check_agree(parameters_of(alone), parameters_of(out), 1e-8)
+    check_agree(results_of(alone), results_of(out), 1e-7)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_under_zero_goes_on_under_ddp_and_the_other_way(
+    dataset: Path, alone_in_float32: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words: list[Any] = ["--methods", METHODS, "--precision", "float32", *FLAGS]
+    zero = ["--engine", "deepspeed", "--deepspeed-config", "launch/zero2.json"]
+    train(2, str(dataset), "--out", str(out), *words, *zero, "--epochs", "2")
+    train(1, "--out", str(out), "--resume", "--engine", "ddp", "--epochs", "3")
+    train(3, "--out", str(out), "--resume", *zero, "--epochs", "5")
+    check_agree(results_of(alone_in_float32), results_of(out), 1e-3)
+    check_agree(parameters_of(alone_in_float32), parameters_of(out), 1e-3)
