@@ -14,6 +14,7 @@ from rich.table import Table
 from avbench.training.run import Run
 
 _LINE_SECONDS = 10.0  # at most one plain line in so long
+_WORTH_SAYING = 1.5  # how much slower than the fastest rank the slowest is
 
 
 class Display:
@@ -115,6 +116,9 @@ def _speed_text(speed: dict[str, Any]) -> str:
     parts = [f"{speed['clips_per_second']:,.0f} clips/s", f"{speed['data_wait_share']:.0%} waiting for data"]
     if "gpu_use_share" in speed:
         parts.append(f"GPU {speed['gpu_use_share']:.0%}, {speed['gpu_memory_bytes'] / 2**30:.1f} GiB")
+    if speed.get("slowest_step_seconds", 0.0) > _WORTH_SAYING * speed.get("fastest_step_seconds", 0.0):
+        ratio = speed["slowest_step_seconds"] / max(speed["fastest_step_seconds"], 1e-9)
+        parts.append(f"rank {speed['slowest_rank']} takes {ratio:.1f} times as long as rank {speed['fastest_rank']}")
     return ", ".join(parts)
 
 
