@@ -25,7 +25,7 @@ CLIPPING = "gradient_clipping"
 ZERO = "zero_optimization"
 _ALLOWED = ("//", CLIPPING, ZERO, "zero_allow_untested_optimizer", "steps_per_print", "wall_clock_breakdown")
 _ALLOWED_OF_ZERO = (
-    "//", "stage", "reduce_bucket_size", "allgather_bucket_size", "overlap_comm", "contiguous_gradients",
+    "//", "stage", "reduce_bucket_size", "allgather_bucket_size", "contiguous_gradients",
     "reduce_scatter",
 )  # fmt: skip
 _STAGES = (0, 1, 2)

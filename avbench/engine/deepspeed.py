@@ -10,7 +10,7 @@ import atexit
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -144,6 +144,7 @@ class PartitionedEngine(DeepSpeedEngine):
         self._zero = self._deepspeed.optimizer
         self._partition: Tensor = self._zero.single_partition_of_fp32_groups[0]
         self._fragments = self._cut_partition()
+        self._reduction = ExitStack()  # of a step's gradients, when closed
         self._gathered: list[Tensor] | None = None  # this step's gradients, whole, by number of their parameter
         self._number_of = {parameter: number for number, parameter in enumerate(self.parameters)}
         (group,) = self.optimizer.param_groups
@@ -220,11 +221,22 @@ class PartitionedEngine(DeepSpeedEngine):
         self.optimizer.load_state_dict({"state": pieces, "param_groups": [{**group, "params": params}]})
 
     def _differentiate(self, loss: Tensor) -> None:
-        self._gathered = None
-        super()._differentiate(loss)
+        """Gradients stay on their rank until the step's last backward; then they are reduced in the parameters' order.
+
+        Left alone, DeepSpeed reduces them in buckets as backward yields them, and trusts that all ranks' do so in one
+        order. A rank without clips yields those of batch norm in another (its weight's and bias's change places), and
+        one rank's gradients of a weight would be added to another's of a bias, without a word.
+        """
+        if self._is_first:
+            self._gathered = None
+            self._reduction.enter_context(self._deepspeed.coalesce_grad_reduction())
+        self._deepspeed.backward(loss, scale_wrt_gas=False)
+        if self._is_last:
+            super()._complete_grads()  # on every rank, or they would be reduced with others
+            self._reduction.close()
 
     def _complete_grads(self) -> None:
-        """DeepSpeed itself takes what got no gradient for zero."""
+        """Done before they were reduced."""
 
     def _update(self) -> None:
         for fragment, local in self._local_grads():

@@ -39,8 +39,8 @@ SETTINGS = [
     zero(0),
     zero(1),
     zero(2, reduce_bucket_size=20, allgather_bucket_size=20),
-    zero(1, overlap_comm=True, reduce_scatter=False),
-    zero(2, contiguous_gradients=False, overlap_comm=True),
+    zero(1, reduce_scatter=False),
+    zero(2, contiguous_gradients=False),
 ]
 
 
@@ -204,7 +204,7 @@ class Head(nn.Module):
 
     def __init__(self, whole: Small) -> None:
         super().__init__()
-        self.head, self.kernel = whole.head, whole.kernel
+        self.head, self.norm, self.kernel = whole.head, whole.norm, whole.kernel
 
     forward = Small.forward
 
