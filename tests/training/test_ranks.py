@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -54,9 +53,14 @@ def alone(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone_in_float32(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("alone") / "run"
-    train(1, str(dataset), "--out", str(out), "--methods", METHODS, "--precision", "float32", *FLAGS)
+def two_in_float32(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks under DDP, float32.
+
+    In float32 engines are compared on as many ranks: how a batch is cut decides how sums are rounded, a rounded
+    activation falls on the other side of a relu, and within twenty steps losses differ by percents, whatever averages.
+    """
+    out = tmp_path_factory.mktemp("two") / "run"
+    train(2, str(dataset), "--out", str(out), "--methods", METHODS, "--precision", "float32", *FLAGS)
     return out
 
 
@@ -115,16 +119,13 @@ def test_any_number_of_ranks_trains_the_same_networks(ranks: int, dataset: Path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "ranks"), [(0, 2), (1, 4), (2, 2)])
-def test_deepspeed_trains_the_same_networks(
-    stage: int, ranks: int, dataset: Path, alone_in_float32: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_deepspeed_trains_the_same_networks(stage: int, dataset: Path, two_in_float32: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["--methods", METHODS, "--precision", "float32", *FLAGS]
     words += ["--engine", "deepspeed", "--deepspeed-config", f"launch/zero{stage}.json"]
-    train(ranks, str(dataset), "--out", str(out), *words)
-    check_agree(results_of(alone_in_float32), results_of(out), 1e-3)
-    check_agree(parameters_of(alone_in_float32), parameters_of(out), 1e-3)
+    train(2, str(dataset), "--out", str(out), *words)
+    check_same_training(two_in_float32, out, 1e-3)
 
 
 @pytest.mark.slow
@@ -167,13 +168,13 @@ def test_a_training_stopped_on_two_ranks_goes_on_on_four_and_on_one(dataset: Pat
 
 @pytest.mark.slow
 def test_a_checkpoint_under_zero_goes_on_under_ddp_and_the_other_way(
-    dataset: Path, alone_in_float32: Path, tmp_path: Path
+    dataset: Path, two_in_float32: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    words: list[Any] = ["--methods", METHODS, "--precision", "float32", *FLAGS]
     zero = ["--engine", "deepspeed", "--deepspeed-config", "launch/zero2.json"]
+    words = ["--methods", METHODS, "--precision", "float32", *FLAGS]
     train(2, str(dataset), "--out", str(out), *words, *zero, "--epochs", "2")
-    train(1, "--out", str(out), "--resume", "--engine", "ddp", "--epochs", "3")
-    train(3, "--out", str(out), "--resume", *zero, "--epochs", "5")
-    check_agree(results_of(alone_in_float32), results_of(out), 1e-3)
-    check_agree(parameters_of(alone_in_float32), parameters_of(out), 1e-3)
+    train(2, "--out", str(out), "--resume", "--engine", "ddp", "--epochs", "3")
+    train(2, "--out", str(out), "--resume", *zero, "--epochs", "5")
+    check_agree(results_of(two_in_float32), results_of(out), 1e-3)
+    check_agree(parameters_of(two_in_float32), parameters_of(out), 1e-3)
