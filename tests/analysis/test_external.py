@@ -280,9 +280,24 @@ class TestMistakes:
             r"every clip of the test split has the same class \('cat'\)", predictions=files, confidence=confidence
         )
 
-    def test_a_name_that_is_taken(self, run, tmp_path):
-        files = [write(tmp_path / "baseline.csv", {"key": KEYS, "prediction": SAID})]
-        self.fails("the run 'baseline' with seed 0 is there already; rename", run, predictions=files)
+    @pytest.mark.parametrize("seed", [0, 7])
+    def test_a_name_that_a_run_folder_has(self, run, tmp_path, seed):
+        # With another seed it would be averaged with ours, and be called our network.
+        files = [write(tmp_path / "baseline.csv", {"key": KEYS, "prediction": SAID, "seed": [seed] * 6})]
+        self.fails("baseline.csv: the run 'baseline' is there already; rename the file", run, predictions=files)
+
+    def test_a_name_that_another_file_has(self, run, tmp_path):
+        files = [write(tmp_path / f"{name}.csv", {"key": KEYS, "prediction": SAID, "run": ["a"] * 6}) for name in "xy"]
+        self.fails("the run 'a' with seed 0 is there already; rename", run, predictions=files)
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_two_methods_in_one_run(self, run, tmp_path, order):
+        columns = {"run": ["mine"] * 6, "method": ["b", "audio"][::order] * 3}
+        self.fails(
+            "column 'method' holds '(b', 'audio|audio', 'b)' for the run 'mine'; a run is of one method",
+            run,
+            predictions=self.mine(tmp_path, **columns),
+        )
 
     def test_files_that_are_none(self, run, tmp_path):
         self.fails("no such file", run, predictions=[tmp_path / "nothing.csv"], error=UsageError)
