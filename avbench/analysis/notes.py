@@ -6,13 +6,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from avbench.analysis.configuration import unlike_settings
 from avbench.analysis.discrepancy import MODALITIES
 from avbench.analysis.runs import Epochs, Results
 
 
 def notes(results: Results, *, epochs: Epochs, resamples: int) -> tuple[str, ...]:
     """All that holds for these results. epochs: which the confidences are averaged over; resamples: the bootstrap's."""
-    return (*_of_subsets(results, epochs), *_of_numbers(results, resamples), *_of_clips(results))
+    return (
+        *_of_subsets(results, epochs),
+        *_of_numbers(results, resamples),
+        *_of_training(results),
+        *_of_clips(results),
+    )
 
 
 def _of_subsets(results: Results, epochs: Epochs) -> Iterator[str]:
@@ -56,6 +62,14 @@ def _of_numbers(results: Results, resamples: int) -> Iterator[str]:
         "“Beats” means a higher accuracy, the mean over seeds. “Significantly” means p < 0.05 in an exact paired "
         "sign-flip test over clips against both unimodal networks, Holm-corrected over all comparisons of this report."
     )
+
+
+def _of_training(results: Results) -> Iterator[str]:
+    differ = unlike_settings(results.folders)
+    if differ:
+        yield (
+            f"The runs were not all trained alike, and their accuracies may differ for that alone: {'; '.join(differ)}."
+        )
 
 
 def _of_clips(results: Results) -> Iterator[str]:

@@ -181,7 +181,7 @@ def _plans_of_thresholds(evaluation: Evaluation, results: Results) -> Iterator[_
         partial(
             figures.draw_thresholds,
             figures.threshold_curves(shares, results.discrepancies),
-            modality_of={score.run: score.method for score in ordered if score.is_unimodal},
+            modality_of=evaluation.table.modality_of,
             title=_title(evaluation),
         ),
         alt="Accuracy of every method against the threshold T on audio-dominated and on visual-dominated clips",
@@ -197,8 +197,7 @@ def _bar_panels(evaluation: Evaluation, threshold: float) -> list[figures.BarPan
         bars = []
         for run in (*table.unimodal, *table.multimodal):
             cell = evaluation.metrics.cell(run, ACCURACY, side, threshold)
-            modality = table.methods[run] if run in table.unimodal else None
-            bars.append(figures.Bar(run, modality, cell.value, cell.low, cell.high))
+            bars.append(figures.Bar(run, table.modality_of.get(run), cell.value, cell.low, cell.high))
         panels.append(
             figures.BarPanel(side, subset_name(side, threshold), table.clips(side, threshold), bars=tuple(bars))
         )
