@@ -185,7 +185,7 @@ class TestNumbers:
         run = hand_made(tmp_path / "run", planted=planted)
         evaluation, _ = assess([run])
         assert evaluation.planted.clips("overall", 0.0) == 5
-        assert any("1 clips have no planted quality" in note for note in evaluation.notes)
+        assert any("1 clip has no planted quality" in note for note in evaluation.notes)
 
     def test_no_planted_qualities_no_planted_table(self, run):
         evaluation, _ = assess([run])
@@ -464,6 +464,11 @@ class TestMistakes:
     def test_bad_thresholds(self, run, thresholds):
         with pytest.raises(UsageError, match="--thresholds"):
             evaluate([run], thresholds=thresholds)
+
+    @pytest.mark.parametrize("resamples", [-1, 19, 100_001, 10**9])
+    def test_resamples_that_are_too_few_or_never_end(self, run, resamples):
+        with pytest.raises(UsageError, match=f"--resamples {resamples}: expected 20 to 100000"):
+            evaluate([run], resamples=resamples)
 
     def test_no_run(self):
         with pytest.raises(UsageError, match="give a run folder: `avbench evaluate RUN`"):

@@ -147,6 +147,15 @@ class TestFiles:
             assert len(counts) == 1, block
         assert r"u(audio \| visual)" in files["tables.md"]
 
+    def test_a_name_is_no_markup_in_markdown(self, run, tmp_path):
+        name = "<b>*mine*</b> [x](y) `_|_` &lt;"
+        labels = dict.fromkeys((f"clip{row}" for row in range(CLIPS)), 0)
+        lines = ["key,run,prediction", *(f'{key},"{name}",{label}' for key, label in labels.items())]
+        (tmp_path / "mine.csv").write_text("\n".join(lines))
+        text = table_files(assess([run], predictions=[tmp_path / "mine.csv"], resamples=20)[0])["tables.md"].decode()
+        escaped = r"\<b\>\*mine\*\</b\> \[x\](y) \`\_\|\_\` \&lt;"
+        assert text.count("mine") == text.count(escaped) > 3
+
     def test_latex_is_balanced_escaped_and_has_booktabs(self, files):
         text = files["tables.tex"]
         assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule") == 17
@@ -276,7 +285,7 @@ class TestCommands:
         (tmp_path / "mine.csv").write_text("key,prediction\nclip0,0\n")
         assert "lacks 39 of the 40" in self.stopped(capsys, "evaluate", run, "--predictions", tmp_path / "mine.csv")
         assert "give a run folder" in self.stopped(capsys, "evaluate")
-        assert "--resamples 3: expected 20 or more" in self.stopped(capsys, "evaluate", run, "--resamples", "3")
+        assert "--resamples 3: expected 20 to 100000" in self.stopped(capsys, "evaluate", run, "--resamples", "3")
         assert "--thresholds 2.0" in self.stopped(capsys, "evaluate", run, "--thresholds", "2")
 
     def test_an_empty_word_is_no_path(self, run, capsys, tmp_path, monkeypatch):
