@@ -5,12 +5,14 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from make_run import make_run, write_predictions
 
+from avbench.analysis.page import _plans_of_training
 from avbench.analysis.report import assess
 from avbench.analysis.runs import read_runs
 from avbench.analysis.tables import markdown, table_files, terminal_table
@@ -146,6 +148,18 @@ class TestFiles:
             counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
             assert len(counts) == 1, block
         assert r"u(audio \| visual)" in files["tables.md"]
+
+    def test_the_curves_of_greedy_are_said_to_be_powers_of_ten(self, run):
+        evaluation, results = assess([run], resamples=20)
+        runs = {"loud": {"method": "greedy"}, "other": {"method": "tmc"}}
+        curve = {"speed": {"audio": (np.ones(1), np.ones(1))}}
+        results = replace(
+            results,
+            folders=(replace(results.folders[0], runs=runs),),
+            diagnostics={("loud", 0): curve, ("other", 0): curve},
+        )
+        captions = {plan.name: plan.caption for plan in _plans_of_training(evaluation, results)}
+        assert ["log10" in captions[f"diagnostics-{run}"] for run in runs] == [True, False]
 
     def test_a_name_is_no_markup_in_markdown(self, run, tmp_path):
         name = "<b>*mine*</b> [x](y) `_|_` &lt;"
