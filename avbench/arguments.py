@@ -14,7 +14,7 @@ def comma_list(kind: type, example: str) -> Any:
         try:
             return tuple(kind(item.strip()) for word in words for item in word.split(",") if item.strip())
         except ValueError:
-            raise ValueError(f"expected {example}") from None
+            raise ValueError(f"{' '.join(words)!r}, expected {example}") from None
 
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs="*",

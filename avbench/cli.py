@@ -361,12 +361,13 @@ def _one_line(program: str) -> Iterator[None]:
 
 def _unboxed(box: str) -> str:
     lines = []
-    for line in box.splitlines():
-        text = line.strip("│╭╮╰╯─ \t")
-        if text.startswith(("For full helptext", "run ")):
+    rows = box.splitlines()
+    # The title, which the text repeats, is in the frame; without UTF-8 there is none, and it stands above a rule.
+    for line in rows[1:] if box.startswith("╭") else rows[2:]:
+        text = line.strip("│╰╯ \t")
+        if text.startswith(("Argument helptext", "For full helptext", "run ")):
             break
-        # The first line is the box's title, which the text repeats.
-        if text and not line.startswith("╭"):
+        if text.strip("─-"):
             lines.append(text)
     return " ".join(lines)
 

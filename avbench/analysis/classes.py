@@ -95,7 +95,9 @@ def select_classes(rows: Sequence[ClassSides], *, most: int) -> Selection:
         return Selection((("all classes", tuple(ordered)),) if ordered else (), left_out=0)
     ends = most // 3
     between = ordered[ends:-ends]
-    places = np.linspace(0, len(between) - 1, most - 2 * ends + 2)[1:-1].round().astype(int)
+    shown = most - 2 * ends
+    # Rounded up, never to the nearest: where one more class is between than is shown, that would be one of them twice.
+    places = [-(-step * (len(between) - 1) // (shown + 1)) for step in range(1, shown + 1)]
     groups = (
         ("most audio-sided", tuple(ordered[:ends])),
         ("in between", tuple(between[place] for place in places)),

@@ -44,6 +44,11 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things for a message, with its noun: "1 clip", "2 clips"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def listed_names(names: Sequence[str]) -> str:
     """Column names for a message."""
     return ", ".join([*map(shown, names[:12]), *(["..."] if len(names) > 12 else [])])
@@ -162,9 +167,10 @@ def check_once(keys: Keys, path: Path) -> None:
     """Raises RunError where a key stands twice."""
     again = [key for key, count in Counter(keys).items() if count > 1]
     if again:
+        stand = "stands" if len(again) == 1 else "stand"
         raise RunError(
-            f"{path}: {len(again)} keys stand more than once, the first is {shown(again[0])}; a clip has one row, or "
-            f"one a run and seed, which columns of these names tell apart"
+            f"{path}: {counted(len(again), 'key')} {stand} more than once, the first is {shown(again[0])}; a clip has "
+            f"one row, or one a run and seed, which columns of these names tell apart"
         )
 
 
@@ -307,8 +313,8 @@ def probabilities_of(table: pa.Table, keys: Keys, classes: Sequence[str], path: 
     wrong = ~np.isfinite(values).all(axis=1)
     if wrong.any():
         raise RunError(
-            f"{path}: {int(wrong.sum())} clips have a class probability that is missing or not finite, the first is "
-            f"{shown(keys[wrong][0])}"
+            f"{path}: a class probability of {counted(int(wrong.sum()), 'clip')} is missing or not finite, the first "
+            f"is {shown(keys[wrong][0])}"
         )
     outside = (values < -_ROUNDED).any(axis=1) | (values > 1 + _ROUNDED).any(axis=1)
     wrong = outside | (np.abs(values.sum(axis=1) - 1) > _ROUNDED)

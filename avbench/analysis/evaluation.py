@@ -22,7 +22,8 @@ SUBSETS = ("overall", *PARTS)
 class Scores:
     """What one run, trained with one seed, made of the evaluated clips.
 
-    run: its name; method: what it is an instance of ("audio" and "visual" are the unimodal networks).
+    run: its name; method: what it is an instance of. modalities: what it reads; a network of one is unimodal, whatever
+        its method is called.
     correct: bool (N,), in the order of the discrepancies it is evaluated with. predictions: class numbers (N,).
     probabilities: (N, classes) float32, finite; None where nobody gave them. uncertainty: (N,), None where it has none.
     parts: per modality, the predictions (N,) of the network's own unimodal part; {} for networks without.
@@ -39,11 +40,17 @@ class Scores:
     uncertainty: Floats | None = None
     parts: Mapping[str, Labels] = field(default_factory=dict)
     replaced: Mapping[str, Labels] = field(default_factory=dict)
+    modalities: tuple[str, ...] = MODALITIES
+
+    @property
+    def modality(self) -> str | None:
+        """Which modality a unimodal network reads; None for every other run."""
+        return self.modalities[0] if len(self.modalities) == 1 else None
 
     @property
     def is_unimodal(self) -> bool:
-        """Whether this is one of the two networks that read a single modality."""
-        return self.method in MODALITIES
+        """Whether the run reads a single modality."""
+        return self.modality is not None
 
     def rows(self, mask: Mask) -> Scores:
         """The same run on these clips only."""
@@ -56,6 +63,11 @@ class Scores:
             parts={modality: values[mask] for modality, values in self.parts.items()},
             replaced={modality: values[mask] for modality, values in self.replaced.items()},
         )
+
+
+def modalities_of(method: str) -> tuple[str, ...]:
+    """What a run reads where nothing but its method's name is known: audio and visual read one, any other both."""
+    return (method,) if method in MODALITIES else MODALITIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +94,25 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class AccuracyTable:
-    """Every cell: run x seed x threshold x subset, in this nesting. methods: what each run is an instance of."""
+    """Every cell: run x seed x threshold x subset, in this nesting.
+
+    methods: what each run is an instance of. modality_of: which modality, of the runs that read a single one.
+    """
 
     cells: tuple[Accuracy, ...]
     thresholds: tuple[float, ...]
     methods: Mapping[str, str]
+    modality_of: Mapping[str, str]
 
     @property
     def unimodal(self) -> tuple[str, ...]:
         """The runs that read a single modality, in order."""
-        return tuple(run for run, method in self.methods.items() if method in MODALITIES)
+        return tuple(run for run in self.methods if run in self.modality_of)
 
     @property
     def multimodal(self) -> tuple[str, ...]:
         """The runs that read both modalities, in order."""
-        return tuple(run for run, method in self.methods.items() if method not in MODALITIES)
+        return tuple(run for run in self.methods if run not in self.modality_of)
 
     @cached_property
     def _by_place(self) -> dict[tuple[str, int, str, float], Accuracy]:
@@ -157,7 +173,12 @@ def accuracy_table(scores: Sequence[Scores], discrepancies: Floats, thresholds: 
         )
         for (score, threshold, subset), n, k, low, high in zip(places, clips, correct, lows, highs, strict=True)
     )
-    return AccuracyTable(cells, thresholds=tuple(thresholds), methods={score.run: score.method for score in ordered})
+    return AccuracyTable(
+        cells,
+        thresholds=tuple(thresholds),
+        methods={score.run: score.method for score in ordered},
+        modality_of={score.run: score.modality for score in ordered if score.modality is not None},
+    )
 
 
 def masks_of(discrepancies: Floats, thresholds: Sequence[float]) -> dict[tuple[float, str], Mask]:
@@ -176,7 +197,7 @@ def in_table_order(scores: Sequence[Scores]) -> list[Scores]:
 
 
 def _unimodal_first(score: Scores) -> tuple[int, str]:
-    return (MODALITIES.index(score.method), score.run) if score.is_unimodal else (len(MODALITIES), score.run)
+    return (len(MODALITIES) if score.modality is None else MODALITIES.index(score.modality), score.run)
 
 
 def rank_correlation(estimated: Floats, planted: Floats) -> float | None:
@@ -218,7 +239,7 @@ def verdict(table: AccuracyTable, threshold: float) -> Verdict:
         return Verdict(
             threshold, (), f"{at}, the question has no answer: no clip is {' or '.join(empty)}.", answered=False
         )
-    missing = [modality for modality in MODALITIES if modality not in table.methods.values()]
+    missing = [modality for modality in MODALITIES if modality not in table.modality_of.values()]
     if missing:
         text = f"{at}, the question has no answer: no {' and no '.join(missing)} network was evaluated."
         return Verdict(threshold, (), text, answered=False)

@@ -2,14 +2,15 @@
 
 Predictions: a row a clip with `key` and `prediction` (a class's name or number), or class probabilities: a column
 `probabilities` of lists (JSON in CSV), or one column a class. Columns `run` and `seed` tell several apart; the file's
-name is the run otherwise. A run called audio or visual is taken for that unimodal network. Confidences: `key`, `label`,
-`audio` and `visual` in [0, 1], and `split` if there are several; the confidence.parquet of a run folder is one too.
+name is the run otherwise. A run whose `method`, or without that column whose name, is audio or visual is taken for that
+unimodal network, any other for one that reads both. Confidences: `key`, `label`, `audio` and `visual` in [0, 1], and
+`split` if there are several; the confidence.parquet of a run folder is one too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from avbench.analysis.columns import (
     width_of,
 )
 from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_seeds
-from avbench.analysis.evaluation import Labels, Scores
+from avbench.analysis.evaluation import Labels, Scores, modalities_of
 from avbench.analysis.runs import Coverage, Epochs, Results, read_runs
 from avbench.errors import RunError, UsageError, unknown
 from avbench.records import SPLITS, read_table
@@ -48,7 +49,8 @@ class _Given:
 
     keys and class labels (N,) as they stand, and per modality and seed the confidences (N,). elsewhere: keys of its
     other splits. says_split: whether it has a column of that name. dataset, classes: a name, and the classes' names in
-    the order of their numbers, None where nothing lists them; every_label: the labels of all splits.
+    the order of their numbers, None where nothing lists them; every_label: the labels of all splits. index: checksum of
+    the dataset's index; "" where nothing says it.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class _Given:
     dataset: str
     classes: tuple[str, ...] | None
     every_label: frozenset[object]
+    index: str
 
 
 def read_results(
@@ -94,9 +97,8 @@ def read_results(
         splits = {**dict.fromkeys(given.elsewhere, ""), **dict.fromkeys(given.keys, split)}
     known = frozenset(splits)
     scores = [score for path, table in files for score in _scores_of(path, table, results, known)]
-    together = (*results.scores, *scores)
-    _check_names(together, [path for path, _ in files])
-    return replace(results, scores=together)
+    _check_names(scores, [path for path, _ in files], trained={score.run for score in results.scores})
+    return replace(results, scores=(*results.scores, *scores))
 
 
 # Confidences
@@ -125,7 +127,7 @@ def _read_confidence(path: Path, *, split: str) -> _Given:
     for modality, name in names.items():
         if not by_seed[modality]:
             raise RunError(f"{path}: column {name!r} is empty")
-    dataset, classes = _description(path) if own else (path.stem, None)
+    dataset, classes, index = _description(path) if own else (path.stem, None, "")
     return _Given(
         path=path,
         keys=keys,
@@ -136,6 +138,7 @@ def _read_confidence(path: Path, *, split: str) -> _Given:
         dataset=dataset,
         classes=classes,
         every_label=frozenset(everything.column("label").unique().to_pylist()),
+        index=index,
     )
 
 
@@ -149,13 +152,13 @@ def _of_split(table: pa.Table, split: str, path: Path) -> pa.Table:
     return table
 
 
-def _description(path: Path) -> tuple[str, tuple[str, ...] | None]:
-    """Name and classes of the dataset that a run's own confidence table is of, where it lies in its folder."""
+def _description(path: Path) -> tuple[str, tuple[str, ...] | None, str]:
+    """Name, classes and index of the dataset that a run's own confidence table is of, where it lies in its folder."""
     try:
         content = json.loads(path.with_name("dataset.json").read_text(encoding="utf-8"))
-        return str(content["name"]), tuple(map(str, content["classes"]))
+        return str(content["name"]), tuple(map(str, content["classes"])), str(content["index_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        return path.stem, None  # taken out of its folder; numbers do then
+        return path.stem, None, ""  # taken out of its folder; numbers do then
 
 
 def _confidences(part: pa.Table, name: str, keys: Keys, path: Path, *, split: str) -> Floats:
@@ -232,6 +235,7 @@ def _cut_by(results: Results, given: _Given, splits: Mapping[str, str]) -> Resul
         confidence={name: average_over_seeds(seeds) for name, seeds in by_seed.items()},
         confidence_by_seed=by_seed,
         confidence_source=str(given.path),
+        confidence_index=given.index,
     )
 
 
@@ -275,9 +279,22 @@ def _score(path: Path, table: pa.Table, results: Results, known: frozenset[str],
         _check_labels(labels[rows], results, path)
     probabilities = probabilities_of(table, keys, results.classes, path)
     predictions = _predictions(table, keys, results.classes, path, probabilities=probabilities)[rows]
-    method = names_of(table, "method", path, default=run)[0]
-    chosen = None if probabilities is None else probabilities[rows]
-    return Scores(run, method, seed, predictions == results.labels, predictions, chosen)
+    methods = dict.fromkeys(names_of(table, "method", path, default=run))
+    if len(methods) > 1:
+        raise RunError(
+            f"{path}: column 'method' holds {listed_names(tuple(methods))} for the run {shown(run)}; a run is of one "
+            f"method: tell runs apart by a column 'run', or leave the column out"
+        )
+    (method,) = methods
+    return Scores(
+        run,
+        method,
+        seed,
+        correct=predictions == results.labels,
+        predictions=predictions,
+        probabilities=None if probabilities is None else probabilities[rows],
+        modalities=modalities_of(method),
+    )
 
 
 def _predictions(
@@ -335,14 +352,16 @@ def _check_labels(labels: Labels, results: Results, path: Path) -> None:
         )
 
 
-def _check_names(scores: Sequence[Scores], paths: Sequence[Path]) -> None:
+def _check_names(scores: Sequence[Scores], paths: Sequence[Path], *, trained: Set[str]) -> None:
+    """trained: names of runs of run folders; a file's seeds of that name would be averaged with what it knows not."""
     seen: set[tuple[str, int]] = set()
     methods: dict[str, str] = {}
     for score in scores:
-        if (score.run, score.seed) in seen:
+        if score.run in trained or (score.run, score.seed) in seen:
+            which = "" if score.run in trained else f" with seed {score.seed}"
             raise RunError(
-                f"{', '.join(map(str, paths))}: the run {score.run!r} with seed {score.seed} is there already; rename "
-                f"the file, or name its run in a column 'run'"
+                f"{', '.join(map(str, paths))}: the run {score.run!r}{which} is there already; rename the file, or "
+                f"name its run in a column 'run'"
             )
         seen.add((score.run, score.seed))
         if methods.setdefault(score.run, score.method) != score.method:

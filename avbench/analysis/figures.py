@@ -6,7 +6,6 @@ The first two are figures 1 and 2 of Xia et al., "Balanced Audiovisual Dataset f
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +25,7 @@ from avbench.analysis.discrepancy import HEATMAP_BINS, MODALITIES, Counts, Float
 from avbench.analysis.style import (
     COLUMN,
     INK,
+    MARKERS,
     PAGE,
     SIDE_COLOURS,
     SIDE_HATCHES,
@@ -39,6 +39,7 @@ from avbench.analysis.style import (
     new_figure,
     say_empty,
     short,
+    shortened,
     titled,
     to_png,
     to_svg,
@@ -178,7 +179,7 @@ def draw_bars(panels: Sequence[BarPanel], *, title: str) -> Figure:
             axes.set(xlim=(0, 1.24 * right), ylim=(runs - 0.4, -0.6), xlabel="accuracy (%)")
             # Ticks end where accuracies do; the room beyond is for numbers.
             axes.set_xticks([tick for tick in MaxNLocator(4).tick_values(0, right) if tick <= min(100, 1.05 * right)])
-        row[0].set_yticks(range(runs), [short(bar.run, 24) for bar in panels[0].bars])
+        row[0].set_yticks(range(runs), list(shortened((bar.run for bar in panels[0].bars), 24).values()))
         for axes in row:
             axes.tick_params(axis="y", length=0)
         return laid_out(figure)
@@ -259,12 +260,12 @@ def draw_thresholds(curves: ThresholdCurves, *, modality_of: Mapping[str, str], 
 
     modality_of: the unimodal networks among the runs. Below each panel: how many clips lie beyond T.
     """
-    runs = list(curves.accuracy)
+    runs, names = list(curves.accuracy), shortened(curves.accuracy)
     styles = line_styles(runs, unimodal=dict(modality_of))
     with drawing():
         few = any((count < FEWEST_CLIPS).any() and (count >= FEWEST_CLIPS).any() for count in curves.clips.values())
         keys: list[Artist] = [Patch(**_TOO_FEW, label=f"fewer than {FEWEST_CLIPS} clips")] if few else []
-        keys += [line_key(short(run), styles[run], width=1.6 if run in modality_of else 1.1) for run in runs]
+        keys += [line_key(names[run], styles[run], width=1.6 if run in modality_of else 1.1) for run in runs]
         figure = new_figure(PAGE, 3.7 + 0.13 * (len(runs) // 5))
         titled(figure, title)
         (left, right), (left_clips, right_clips) = figure.subplots(
@@ -284,7 +285,7 @@ def draw_thresholds(curves: ThresholdCurves, *, modality_of: Mapping[str, str], 
         if not any(np.isfinite(values).any() for sides in curves.accuracy.values() for values in sides.values()):
             left.set_ylim(0, 100)
         figure.align_ylabels([left, left_clips])
-        legend_below(figure, keys, longest=max(18, *(len(short(run)) for run in runs)))
+        legend_below(figure, keys, longest=max(18, *map(len, names.values())))
         return laid_out(figure)
 
 
@@ -388,7 +389,7 @@ def draw_class_counts(selection: Selection, *, title: str) -> Figure:
                 hatch=SIDE_HATCHES[side], linewidth=0,
             )  # fmt: skip
             starts += counts
-        axes.set_yticks(places, [short(row.name, 26) for row in rows])
+        axes.set_yticks(places, list(shortened((row.name for row in rows), 26).values()))
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel="clips", ylim=(places[-1] + 0.6, -0.6 - (len(selection.groups) > 1)))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -445,11 +446,13 @@ def draw_class_scatters(clouds: Sequence[ClassCloud], *, title: str) -> Figure:
         figure = new_figure(width, height)
         figure.set_layout_engine("none")
         titled(figure, title)
+        letters = int(side / 0.063)
+        words = shortened((cloud.name for cloud in clouds), 2 * letters - 4)
         for place, cloud in enumerate(clouds):
             row, column = divmod(place, columns)
             x, y = left + column * (side + gap), bottom + (rows - 1 - row) * (side + names)
             axes = figure.add_axes((x / width, y / height, side / width, side / height))
-            _draw_cloud(axes, cloud, letters=int(side / 0.063))
+            _draw_cloud(axes, cloud, title=_on_two_lines(words[cloud.name], letters))
             axes.tick_params(labelleft=column == 0, labelbottom=place + columns >= len(clouds))
         middle = (left + (columns * (side + gap) - gap) / 2) / width
         figure.supxlabel("mean audio confidence", x=middle, y=0.06 / height, va="bottom", fontsize=7.5)
@@ -458,7 +461,7 @@ def draw_class_scatters(clouds: Sequence[ClassCloud], *, title: str) -> Figure:
     return figure
 
 
-def _draw_cloud(axes: Axes, cloud: ClassCloud, *, letters: int) -> None:
+def _draw_cloud(axes: Axes, cloud: ClassCloud, *, title: str) -> None:
     many = len(cloud.audio) > _MOST_MARKERS
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.6, linestyle=(0, (4, 3)))
     for side, mask in subsets(cloud.audio - cloud.visual, 0.0).items():
@@ -470,11 +473,16 @@ def _draw_cloud(axes: Axes, cloud: ClassCloud, *, letters: int) -> None:
     axes.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
     axes.set_xticklabels(["0", ".5", "1"])
     axes.set_yticklabels(["0", ".5", "1"])
-    axes.set_title(_on_two_lines(cloud.name, letters), fontsize=7, pad=4)
+    axes.set_title(title, fontsize=7, pad=4)
 
 
-def _on_two_lines(name: str, letters: int) -> str:
-    return "\n".join(textwrap.wrap(short(name, 2 * letters - 4), letters, max_lines=2, placeholder="…"))
+def _on_two_lines(text: str, letters: int) -> str:
+    """A text of at most twice these letters, between words where they fit; none is lost."""
+    if len(text) <= letters:
+        return text
+    gaps = [place for place, letter in enumerate(text) if letter == " " and len(text) - letters <= place + 1]
+    place = max((gap for gap in gaps if gap <= letters), default=letters)
+    return f"{text[:place]}\n{text[place:].lstrip()}"
 
 
 # What a run logged of itself
@@ -486,21 +494,24 @@ def draw_diagnostics(curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats
     curves: per seed, group and name (epochs, values), (M,) each: the mean over each logging interval, and its end.
     At most four seeds are drawn, the lowest.
     In a group that is on and off (see `is_on_and_off`) each name has a lane of its own, filled as high as the share.
+    A name that is the only one of its group is said beside the group's: there is nothing to tell it from.
     """
     seeds = shown_seeds(curves)
     groups = list(dict.fromkeys(group for seed in seeds for group in curves[seed]))
-    names = list(dict.fromkeys(name for seed in seeds for group in curves[seed].values() for name in group))
-    styles = {
-        name: replace(style, dashes="solid", marker=_SIDE_MARKERS[name]) if name in MODALITIES else style
-        for name, style in line_styles(names, unimodal={name: name for name in names if name in MODALITIES}).items()
+    of_group = {
+        group: list(dict.fromkeys(name for seed in seeds for name in curves[seed].get(group, {}))) for group in groups
     }
+    names = shortened(dict.fromkeys(name for group in of_group.values() for name in group))
+    in_legend = dict.fromkeys(name for group in of_group.values() if len(group) > 1 for name in group)
+    styles = _styles_of_names(list(names))
     with drawing():
         figure = new_figure(PAGE, 0.75 + 1.2 * len(groups))
         titled(figure, title)
         grid = figure.subplots(len(groups), len(seeds), sharex="col", sharey="row", squeeze=False)
-        for row, group in zip(grid, groups, strict=True):
+        for row, (group, words) in zip(grid, shortened(groups, 18).items(), strict=True):
             _draw_group(row, [curves[seed].get(group, {}) for seed in seeds], styles=styles)
-            row[0].set_ylabel(short(group, 18))
+            alone = [name for name in of_group[group] if name not in in_legend]
+            row[0].set_ylabel("\n".join([words, *(short(name, 18) for name in alone)]))
         for axes, seed in zip(grid[0], seeds, strict=True):
             if len(curves) > 1:
                 axes.set_title(f"seed {seed}")
@@ -508,9 +519,21 @@ def draw_diagnostics(curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=axes.get_xlim()[1] > 2))
         figure.align_ylabels(grid[:, 0])
-        keys = [line_key(short(name), styles[name]) for name in names]
-        legend_below(figure, keys, longest=max(len(short(name)) for name in names))
+        keys = [line_key(names[name], styles[name]) for name in in_legend]
+        legend_below(figure, keys, longest=max((len(names[name]) for name in in_legend), default=0))
         return laid_out(figure)
+
+
+def _styles_of_names(names: Sequence[str]) -> dict[str, LineStyle]:
+    """The modalities' colours and markers for the modalities; every other name has another marker than theirs."""
+    unimodal = {name: name for name in names if name in MODALITIES}
+    markers = [marker for marker in MARKERS if marker not in {_SIDE_MARKERS[name] for name in MODALITIES}]
+    styles = line_styles(names, unimodal=unimodal)
+    others = [name for name in names if name not in unimodal]
+    return {
+        **{name: replace(styles[name], dashes="solid", marker=_SIDE_MARKERS[name]) for name in unimodal},
+        **{name: replace(styles[name], marker=markers[place % len(markers)]) for place, name in enumerate(others)},
+    }
 
 
 def shown_seeds(seeds: Iterable[int]) -> list[int]:
@@ -562,7 +585,7 @@ def _draw_group(
         if not any(np.isfinite(y).any() for _, y in by_name.values()):
             say_empty(axes, "no finite value")
     if shares:
-        row[0].set_yticks(np.arange(len(names)) + 0.45, [short(name, 14) for name in names])
+        row[0].set_yticks(np.arange(len(names)) + 0.45, list(shortened(names, 14).values()))
         row[0].set_ylim(0, len(names))
         return
     for axes in row:
@@ -612,8 +635,9 @@ def draw_uncertainty(runs: Mapping[str, tuple[Floats, Mask]], *, title: str) -> 
             axes.set_visible(False)
         every = np.concatenate([values[np.isfinite(values)] for values, _ in runs.values()])
         edges = np.linspace(0, max(1.0, float(every.max(initial=0))), 41)
+        names = shortened(runs, 24)
         for place, (axes, (run, (values, correct))) in enumerate(zip(grid.flat, runs.items(), strict=False)):
-            _draw_right_and_wrong(axes, run, values, correct, edges=edges)
+            _draw_right_and_wrong(axes, names[run], values, correct, edges=edges)
             if place % columns == 0:
                 axes.set_ylabel("share of clips (%)")
             if place + columns >= len(runs):
@@ -624,7 +648,7 @@ def draw_uncertainty(runs: Mapping[str, tuple[Floats, Mask]], *, title: str) -> 
         return laid_out(figure)
 
 
-def _draw_right_and_wrong(axes: Axes, run: str, values: Floats, correct: Mask, *, edges: Floats) -> None:
+def _draw_right_and_wrong(axes: Axes, name_of_run: str, values: Floats, correct: Mask, *, edges: Floats) -> None:
     known = np.isfinite(values)
     kinds: dict[str, tuple[Mask, Any]] = {
         "right": (correct & known, {**_RIGHT, "fill": True}),
@@ -635,7 +659,7 @@ def _draw_right_and_wrong(axes: Axes, run: str, values: Floats, correct: Mask, *
             counts, _ = np.histogram(values[mask], edges)
             axes.stairs(100 * counts / mask.sum(), edges, label=name, **look)
     axes.set(xlim=(edges[0], edges[-1]), ylim=(0, None))
-    axes.set_title(f"{short(run, 24)}: {kinds['right'][0].sum():,} right, {kinds['wrong'][0].sum():,} wrong")
+    axes.set_title(f"{name_of_run}: {kinds['right'][0].sum():,} right, {kinds['wrong'][0].sum():,} wrong")
 
 
 # Words and numbers on figures

@@ -6,13 +6,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from avbench.analysis.configuration import unlike_settings
 from avbench.analysis.discrepancy import MODALITIES
 from avbench.analysis.runs import Epochs, Results
 
 
 def notes(results: Results, *, epochs: Epochs, resamples: int) -> tuple[str, ...]:
     """All that holds for these results. epochs: which the confidences are averaged over; resamples: the bootstrap's."""
-    return (*_of_subsets(results, epochs), *_of_numbers(results, resamples), *_of_clips(results))
+    return (
+        *_of_subsets(results, epochs),
+        *_of_numbers(results, resamples),
+        *_of_training(results),
+        *_of_clips(results),
+    )
 
 
 def _of_subsets(results: Results, epochs: Epochs) -> Iterator[str]:
@@ -32,8 +38,20 @@ def _of_subsets(results: Results, epochs: Epochs) -> Iterator[str]:
         "Read with care: these subsets are cut by the confidence of the same unimodal networks that are then scored on "
         "them, which flatters each of the two on its own subset."
     )
+    yield from _of_another_index(results)
     if all(len(seeds) > 1 for seeds in results.seeds.values()):
         yield "Tables of subsets cut by the other seeds do not flatter: no seed's networks chose their own clips."
+
+
+def _of_another_index(results: Results) -> Iterator[str]:
+    """Where the confidences were recorded on another packing of these clips."""
+    for folder in results.folders[:1]:
+        here, there = folder.dataset["index_sha256"], results.confidence_index
+        if there not in ("", here):
+            yield (
+                f"{results.confidence_source} is of another dataset ({there[:8]}, here {here[:8]}, the start of the "
+                "index's checksum): its keys and labels are the same, but its clips may look and sound otherwise."
+            )
 
 
 def _of_numbers(results: Results, resamples: int) -> Iterator[str]:
@@ -58,6 +76,14 @@ def _of_numbers(results: Results, resamples: int) -> Iterator[str]:
     )
 
 
+def _of_training(results: Results) -> Iterator[str]:
+    differ = unlike_settings(results.folders)
+    if differ:
+        yield (
+            f"The runs were not all trained alike, and their accuracies may differ for that alone: {'; '.join(differ)}."
+        )
+
+
 def _of_clips(results: Results) -> Iterator[str]:
     coverage = results.coverage
     yield (
@@ -68,7 +94,8 @@ def _of_clips(results: Results) -> Iterator[str]:
     if results.planted is not None:
         without = int(np.isnan(results.planted).sum())
         note = "On planted clips the true discrepancy is known; tables cut by it flatter no network."
-        yield note + (f" {without:,} clips have no planted quality and are not in them." if without else "")
+        lack = "1 clip has no planted quality and is" if without == 1 else f"{without:,} clips have none and are"
+        yield note + (f" {lack} not in them." if without else "")
 
 
 def _epochs_text(epochs: Epochs) -> str:

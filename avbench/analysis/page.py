@@ -54,6 +54,12 @@ _HEADINGS = {
 }
 
 
+# What the curves of a method mean, where their names do not say it, by method.
+_MEANINGS = {
+    "greedy": "Speeds are conditional learning speeds, log10 of (squared gradients over squared weights of the gates / "
+    "of the branch), so 1 is a factor of ten; the difference is the speed of audio minus that of vision.",
+}
+
 # Of these kinds every threshold's table is open; of the others the first.
 _ALL_SHOWN = ("accuracy",)
 # Columns that are shown in another way, and the word for a row of means in the column of seeds.
@@ -181,7 +187,7 @@ def _plans_of_thresholds(evaluation: Evaluation, results: Results) -> Iterator[_
         partial(
             figures.draw_thresholds,
             figures.threshold_curves(shares, results.discrepancies),
-            modality_of={score.run: score.method for score in ordered if score.is_unimodal},
+            modality_of=evaluation.table.modality_of,
             title=_title(evaluation),
         ),
         alt="Accuracy of every method against the threshold T on audio-dominated and on visual-dominated clips",
@@ -197,8 +203,7 @@ def _bar_panels(evaluation: Evaluation, threshold: float) -> list[figures.BarPan
         bars = []
         for run in (*table.unimodal, *table.multimodal):
             cell = evaluation.metrics.cell(run, ACCURACY, side, threshold)
-            modality = table.methods[run] if run in table.unimodal else None
-            bars.append(figures.Bar(run, modality, cell.value, cell.low, cell.high))
+            bars.append(figures.Bar(run, table.modality_of.get(run), cell.value, cell.low, cell.high))
         panels.append(
             figures.BarPanel(side, subset_name(side, threshold), table.clips(side, threshold), bars=tuple(bars))
         )
@@ -239,6 +244,8 @@ def _which_classes(selection: Selection) -> str:
 
 
 def _plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[_Plan]:
+    methods = {run: str(said.get("method")) for folder in results.folders for run, said in folder.runs.items()}
+    methods |= evaluation.table.methods
     by_run: dict[str, dict[int, Any]] = {}
     for (run, seed), groups in results.diagnostics.items():
         if groups:
@@ -252,6 +259,7 @@ def _plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[_Pl
             partial(figures.draw_diagnostics, by_run[run], title=run),
             alt=f"Curves of what {run} logged while it trained",
             caption=f"What {run} logged while it trained: means over logging intervals."
+            + "".join(f" {text}" for method, text in _MEANINGS.items() if methods.get(run) == method)
             + (" Filled lanes show for which share of an interval something was switched on." if lanes else "")
             + (f" The {hidden} highest seeds are not drawn." if hidden else ""),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from avbench.analysis.configuration import check_alike, settings_of
 from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_epochs, average_over_seeds, discrepancy
-from avbench.analysis.evaluation import Scores
+from avbench.analysis.evaluation import Scores, modalities_of
 from avbench.errors import RunError, UsageError, unknown
 from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA, SPLITS, predictions_schema, read_metrics, read_table
 
@@ -41,8 +43,10 @@ _HISTORY_PART = re.compile(r"(?P<modality>[a-z]+)-seed(?P<seed>-?\d+)-epoch(?P<e
 class RunFolder:
     """What a run folder says of itself: dataset.json, config.toml (its text), environment.json, runs.json, events.
 
-    runs: per run name, its method, network, modalities and options; {} in folders of earlier versions.
+    runs: per run name, its method, network, modalities, options, and the modality whose confidence it is; {} in folders
+        of earlier versions.
     events: what the training had to tell (early stops, divergence, clips left out), in order.
+    settings: of config.toml what decides numbers, by name, such as "optimizer.momentum".
     """
 
     path: Path
@@ -51,6 +55,7 @@ class RunFolder:
     environment: Mapping[str, Any]
     runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     events: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,7 @@ class Results:
     diagnostics: per (run, seed) what its method logged while training: per group a curve a name, as (epochs, values),
         two arrays (M,); epochs are fractions, 1.5 is the middle of the second epoch; values are finite.
     confidence_source: the file of somebody's own that the confidences are from; "" for the run folders.
+    confidence_index: checksum of the index of the dataset that this file is of; "" where nothing says so.
     rejects: why how many clips were rejected while packing. events: per run folder, what the training had to tell.
     """
 
@@ -100,6 +106,7 @@ class Results:
     diagnostics: Mapping[tuple[str, int], Diagnostics] = field(default_factory=dict)
     rejects: Mapping[str, int] = field(default_factory=dict)
     confidence_source: str = ""
+    confidence_index: str = ""
 
     @property
     def seeds(self) -> Mapping[str, tuple[int, ...]]:
@@ -119,11 +126,16 @@ class Results:
 
 @dataclass(frozen=True, slots=True)
 class _Predictions:
-    """One run's predictions of a split with both modalities, by ascending clip id; the rest as in `Scores`."""
+    """One run's predictions of a split with both modalities, by ascending clip id; the rest as in `Scores`.
+
+    confidence_of: the modality whose confidence the run feeds, if any.
+    """
 
     path: Path
     run: str
     method: str
+    modalities: tuple[str, ...]
+    confidence_of: str | None
     seed: int
     epoch: int
     clip_ids: Ids
@@ -169,8 +181,7 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
     damaged or contradict each other, and where audio or visual network or its confidences are missing.
     """
     folders = _read_folders(paths, split)
-    classes = tuple(folders[0].dataset["classes"])
-    by_folder = {folder.path: _read_predictions(folder.path, split, classes=len(classes)) for folder in folders}
+    by_folder = {folder.path: _read_predictions(folder, split) for folder in folders}
     predictions = [table for tables in by_folder.values() for table in tables]
     _check_names(predictions)
     _check_unimodal(predictions, paths)
@@ -178,7 +189,7 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
     confidences = [
         _read_confidences(folder.path, split)
         for folder in folders
-        if any(table.method in MODALITIES for table in by_folder[folder.path])
+        if any(table.confidence_of is not None for table in by_folder[folder.path])
     ]
     _check_against_predictions(confidences, predictions[0], split)
     listed = confidences[0]
@@ -222,7 +233,7 @@ def _any_predictions(folder: RunFolder) -> list[_Predictions]:
     """Predictions of the first split that there are any of; their networks are those of every split."""
     for split in SPLITS:
         if is_predicted([folder.path], split):
-            return _read_predictions(folder.path, split, classes=len(folder.dataset["classes"]))
+            return _read_predictions(folder, split)
     return []
 
 
@@ -274,6 +285,7 @@ def _read_folders(paths: Sequence[Path], split: str) -> tuple[RunFolder, ...]:
         raise UsageError(f"{twice[0]}: given twice; give each run folder once")
     folders = tuple(_read_folder(Path(path)) for path in paths)
     _check_same_dataset(folders)
+    check_alike(folders)
     return folders
 
 
@@ -284,6 +296,7 @@ def _read_folder(path: Path) -> RunFolder:
         raise RunError(f"{path}: no such run folder; make one with `avbench train ... --out {path}`")
     try:
         config = (path / "config.toml").read_text(encoding="utf-8")
+        settings = settings_of(tomllib.loads(config))
         dataset, environment = (
             json.loads((path / name).read_text(encoding="utf-8")) for name in ("dataset.json", "environment.json")
         )
@@ -297,7 +310,8 @@ def _read_folder(path: Path) -> RunFolder:
     for name in ("name", "classes", "index_sha256"):
         if not isinstance(dataset, dict) or name not in dataset:
             raise RunError(f"{path / 'dataset.json'}: has no {name!r}; it was not written by this version of avbench")
-    return RunFolder(path, dataset, config, environment, runs=_read_run_list(path), events=_read_events(path))
+    runs, events = _read_run_list(path), _read_events(path)
+    return RunFolder(path, dataset, config, environment, runs=runs, events=events, settings=settings)
 
 
 def _read_run_list(path: Path) -> dict[str, dict[str, Any]]:
@@ -308,9 +322,19 @@ def _read_run_list(path: Path) -> dict[str, dict[str, Any]]:
         runs = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise RunError(f"{file}: cannot be read ({error})") from None
-    if not isinstance(runs, dict) or not all(isinstance(run, dict) for run in runs.values()):
+    if not isinstance(runs, dict) or not all(map(_is_run, runs.values())):
         raise RunError(f"{file}: holds no list of runs; it was not written by this version of avbench")
     return runs
+
+
+def _is_run(said: object) -> bool:
+    """Whether this is what runs.json says of a run, as far as numbers hang on it."""
+    return (
+        isinstance(said, dict)
+        and said.get("confidence_of") in (None, *MODALITIES)
+        and said.get("modalities", ["audio"]) in (["audio"], ["visual"], ["audio", "visual"], ["visual", "audio"])
+        and isinstance(said.get("options", {}), dict)
+    )
 
 
 def _read_events(path: Path) -> tuple[str, ...]:
@@ -380,22 +404,25 @@ def _check_ids_once(clip_ids: Ids, path: Path) -> None:
 # Predictions
 
 
-def _read_predictions(folder: Path, split: str, *, classes: int) -> list[_Predictions]:
-    files = sorted((folder / "predictions").glob("*.parquet"))
+def _read_predictions(folder: RunFolder, split: str) -> list[_Predictions]:
+    files = sorted((folder.path / "predictions").glob("*.parquet"))
     if not files:
         raise RunError(
-            f"{folder}: holds no predictions; did the training end? `avbench train ... --resume` finishes it"
+            f"{folder.path}: holds no predictions; did the training end? `avbench train ... --resume` finishes it"
         )
     wanted = [file for file in files if re.search(rf"-seed-?\d+-{split}$", file.stem)]
     if not wanted:
         there = sorted({file.stem.rsplit("-", 1)[-1] for file in files})
         raise RunError(
-            f"{folder}: has no predictions of the {split} split, only of {', '.join(there)}; choose with --split"
+            f"{folder.path}: has no predictions of the {split} split, only of {', '.join(there)}; choose with --split"
         )
-    return [_read_prediction_table(file, split, classes=classes) for file in wanted]
+    classes = len(folder.dataset["classes"])
+    return [_read_prediction_table(file, split, classes=classes, runs=folder.runs) for file in wanted]
 
 
-def _read_prediction_table(path: Path, split: str, *, classes: int) -> _Predictions:
+def _read_prediction_table(
+    path: Path, split: str, *, classes: int, runs: Mapping[str, Mapping[str, Any]]
+) -> _Predictions:
     everything = read_table(path, _ALWAYS_THERE)
     table = everything.filter(pc.equal(everything.column("replaced"), "none"))
     if table.num_rows == 0:
@@ -409,10 +436,14 @@ def _read_prediction_table(path: Path, split: str, *, classes: int) -> _Predicti
     table = table.sort_by("clip_id")
     clip_ids = _integers(table, "clip_id", path)
     _check_ids_once(clip_ids, path)
+    run, method = found["run"][0], found["method"][0]
+    said = runs.get(run, {})
     return _Predictions(
         path=path,
-        run=found["run"][0],
-        method=found["method"][0],
+        run=run,
+        method=method,
+        modalities=tuple(said.get("modalities", modalities_of(method))),
+        confidence_of=said.get("confidence_of", method if method in MODALITIES else None),
         seed=found["seed"][0],
         epoch=found["epoch"][0],
         clip_ids=clip_ids,
@@ -490,8 +521,8 @@ def _check_names(predictions: Sequence[_Predictions]) -> None:
 
 
 def _check_unimodal(predictions: Sequence[_Predictions], paths: Sequence[Path]) -> None:
-    methods = {table.method for table in predictions}
-    missing = [modality for modality in MODALITIES if modality not in methods]
+    recorded = {table.confidence_of for table in predictions}
+    missing = [modality for modality in MODALITIES if modality not in recorded]
     if missing:
         there = ", ".join(sorted({table.run for table in predictions}))
         raise RunError(
@@ -526,6 +557,7 @@ def _score(table: _Predictions, clip_ids: Ids) -> Scores:
         uncertainty=table.uncertainty,
         parts=table.parts,
         replaced=table.replaced,
+        modalities=table.modalities,
     )
     return everything.rows(np.isin(table.clip_ids, clip_ids))
 
@@ -627,7 +659,7 @@ def _seeds(
             if owner is not table.folder:
                 raise RunError(
                     f"{owner} and {table.folder} both recorded the {modality} confidence with seed {seed}; "
-                    f"leave one out"
+                    f"leave one out (a network that is only to stand beside is of a class with confidence_of = None)"
                 )
             if epochs == "all":
                 found[modality][seed] = mean
@@ -651,7 +683,7 @@ def _best_epoch(predictions: Sequence[_Predictions], folder: Path, modality: str
     candidates = [
         table
         for table in predictions
-        if (table.method, table.seed) == (modality, seed) and table.path.is_relative_to(folder)
+        if (table.confidence_of, table.seed) == (modality, seed) and table.path.is_relative_to(folder)
     ]
     if len(candidates) != 1:
         raise RunError(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ SIDE_HATCHES = {"audio": "", "visual": "//////", "tie": "", "overall": ""}
 INK, SOFT = "#222222", "#666666"
 _COLOURS = ("#000000", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 _DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 _SETTINGS: Any = {
     "font.size": 7.5,
@@ -86,15 +87,13 @@ def line_styles(names: Sequence[str], *, unimodal: dict[str, str]) -> dict[str, 
     modalities = list(unimodal.values())
     styles = {
         name: LineStyle(
-            SIDE_COLOURS[modality], dashes[modality], ("", *_MARKERS)[modalities[:place].count(modality) % 8]
+            SIDE_COLOURS[modality], dashes[modality], ("", *MARKERS)[modalities[:place].count(modality) % 8]
         )
         for place, (name, modality) in enumerate(unimodal.items())
     }
     for place, name in enumerate(name for name in names if name not in unimodal):
         colour = _COLOURS[place % len(_COLOURS)]
-        styles[name] = LineStyle(
-            colour, _DASHES[place // len(_COLOURS) % len(_DASHES)], _MARKERS[place % len(_MARKERS)]
-        )
+        styles[name] = LineStyle(colour, _DASHES[place // len(_COLOURS) % len(_DASHES)], MARKERS[place % len(MARKERS)])
     return styles
 
 
@@ -152,11 +151,49 @@ def quiet() -> Iterator[None]:
 
 def short(name: str, limit: int = 28) -> str:
     """A name on one line in at most `limit` letters, its middle left out: both ends of a name tell names apart."""
-    plain = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+    plain = _on_one_line(name)
     if len(plain) <= limit:
         return plain
     tail = (limit - 1) // 2
     return f"{plain[: limit - 1 - tail].rstrip()}…{plain[-tail:].lstrip()}"
+
+
+def shortened(names: Iterable[str], limit: int = 28) -> dict[str, str]:
+    """`short` of each of these names, no two the same: of those that would be, the part that tells them apart is kept.
+
+    What differs in no letter that can be printed is numbered.
+    """
+    texts = {name: short(name, limit) for name in names}
+    counts = Counter(texts.values())
+    apart: dict[str, str] = {}
+    for name, text in texts.items():
+        if counts[text] > 1:
+            text = _around_difference(name, [other for other in texts if texts[other] == text], limit)
+        base, number = text, 2
+        while text in apart.values():
+            text = f"{base[: limit - 1 - len(str(number))]} {number}"
+            number += 1
+        apart[name] = text
+    return apart
+
+
+def _around_difference(name: str, alike: Sequence[str], limit: int) -> str:
+    """The beginning of a name, and what follows where it parts from the most similar one."""
+    plain = _on_one_line(name)
+    shared = max(_letters_shared(plain, _on_one_line(other)) for other in alike if other != name)
+    head = limit // 3
+    rest = plain[shared : shared + limit - head - 2]
+    return f"{plain[:head].rstrip()}…{rest}{'…' if shared + len(rest) < len(plain) else ''}"
+
+
+def _letters_shared(one: str, other: str) -> int:
+    """How many letters two names have in common before they part."""
+    pairs = zip(one, other, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def _on_one_line(name: str) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], *, longest: int) -> None:

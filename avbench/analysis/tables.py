@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -446,11 +447,12 @@ def _csv(records: Sequence[Record]) -> str:
 
 def markdown(evaluation: Evaluation) -> str:
     """All tables with the answer and the notes, as GitHub's Markdown."""
-    lines = [f"# {evaluation.dataset}, {evaluation.split} split", "", evaluation.answer, ""]
-    lines += [f"* {verdict.sentence}" for verdict in evaluation.verdicts]
+    lines = [f"# {_markdown_text(evaluation.dataset)}, {evaluation.split} split", ""]
+    lines += [_markdown_text(evaluation.answer), ""]
+    lines += [f"* {_markdown_text(verdict.sentence)}" for verdict in evaluation.verdicts]
     for sheet in evaluation.sheets:
-        lines += ["", f"## {sheet.title}", "", sheet.caption, ""]
-        lines.append(_markdown_row(sheet.headings))
+        lines += ["", f"## {sheet.title}", "", _markdown_text(sheet.caption), ""]
+        lines.append(_markdown_row([_markdown_text(heading) for heading in sheet.headings]))
         lines.append(f"|{'---|' * sheet.words}{'---:|' * (len(sheet.headings) - sheet.words)}")
         lines += [_markdown_row([_markdown_cell(cell) for cell in row]) for row in sheet.rows]
     if evaluation.planted is not None:
@@ -458,17 +460,22 @@ def markdown(evaluation: Evaluation) -> str:
             "",
             f"Spearman correlation of estimated and planted discrepancy: {correlation_text(evaluation.spearman)}",
         ]
-    lines += ["", "## Notes", "", *(f"* {note}" for note in evaluation.notes)]
+    lines += ["", "## Notes", "", *(f"* {_markdown_text(note)}" for note in evaluation.notes)]
     return "\n".join(lines) + "\n"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(cells)} |"
 
 
 def _markdown_cell(cell: Cell) -> str:
-    text = cell.text.replace("*", "\\*")
+    text = _markdown_text(cell.text)
     return " ".join(part for part in (f"**{text}**" if cell.best else text, cell.detail) if part)
+
+
+def _markdown_text(text: str) -> str:
+    """Words for Markdown, on one line: what it would take for markup, or for HTML, is escaped."""
+    return re.sub(r"([\\`*_<>\[\]&|~$])", r"\\\1", _one_line(text))
 
 
 def latex(evaluation: Evaluation) -> str:

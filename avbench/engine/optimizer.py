@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -35,8 +36,10 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for name, low in (("learning_rate", 0.0), ("momentum", 0.0), ("weight_decay", 0.0), ("clip_norm", 0.0)):
-            if not getattr(self, name) >= low:
+            if not low <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected a number >= {low:g}")
+        if self.momentum >= 1.0:
+            raise UsageError(f"momentum is {self.momentum}, expected a number in [0, 1); at 1 steps only grow")
         if self.decay_epochs < 1:
             raise UsageError(f"decay-epochs is {self.decay_epochs}, expected at least 1")
         if not 0.0 <= self.warmup < 1.0:

@@ -79,7 +79,7 @@ def _parse_run(text: str) -> RunSpec:
         file_checksum = _checksum_of(method)
     else:
         method = _known(method_name, others)
-    if name in MODALITIES and method.name != name:
+    if name in MODALITIES and method.confidence_of != name:
         raise UsageError(f"--methods {text!r}: a run named {name!r} is the {name} network; name this one otherwise")
     if not _RUN_NAME.fullmatch(name):
         raise UsageError(f"--methods {text!r}: {name!r} is no name for a run (letters, digits, '.', '_', '+', '-')")
@@ -134,6 +134,14 @@ def _checked(method: object, where: str) -> type[Method]:
     for attribute in ("name", "network"):
         if not hasattr(method, attribute):
             raise UsageError(f"{where}: class {method.__name__} does not say its {attribute}: {attribute} = ...")
+    if method.confidence_of is not None and method.modalities not in (
+        (method.confidence_of,),
+        [method.confidence_of],
+    ):
+        raise UsageError(
+            f"{where}: class {method.__name__} feeds the {method.confidence_of} confidence, and reads "
+            f"{method.modalities!r}, not {method.confidence_of} alone; set confidence_of = None"
+        )
     options = vars(method.Config)
     if not dataclasses.is_dataclass(method.Config) or (
         options.get("__annotations__") and "__dataclass_fields__" not in options

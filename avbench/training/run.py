@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,6 +128,7 @@ class Run:
         self.tally = Tally.zero(device)
         self._logged: dict[str, list[Tensor | float]] = {}
         self._unrecorded: list[tuple[Tensor, Tensor, Tensor, int]] = []
+        self._is_checked = False  # what the method says of a batch
 
     @property
     def name(self) -> str:
@@ -140,11 +141,12 @@ class Run:
         return not self.progress.finished
 
     def describe(self) -> dict[str, Any]:
-        """What runs.json says of it, for whoever reads tables: method, network, what it reads, every option."""
+        """What runs.json says of it, for whoever reads tables: method, network, what it reads and feeds, options."""
         return {
             "method": self.spec.method.name,
             "network": self.method.network,
             "modalities": list(self.method.modalities),
+            "confidence_of": self.method.confidence_of,
             "options": dataclasses.asdict(self.spec.config),
         }
 
@@ -156,6 +158,11 @@ class Run:
         step = self.method.train_step(self.engine, batch, clock)
         if not isinstance(step, Step):
             raise UsageError(f"--methods {self.spec.text}: train_step returned {type(step).__name__}, expected a Step")
+        if not self._is_checked:
+            with torch.no_grad():
+                _check_said(self.method, batch, step, self.spec.text)
+            self._is_checked = True
+        check_log({name: value for name, value in step.log.items() if name not in self._logged}, self.spec.text)
         self.progress.step += 1
         for name, value in step.log.items():
             self._logged.setdefault(name, []).append(value)
@@ -258,6 +265,46 @@ def _check_network(method: Method, model: nn.Module, text: str) -> None:
         ) from None
     if set(modules) != set(method.modalities):
         raise UsageError(f"--methods {text}: feature_modules names {sorted(modules)}, not {sorted(method.modalities)}")
+
+
+def _check_said(method: Method, batch: Batch, step: Step, text: str) -> None:
+    """Raises UsageError where what a method says of its first batch is not of the shape that is counted and written.
+
+    The same on every rank, also on one without clips.
+    """
+    clips = (len(batch),)
+    probabilities = method.probabilities(step.outputs)
+    if not isinstance(probabilities, Mapping) or "prediction" not in probabilities:
+        names = sorted(probabilities) if isinstance(probabilities, Mapping) else type(probabilities).__name__
+        raise UsageError(f"--methods {text}: probabilities gives {names}, expected 'prediction' among them")
+    _check_shape(step.losses, clips, "the loss", "one number a clip", text)
+    for name in ("prediction", *MODALITIES):
+        if name in probabilities:
+            what = f"probabilities of {name!r}"
+            _check_shape(probabilities[name], (*clips, method.classes), what, "one number a clip and class", text)
+    uncertainty = method.uncertainty(step.outputs)
+    if uncertainty is not None:
+        _check_shape(uncertainty, clips, "the uncertainty", "one number a clip", text)
+
+
+def _check_shape(value: object, shape: tuple[int, ...], what: str, meaning: str, text: str) -> None:
+    if not isinstance(value, Tensor) or value.shape != shape:
+        found = f"has the shape {list(value.shape)}" if isinstance(value, Tensor) else f"is {type(value).__name__}"
+        raise UsageError(f"--methods {text}: {what} {found}, expected a tensor of shape {list(shape)}: {meaning}")
+
+
+def check_log(log: Mapping[str, object], text: str) -> None:
+    """Raises UsageError for what a method logs under another name than group/name, or that is not one number.
+
+    A plain name could be one that the trainer's records have already: epoch, seed, loss.
+    """
+    for name, value in log.items():
+        group, _, rest = name.partition("/")
+        if not group or not rest:
+            raise UsageError(f"--methods {text}: logs {name!r}, expected a name of the form group/name")
+        if not (isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)):
+            found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UsageError(f"--methods {text}: logs {name!r} as {found}, expected one number")
 
 
 def modalities_read(runs: Sequence[Run]) -> tuple[Modality, ...]:

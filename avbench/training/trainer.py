@@ -478,12 +478,21 @@ class Trainer:
         self.done = self.logged = self.saved
         self.checkpoints.wait()
         self.pulse.at("writing confidence.parquet")
-        if self.stores:
-            missed = export(self.folder.confidence, stores=list(self.stores.values()), dataset=self.dataset)
+        runs = [run for run in self.runs if run.progress.finished != DIVERGED and run.progress.best_epoch >= 0]
+        # A network that diverged is in no table, and cuts no subset either: not even with what it left when it was
+        # trained for fewer epochs.
+        stores = [run.store for run in runs if run.store is not None]
+        stale = [] if stores else [self.folder.confidence]
+        for run in self.runs:
+            if run not in runs:
+                stale += [self.folder.prediction_file(run.spec.name, run.seed, split) for split in SPLITS]
+        on_main(str(self.folder.path), lambda: [path.unlink(missing_ok=True) for path in stale])
+        if stores:
+            missed = export(self.folder.confidence, stores=stores, dataset=self.dataset)
             for store, clips in missed.items():
                 if clips:
-                    self._event(f"{clips} clips have no {store} confidence: not used, or their bytes are bad")
-        runs = [run for run in self.runs if run.progress.finished != DIVERGED and run.progress.best_epoch >= 0]
+                    missing = "1 clip has" if clips == 1 else f"{clips} clips have"
+                    self._event(f"{missing} no {store} confidence: not used, or their bytes are bad")
         for run in runs:
             self.checkpoints.load_best(run, self.device)
         means = self._feature_means([run for run in runs if is_joint(run)])

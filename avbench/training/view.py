@@ -23,7 +23,7 @@ from avbench.packing.recipes import cut_parts
 from avbench.training.display import Display
 from avbench.training.parallel import SideBySide
 from avbench.training.predict import counted, prepare
-from avbench.training.run import Run
+from avbench.training.run import Run, check_log
 
 T = TypeVar("T")
 
@@ -48,8 +48,8 @@ def parts_of_train(dataset: Dataset, clip_ids: np.ndarray) -> dict[Part, np.ndar
     for name, ids in parts.items():
         if not len(ids):
             raise DatasetError(
-                f"{dataset.path}: train has {len(labels)} videos, too few to cut off a {name} part as one of the "
-                f"methods needs; leave that method out or pack more videos"
+                f"{dataset.path}: train has {len(labels)} {'video' if len(labels) == 1 else 'videos'}, too few to cut "
+                f"off a {name} part as one of the methods needs; leave that method out or pack more videos"
             )
     return parts
 
@@ -122,7 +122,8 @@ class View:
         self._side_by_side.each(items, action)
 
     def say(self, text: str, **numbers: float) -> None:
-        """An event of the run."""
+        """An event of the run. Raises UsageError for a number of another name than group/name."""
+        check_log(numbers, self._run.spec.text)
         self._say(text, numbers)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from avbench.analysis.evaluation import (
     SUBSETS,
     Scores,
     accuracy_table,
+    modalities_of,
     rank_correlation,
     verdict,
 )
@@ -21,7 +22,9 @@ DISCREPANCY = np.array([0.9, 0.5, 0.1, 0.0, -0.1, -0.3, -0.5, -0.9])
 
 def scores(run, right, *, method=None, seed=0):
     right = np.array(right, bool)
-    return Scores(run, run if method is None else method, seed, right, predictions=right.astype(np.int64))
+    method = method or run
+    read = modalities_of(method)
+    return Scores(run, method, seed, right, predictions=right.astype(np.int64), modalities=read)
 
 
 def three_runs(*, audio="11110000", visual="00001111", baseline="11010011"):

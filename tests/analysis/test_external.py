@@ -138,6 +138,18 @@ class TestScored:
             read(run, confidence=swapped).discrepancies, -read(run).discrepancies, rtol=0, atol=1e-12
         )
 
+    @pytest.mark.parametrize(("index", "notes"), [("5e" * 32, 0), ("ab" * 32, 1)])
+    def test_a_confidence_table_of_another_packing_is_noted(self, run, tmp_path, index, notes):
+        other = make_run(
+            tmp_path / "other", labels=LABELS, audio={0: AUDIO}, visual={0: VISUAL}, correct={}, fingerprint=index
+        )
+        evaluation, _ = assess([run], confidence=other / "confidence.parquet", resamples=20)
+        found = [note for note in evaluation.notes if "another dataset (abababab, here 5e5e5e5e" in note]
+        assert len(found) == notes
+        (other / "dataset.json").unlink()  # a table taken out of its folder says nothing of it
+        evaluation, _ = assess([run], confidence=other / "confidence.parquet", resamples=20)
+        assert not any("another dataset" in note for note in evaluation.notes)
+
     def test_a_runs_confidence_table_brings_the_names_of_its_classes(self, run, tmp_path):
         mine = write(tmp_path / "mine.csv", {"key": KEYS, "prediction": [CLASSES[number] for number in SAID]})
         results = read(predictions=[mine], confidence=run / "confidence.parquet")
@@ -197,7 +209,7 @@ class TestMistakes:
 
     def test_a_clip_twice(self, run, tmp_path):
         files = self.mine(tmp_path, key=[*KEYS[:5], KEYS[0]])
-        self.fails(r"1 keys stand more than once, the first is 'clip0'", run, predictions=files)
+        self.fails(r"1 key stands more than once, the first is 'clip0'", run, predictions=files)
 
     @pytest.mark.parametrize(
         ("said", "message"),
@@ -213,12 +225,19 @@ class TestMistakes:
             path = write(tmp_path / f"mine{suffix}", {"key": KEYS, "prediction": said})
             self.fails(message, run, predictions=[path])
 
+    def test_one_of_a_thing_is_told_as_one_and_two_as_two(self, run, tmp_path):
+        files = self.mine(tmp_path, key=[*KEYS[:4], KEYS[0], KEYS[1]])
+        self.fails(r"2 keys stand more than once, the first is 'clip0'", run, predictions=files)
+        values = np.full((6, 3), np.nan)
+        path = write(tmp_path / "mine.parquet", {"key": KEYS, "probabilities": values.tolist()})
+        self.fails("a class probability of 6 clips is missing", run, predictions=[path])
+
     def test_probabilities_that_are_none(self, run, tmp_path):
         values = np.full((6, 3), 0.3)
         values[2, 1] = np.nan
         path = write(tmp_path / "mine.parquet", {"key": KEYS, "probabilities": values.tolist()})
         self.fails(
-            "1 clips have a class probability that is missing or not finite, the first is 'clip2'",
+            "a class probability of 1 clip is missing or not finite, the first is 'clip2'",
             run,
             predictions=[path],
         )
@@ -271,7 +290,7 @@ class TestMistakes:
             confidence=run / "confidence.parquet",
         )  # fmt: skip
         twice = write(tmp_path / "c.csv", {**CONFIDENCE, "key": [*KEYS[:5], "clip0"]})
-        self.fails("1 keys stand more than once", predictions=self.mine(tmp_path), confidence=twice)
+        self.fails("1 key stands more than once", predictions=self.mine(tmp_path), confidence=twice)
 
     def test_one_class_only(self, tmp_path):
         confidence = write(tmp_path / "c.csv", {**CONFIDENCE, "label": ["cat"] * 6})
@@ -280,9 +299,24 @@ class TestMistakes:
             r"every clip of the test split has the same class \('cat'\)", predictions=files, confidence=confidence
         )
 
-    def test_a_name_that_is_taken(self, run, tmp_path):
-        files = [write(tmp_path / "baseline.csv", {"key": KEYS, "prediction": SAID})]
-        self.fails("the run 'baseline' with seed 0 is there already; rename", run, predictions=files)
+    @pytest.mark.parametrize("seed", [0, 7])
+    def test_a_name_that_a_run_folder_has(self, run, tmp_path, seed):
+        # With another seed it would be averaged with ours, and be called our network.
+        files = [write(tmp_path / "baseline.csv", {"key": KEYS, "prediction": SAID, "seed": [seed] * 6})]
+        self.fails("baseline.csv: the run 'baseline' is there already; rename the file", run, predictions=files)
+
+    def test_a_name_that_another_file_has(self, run, tmp_path):
+        files = [write(tmp_path / f"{name}.csv", {"key": KEYS, "prediction": SAID, "run": ["a"] * 6}) for name in "xy"]
+        self.fails("the run 'a' with seed 0 is there already; rename", run, predictions=files)
+
+    @pytest.mark.parametrize("order", [1, -1])
+    def test_two_methods_in_one_run(self, run, tmp_path, order):
+        columns = {"run": ["mine"] * 6, "method": ["b", "audio"][::order] * 3}
+        self.fails(
+            "column 'method' holds '(b', 'audio|audio', 'b)' for the run 'mine'; a run is of one method",
+            run,
+            predictions=self.mine(tmp_path, **columns),
+        )
 
     def test_files_that_are_none(self, run, tmp_path):
         self.fails("no such file", run, predictions=[tmp_path / "nothing.csv"], error=UsageError)

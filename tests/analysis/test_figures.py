@@ -7,6 +7,8 @@ import xml.etree.ElementTree as ElementTree
 import matplotlib.image
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 from matplotlib.patches import StepPatch
@@ -36,6 +38,7 @@ from avbench.analysis.style import (
     line_styles,
     new_figure,
     short,
+    shortened,
     to_png,
     to_svg,
 )
@@ -294,6 +297,16 @@ class TestClasses:
             box = axes.get_window_extent()
             assert box.width == pytest.approx(box.height)
 
+    def test_no_two_classes_have_the_same_name_on_a_figure(self):
+        names = [f"playing the {what} in a large orchestra, part {n}" for what in ("flute", "harp") for n in (1, 11)]
+        labels, audio, visual, rows = some_classes(200, 4, names)
+        clouds = [ClassCloud(row.name, audio[labels == row.label], visual[labels == row.label]) for row in rows]
+        titles = [axes.get_title() for axes in draw_class_scatters(clouds, title="classes").axes]
+        bars = draw_class_counts(select_classes(rows, most=24), title="classes").axes[0].get_yticklabels()
+        assert len(set(titles)) == len({label.get_text() for label in bars}) == 4
+        for title in titles:
+            assert max(map(len, title.split("\n"))) <= 20 and title.startswith("playing")
+
     def test_thousands_of_clips_are_one_picture_in_the_svg(self):
         random = np.random.default_rng(0)
         cloud = ClassCloud("many", *random.random((2, 20_000)))
@@ -357,6 +370,19 @@ class TestDiagnostics:
         weights = {"audio": (x, x / 20), "visual": (x, 1 - x / 20), "joint": (x, np.zeros(20))}
         (axes,) = draw_diagnostics({0: {"weight": weights}}, title="run").axes
         assert [line.get_ydata().tolist() for line in axes.lines] == [y.tolist() for _, y in weights.values()]
+
+    def test_a_name_that_is_alone_in_its_group_is_said_on_the_axis(self):
+        x = np.arange(1, 4.0)
+        speed = {"audio": (x, x), "visual": (x, -x)}
+        figure = draw_diagnostics({0: {"speed": speed, "difference": {"speed": (x, 2 * x)}}}, title="greedy")
+        assert [axes.get_ylabel() for axes in figure.axes] == ["speed", "difference\nspeed"]
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["audio", "visual"]
+
+    def test_lines_of_one_panel_differ_in_their_markers_too(self):
+        x = np.arange(1, 4.0)
+        names = ("audio", "visual", "joint", "other")
+        (axes,) = draw_diagnostics({0: {"weight": {name: (x, x + n) for n, name in enumerate(names)}}}, title="r").axes
+        assert len({line.get_marker() for line in axes.lines}) == 4
 
     def test_a_wide_range_has_a_logarithmic_axis(self):
         x = np.arange(1, 4.0)
@@ -493,6 +519,27 @@ def test_a_users_matplotlib_settings_change_nothing():
     before = to_svg(FIGURES["bars-few"]())
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black", "text.usetex": False}):
         assert to_svg(FIGURES["bars-few"]()) == before
+
+
+def test_shortened_names_keep_what_tells_them_apart():
+    long = [f"{'a' * 20}{letter}{'b' * 20}" for letter in "xyz"]
+    assert shortened(["one", *long], 12) == {
+        "one": "one",
+        long[0]: "aaaa…xbbbbb…",
+        long[1]: "aaaa…ybbbbb…",
+        long[2]: "aaaa…zbbbbb…",
+    }
+    # Of the same letters, and longer by one; and what differs in nothing that can be printed.
+    assert list(shortened(["a" * 40, "a" * 41], 9).values()) == ["aaa…", "aaa…a"]
+    assert list(shortened(["a\n", "a\t", "\n", "\t"], 9).values()) == ["a…", "a… 2", "…", "… 2"]
+
+
+@given(st.lists(st.text("ab ", max_size=30), unique=True, min_size=1, max_size=8))
+def test_shortened_names_differ_and_are_short(names):
+    texts = shortened(names, 12)
+    assert list(texts) == names
+    assert len(set(texts.values())) == len(names)
+    assert all(len(text) <= 12 for text in texts.values())
 
 
 def test_a_name_is_shortened_in_its_middle_and_kept_on_one_line():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
-from avbench.analysis.evaluation import SUBSETS, Scores
+from avbench.analysis.evaluation import SUBSETS, Scores, modalities_of
 from avbench.analysis.metrics import (
     ACCURACY,
     AVERAGE_PRECISION,
@@ -112,7 +112,9 @@ class TestTable:
                 probabilities[np.arange(120), labels] += 0.4
                 guessed = probabilities.argmax(axis=1)
                 given = None if run == "mine" else probabilities
-                scores.append(Scores(run, method, seed, guessed == labels, guessed, given))
+                scores.append(
+                    Scores(run, method, seed, guessed == labels, guessed, given, modalities=modalities_of(method))
+                )
         ticks = []
         table = metric_table(
             scores, labels, discrepancies, thresholds=[0.0, 0.5], resamples=400, tick=lambda *at: ticks.append(at)

@@ -21,6 +21,7 @@ from avbench.analysis.report import assess, evaluate
 from avbench.analysis.runs import parse_epochs, read_runs
 from avbench.analysis.tables import table_files, terminal_table
 from avbench.errors import AvbenchError, RunError, UsageError
+from avbench.records import write_json, write_text
 
 LABELS = [0, 1, 2, 0, 1, 2]
 AUDIO = [0.9, 0.8, 0.5, 0.25, 0.1, 0.7]
@@ -125,6 +126,37 @@ class TestNumbers:
         table = table_of(run)
         assert (table.unimodal, table.multimodal) == (("sound", "visual"), ("audio",))
 
+    def test_a_method_of_ones_own_that_reads_one_modality_is_unimodal(self, run):
+        """It is right on every clip of both sides, and no multimodal method for that."""
+        write_predictions(
+            run, run="mine", method="my-audio", seed=0, split="test", clip_ids=np.arange(100, 106), labels=LABELS,
+            correct=[True] * 6, replaced_correct={},
+        )  # fmt: skip
+        runs = {name: said_of(name) for name in ("audio", "visual", "baseline")}
+        write_json(run / "runs.json", {**runs, "mine": said_of("audio", method="my-audio", confidence_of=None)})
+        evaluation, results = assess([run])
+        assert (evaluation.table.unimodal, evaluation.table.multimodal) == (("audio", "mine", "visual"), ("baseline",))
+        assert evaluation.conclusion.winners == ()
+        assert {one.run for one in evaluation.comparisons} == {"baseline"}
+        assert {one.unimodal for one in evaluation.comparisons} == {"audio", "mine", "visual"}
+        assert evaluation.table.modality_of["mine"] == "audio"
+        assert len(results.confidence_by_seed["audio"]) == 1
+
+    def test_a_network_of_ones_own_may_be_the_one_that_cuts_the_subsets(self, tmp_path):
+        named = {("big", "big-audio", 0) if name == "audio" else (name, method, 0): right
+                 for (name, method, _), right in RIGHT.items()}  # fmt: skip
+        run = hand_made(tmp_path / "run", correct=named, epochs={"big-audio": 1})
+        runs = {"big": said_of("audio", method="big-audio"), "visual": said_of("visual")}
+        write_json(run / "runs.json", {**runs, "baseline": said_of("baseline")})
+        evaluation, _ = assess([run])
+        assert evaluation.table.unimodal == ("big", "visual")
+        assert evaluation.table.cell("big", 0, "audio", 0.0).accuracy == 1.0
+        assert evaluation.verdicts[0].answered
+        write_history(run, "audio", seed=0, epoch=1, confidence=dict(zip(range(100, 106), VISUAL, strict=True)))
+        write_history(run, "visual", seed=0, epoch=0, confidence=dict(zip(range(100, 106), VISUAL, strict=True)))
+        best = read_runs([run], split="test", epochs="best")
+        np.testing.assert_array_equal(best.discrepancies, np.zeros(6))
+
     def test_two_seeds_cut_the_subsets_once_by_their_mean(self, tmp_path):
         # Clip 1 prefers audio with seed 0 (0.8 : 0.5) and vision with seed 1 (0 : 0.5); its mean prefers vision.
         second = [0.9, 0.0, 0.5, 0.25, 0.1, 0.7]
@@ -153,7 +185,7 @@ class TestNumbers:
         run = hand_made(tmp_path / "run", planted=planted)
         evaluation, _ = assess([run])
         assert evaluation.planted.clips("overall", 0.0) == 5
-        assert any("1 clips have no planted quality" in note for note in evaluation.notes)
+        assert any("1 clip has no planted quality" in note for note in evaluation.notes)
 
     def test_no_planted_qualities_no_planted_table(self, run):
         evaluation, _ = assess([run])
@@ -267,6 +299,37 @@ class TestEpochs:
             evaluate([run], confidence_epochs="5:2")
 
 
+CONFIG = """
+dataset = "/data/pets"
+out = "run"
+methods = ["audio", "visual", "baseline"]
+seeds = [0]
+preset = "paper"
+classes = []
+
+[training]
+epochs = 9
+batch_size = 64
+log_steps = 20
+
+[optimizer]
+learning_rate = 0.001
+"""
+
+
+def said_of(method, /, **changes):
+    """What runs.json says of a run."""
+    unimodal = method in ("audio", "visual")
+    return {
+        "method": method,
+        "network": "one network" if unimodal else "two networks",
+        "modalities": [method] if unimodal else ["audio", "visual"],
+        "confidence_of": method if unimodal else None,
+        "options": {} if unimodal else {"fusion": "concat"},
+        **changes,
+    }
+
+
 class TestSeveralRuns:
     def test_runs_trained_apart_are_evaluated_together(self, tmp_path, run):
         other = hand_made(tmp_path / "other", audio={}, visual={}, correct={("ogm-ge", "ogm-ge", 0): [True] * 6})
@@ -302,6 +365,69 @@ class TestSeveralRuns:
         other = hand_made(tmp_path / "other", audio={}, visual={}, correct={("baseline", "tmc", 1): [True] * 6})
         with pytest.raises(RunError, match=r"use the name 'baseline' for different methods \(baseline, tmc\)"):
             evaluate([run, other])
+
+    @pytest.fixture
+    def another_seed(self, tmp_path):
+        """A maker of a folder with seed 1 of the three runs, of which runs.json and config.toml are told."""
+
+        def make(name, *, seed=1, config=CONFIG, **said):
+            correct = {(run, method, seed): right for (run, method, _), right in RIGHT.items()}
+            folder = hand_made(tmp_path / name, audio={seed: AUDIO}, visual={seed: VISUAL}, correct=correct)
+            write_text(folder / "config.toml", config)
+            write_json(folder / "runs.json", {run: said_of(run, **said.get(run, {})) for run, _, _ in RIGHT})
+            return folder
+
+        return make
+
+    def test_seeds_of_one_configuration_are_averaged(self, another_seed):
+        moved = CONFIG.replace("/data/pets", "/other/pets").replace("log_steps = 20", "log_steps = 5\nother = 1")
+        first, second = another_seed("first", seed=0), another_seed("second", config=moved)
+        evaluation, _ = assess([first, second])
+        assert evaluation.table.seeds == (0, 1)
+        assert not any("alike" in note for note in evaluation.notes)
+
+    @pytest.mark.parametrize(
+        ("config", "said", "message"),
+        [
+            (
+                CONFIG.replace("batch_size = 64", "batch_size = 4"),
+                {},
+                r"run 'audio'.* different batch-size \(64 and 4\)",
+            ),
+            (CONFIG.replace("0.001", "0.1"), {}, r"different learning-rate \(0.001 and 0.1\)"),
+            (CONFIG.replace("paper", "tiny"), {}, r"different preset \(paper and tiny\)"),
+            (CONFIG.replace("[]", '["cat", "dog"]'), {}, r"different classes \(all and cat, dog\)"),
+            (
+                CONFIG,
+                {"options": {"fusion": "film", "more": True}},
+                r"run 'baseline', .* different option fusion \(concat and film\), option more \(not said and True\); "
+                r"evaluate them apart, or train one under another name \(--methods NAME=baseline\)",
+            ),
+            (CONFIG, {"network": "one big network"}, r"different network \(two networks and one big network\)"),
+        ],
+    )
+    def test_seeds_of_different_configurations_are_an_error(self, another_seed, config, said, message):
+        first, second = another_seed("first", seed=0), another_seed("second", config=config, baseline=said)
+        for folders in ([first, second], [second, first]):
+            with pytest.raises(RunError, match=message if folders[0] == first else "whose seeds would be averaged"):
+                evaluate(folders)
+
+    def test_networks_of_two_names_that_cut_the_same_subsets_must_be_alike(self, another_seed, tmp_path):
+        first = another_seed("first", seed=0)
+        other = hand_made(tmp_path / "other", audio={1: AUDIO}, visual={}, correct={("ear", "audio", 1): [True] * 6})
+        write_text(other / "config.toml", CONFIG)
+        write_json(other / "runs.json", {"ear": said_of("audio")})
+        assert assess([first, other])[0].table.unimodal == ("audio", "ear", "visual")
+        write_text(other / "config.toml", CONFIG.replace("epochs = 9", "epochs = 3"))
+        with pytest.raises(RunError, match=r"the audio network, .* different epochs \(9 and 3\); .* train one again"):
+            evaluate([first, other])
+
+    def test_runs_that_are_only_compared_may_be_trained_unlike_and_a_note_says_so(self, run, tmp_path):
+        other = hand_made(tmp_path / "other", audio={}, visual={}, correct={("tmc", "tmc", 0): [True] * 6})
+        write_text(run / "config.toml", CONFIG)
+        write_text(other / "config.toml", CONFIG.replace("batch_size = 64", "batch_size = 4"))
+        (note,) = [note for note in assess([run, other])[0].notes if "alike" in note]
+        assert note.endswith(f": batch-size is 64 in {run}, 4 in {other}.")
 
     def test_two_recordings_of_one_modality_and_seed_are_an_error(self, tmp_path, run):
         other = hand_made(tmp_path / "other", visual={}, correct={("audio2", "audio", 0): [True] * 6})
@@ -339,6 +465,11 @@ class TestMistakes:
         with pytest.raises(UsageError, match="--thresholds"):
             evaluate([run], thresholds=thresholds)
 
+    @pytest.mark.parametrize("resamples", [-1, 19, 100_001, 10**9])
+    def test_resamples_that_are_too_few_or_never_end(self, run, resamples):
+        with pytest.raises(UsageError, match=f"--resamples {resamples}: expected 20 to 100000"):
+            evaluate([run], resamples=resamples)
+
     def test_no_run(self):
         with pytest.raises(UsageError, match="give a run folder: `avbench evaluate RUN`"):
             evaluate([])
@@ -363,6 +494,14 @@ class TestMistakes:
             evaluate([run])
         (run / "dataset.json").write_text("[]")
         with pytest.raises(RunError, match="has no 'name'"):
+            evaluate([run])
+
+    @pytest.mark.parametrize(
+        "said", [{"modalities": ["smell"]}, {"modalities": []}, {"confidence_of": "smell"}, {"options": 3}]
+    )
+    def test_a_list_of_runs_that_is_none(self, run, said):
+        write_json(run / "runs.json", {"audio": {"method": "audio", **said}})
+        with pytest.raises(RunError, match=r"runs\.json: holds no list of runs"):
             evaluate([run])
 
     def test_no_predictions(self, run):

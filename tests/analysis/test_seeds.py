@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avbench.analysis.evaluation import SUBSETS, Scores, accuracy_table
+from avbench.analysis.evaluation import SUBSETS, Scores, accuracy_table, modalities_of
 from avbench.analysis.published import published_rows
 from avbench.analysis.seeds import cross_seed_table, parts_table, seed_table
 from avbench.analysis.utilization import utilization
@@ -13,7 +13,9 @@ from avbench.analysis.utilization import utilization
 
 def scores(run, right, *, method=None, seed=0, **more):
     right = np.array(right, bool)
-    return Scores(run, method or run, seed, right, predictions=right.astype(np.int64), **more)
+    method = method or run
+    read = modalities_of(method)
+    return Scores(run, method, seed, right, predictions=right.astype(np.int64), modalities=read, **more)
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from avbench.analysis.evaluation import Scores, accuracy_table, verdict
+from avbench.analysis.evaluation import Scores, accuracy_table, modalities_of, verdict
 from avbench.analysis.significance import compare, conclude
 from avbench.analysis.statistics import holm
 
 
 def scores(run, right, *, method=None, seed=0):
     right = np.array(right, bool)
-    return Scores(run, method or run, seed, right, predictions=right.astype(np.int64))
+    method = method or run
+    read = modalities_of(method)
+    return Scores(run, method, seed, right, predictions=right.astype(np.int64), modalities=read)
 
 
 def letters(run, right, **more):

@@ -5,12 +5,14 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from make_run import make_run, write_predictions
 
+from avbench.analysis.page import _plans_of_training
 from avbench.analysis.report import assess
 from avbench.analysis.runs import read_runs
 from avbench.analysis.tables import markdown, table_files, terminal_table
@@ -147,6 +149,27 @@ class TestFiles:
             assert len(counts) == 1, block
         assert r"u(audio \| visual)" in files["tables.md"]
 
+    def test_the_curves_of_greedy_are_said_to_be_powers_of_ten(self, run):
+        evaluation, results = assess([run], resamples=20)
+        runs = {"loud": {"method": "greedy"}, "other": {"method": "tmc"}}
+        curve = {"speed": {"audio": (np.ones(1), np.ones(1))}}
+        results = replace(
+            results,
+            folders=(replace(results.folders[0], runs=runs),),
+            diagnostics={("loud", 0): curve, ("other", 0): curve},
+        )
+        captions = {plan.name: plan.caption for plan in _plans_of_training(evaluation, results)}
+        assert ["log10" in captions[f"diagnostics-{run}"] for run in runs] == [True, False]
+
+    def test_a_name_is_no_markup_in_markdown(self, run, tmp_path):
+        name = "<b>*mine*</b> [x](y) `_|_` &lt;"
+        labels = dict.fromkeys((f"clip{row}" for row in range(CLIPS)), 0)
+        lines = ["key,run,prediction", *(f'{key},"{name}",{label}' for key, label in labels.items())]
+        (tmp_path / "mine.csv").write_text("\n".join(lines))
+        text = table_files(assess([run], predictions=[tmp_path / "mine.csv"], resamples=20)[0])["tables.md"].decode()
+        escaped = r"\<b\>\*mine\*\</b\> \[x\](y) \`\_\|\_\` \&lt;"
+        assert text.count("mine") == text.count(escaped) > 3
+
     def test_latex_is_balanced_escaped_and_has_booktabs(self, files):
         text = files["tables.tex"]
         assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule") == 17
@@ -276,7 +299,7 @@ class TestCommands:
         (tmp_path / "mine.csv").write_text("key,prediction\nclip0,0\n")
         assert "lacks 39 of the 40" in self.stopped(capsys, "evaluate", run, "--predictions", tmp_path / "mine.csv")
         assert "give a run folder" in self.stopped(capsys, "evaluate")
-        assert "--resamples 3: expected 20 or more" in self.stopped(capsys, "evaluate", run, "--resamples", "3")
+        assert "--resamples 3: expected 20 to 100000" in self.stopped(capsys, "evaluate", run, "--resamples", "3")
         assert "--thresholds 2.0" in self.stopped(capsys, "evaluate", run, "--thresholds", "2")
 
     def test_an_empty_word_is_no_path(self, run, capsys, tmp_path, monkeypatch):

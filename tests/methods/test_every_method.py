@@ -108,7 +108,8 @@ def test_in_float32_two_ranks_take_the_steps_of_one(text: str) -> None:
         check_agree(alone, of_rank, 1e-5)
 
 
-FLAGS = ["--preset", "tiny", "--batch-size", "8", "--learning-rate", "0.01", "--schedule", "constant"]
+FLAGS = ["--preset", "tiny", "--batch-size", "8", "--learning-rate", "0.01", "--schedule", "constant",
+         "--precision", "float32"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +143,11 @@ def test_a_method_is_bit_for_bit_the_same_alone_and_among_all(
         assert table.equals(tables[name]), name
         compared += 1
     assert compared == 2
+    if spec.method.confidence_of:
+        ours, of_all = (read_table(run / "confidence.parquet") for run in (alone, together))
+        columns = [name for name in ours.column_names if name.startswith(f"{spec.method.confidence_of}_")]
+        assert len(columns) == 4
+        assert ours.select(columns).equals(of_all.select(columns))
 
 
 def test_all_methods_in_one_pass_log_their_diagnostics(together: Path) -> None:

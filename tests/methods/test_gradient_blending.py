@@ -324,7 +324,7 @@ def test_a_train_split_too_small_to_cut_is_refused(tmp_path: Path) -> None:
     from avbench.dataset import Dataset
 
     dataset = Dataset(make_dataset(tmp_path / "dataset", classes=2, clips={"train": 1, "val": 2, "test": 2}))
-    with pytest.raises(DatasetError, match="train has 1 videos, too few to cut off a held-out part"):
+    with pytest.raises(DatasetError, match="train has 1 video, too few to cut off a held-out part"):
         parts_of_train(dataset, dataset.clip_ids("train"))
 
 

@@ -134,9 +134,30 @@ def test_a_method_of_ones_own_may_not_take_the_name_of_another(folder: Path) -> 
         parse_methods(["yours:Mine"])
 
 
+UNIMODAL = """
+from avbench.methods.unimodal import Audio
+
+
+class Mine(Audio):
+    name = "mine"
+"""
+
+
+def test_a_network_of_ones_own_may_be_the_audio_network(folder: Path) -> None:
+    (folder / "mine.py").write_text(UNIMODAL)
+    assert [spec.name for spec in parse_methods(["audio=mine:Mine,visual"])] == ["audio", "visual"]
+    (folder / "yours.py").write_text(UNIMODAL + "    confidence_of = None\n")
+    with pytest.raises(UsageError, match="a run named 'audio' is the audio network"):
+        parse_methods(["audio=yours:Mine"])
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        (
+            MINE.format(name="yours", config="Baseline.Config") + "\n    confidence_of = 'audio'\n",
+            "feeds the audio confidence, and reads .*'audio', 'visual'.*, not audio alone; set confidence_of = None",
+        ),
         (MINE.format(name="yours", config=""), "Config of class Mine must inherit Baseline.Config"),
         (MINE.format(name="yours", config="Baseline.Config").replace("@dataclass(frozen=True)", ""), "is no dataclass"),
         (

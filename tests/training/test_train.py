@@ -20,8 +20,10 @@ from torch import Tensor
 from avbench.batch import Batch, Clock, Outputs
 from avbench.cli import main
 from avbench.dataset import Dataset, shard_name
+from avbench.engine import Engine
 from avbench.loading.order import EpochOrder
 from avbench.methods import METHODS
+from avbench.methods.base import Method, Step
 from avbench.methods.baseline import Baseline
 from avbench.records import CONFIDENCE_SCHEMA, predictions_schema, read_metrics, read_table
 from avbench.training.run import Progress
@@ -220,6 +222,100 @@ def test_a_run_that_diverges_is_stopped_and_the_others_go_on(
     assert [(record["run"], record["epoch"]) for record in epochs] == [("audio", 0), ("audio", 1)]
 
 
+def diverging_from(step: int, *, seed: int) -> Callable[..., Tensor]:
+    """A loss that is not finite from a step of one seed on."""
+
+    def loss(self: Method, outputs: Outputs, batch: Batch, clock: Clock) -> Tensor:
+        losses = Method.loss(self, outputs, batch, clock)
+        return losses * float("nan") if self.seed == seed and clock.step >= step else losses
+
+    return loss
+
+
+@pytest.mark.parametrize("modality", ["audio", "visual"])
+def test_a_modality_that_no_running_method_needs_is_no_longer_decoded(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str
+) -> None:
+    """All that read the one diverge in the third step; the network of the other trains on as if it were alone."""
+    other = {"audio": "visual", "visual": "audio"}[modality]
+    flags = ("--epochs", "2", "--batch-size", "4")
+    alone = train(dataset, tmp_path / "alone", *flags, "--methods", other)
+    decoded = []
+    step = METHODS[other].train_step
+
+    def noted(self: Method, engine: Engine, batch: Batch, clock: Clock) -> Step:
+        decoded.append((batch.audio is not None, batch.frames is not None))
+        return step(self, engine, batch, clock)
+
+    class DivergingAlone(METHODS[modality]):  # type: ignore[misc, name-defined]
+        name = "diverging-alone"
+        confidence_of = None
+        loss = diverging_from(2, seed=0)
+
+    monkeypatch.setattr(METHODS[other], "train_step", noted)
+    monkeypatch.setitem(METHODS, "diverging", Diverging)
+    monkeypatch.setitem(METHODS, "diverging-alone", DivergingAlone)
+    run = train(dataset, tmp_path / "run", *flags, "--methods", f"diverging-alone,{other},diverging")
+    read_last = (other == "audio", other == "visual")
+    assert decoded == [(True, True)] * 3 + [read_last] * 7
+    assert {path.name for path in run.glob("predictions/*")} == {path.name for path in alone.glob("predictions/*")}
+    for name, table in results(alone).items():
+        assert results(run)[name].equals(table), name
+
+
+def test_a_network_that_diverged_cuts_no_subset(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seed 1 of audio has a whole epoch recorded when it diverges, in the second."""
+    monkeypatch.setattr(METHODS["audio"], "loss", diverging_from(4, seed=1), raising=False)
+    flags = ("--epochs", "2", "--methods", "audio,visual,baseline", "--seeds", "0,1")
+    run = train(dataset, tmp_path / "run", *flags)
+    assert not (run / "predictions/audio-seed1-test.parquet").exists()
+    table = read_table(run / "confidence.parquet")
+    recorded = {
+        modality: table.filter(pc.is_valid(table[f"{modality}_mean"]))["seed"].unique().to_pylist()
+        for modality in ("audio", "visual")
+    }
+    assert recorded == {"audio": [0], "visual": [0, 1]}
+    main(["evaluate", str(run), "--resamples", "20"])
+    assert "audio over seed 0 and visual over seeds 0, 1" in (run / "report/tables.md").read_text()
+
+
+def test_what_a_network_left_when_it_was_trained_for_fewer_epochs_goes_when_it_diverges(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(dataset, tmp_path / "run", "--epochs", "1", "--methods", "audio,baseline")
+    assert len(results(run)) == 5
+    monkeypatch.setattr(METHODS["audio"], "loss", diverging_from(4, seed=0), raising=False)
+    main(["train", "--out", str(run), "--resume", "--epochs", "2"])
+    assert not (run / "confidence.parquet").exists()
+    assert {path.name[:8] for path in run.glob("predictions/*")} == {"baseline"}
+
+
+BIG = """
+from avbench.methods.unimodal import Audio
+
+
+class BigAudio(Audio):
+    name = "big-audio"
+    network = "a big one"
+"""
+
+
+def test_a_network_of_ones_own_is_the_one_that_cuts_the_subsets(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "big.py").write_text(BIG)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "big", raising=False)
+    run = train(dataset, tmp_path / "run", "--epochs", "1", "--methods", "audio=big:BigAudio,visual,baseline")
+    main(["evaluate", str(run), "--resamples", "20"])
+    text = (run / "report/accuracy.csv").read_text()
+    assert {line.split(",")[0] for line in text.splitlines()[1:]} == {"audio", "visual", "baseline"}
+    assert "a big one" in text
+
+
 def flip_a_byte(path: Path, clip: int) -> None:
     """Damage a clip's audio."""
     opened = Dataset(path)
@@ -322,6 +418,10 @@ def test_a_second_training_in_the_same_folder_is_refused(
         (("--epochs", "0"), "epochs is 0, expected at least 1"),
         (("--epochs", "many"), "--epochs"),
         (("--learning-rte", "1"), "--learning-rte"),
+        (("--momentum", "2"), "momentum is 2.0, expected a number in [0, 1)"),
+        (("--learning-rate", "inf"), "learning-rate is inf"),
+        (("--hang-seconds", "0"), "hang-seconds is 0.0, expected at least 1"),
+        (("--exchange-megabytes", "0"), "exchange-megabytes is 0, expected at least 1"),
         (("--seeds", "0,0"), "seeds are [0, 0]"),
         (("--fraction", "0"), "fraction is 0.0"),
         (("--classes", "class-0", "class-9"), "unknown class"),
