@@ -55,8 +55,8 @@ def before(owner: Any, name: str, kill: Callable[[], None]) -> None:
 
 
 def in_backward(kill: Callable[[], None]) -> None:
-    """Have `kill` called amid each backward pass of a DDP engine."""
-    original = avbench.engine.DDPEngine.backward
+    """Have `kill` called amid each backward pass."""
+    original = avbench.engine.Engine.backward
 
     def backward(self: Any, loss: torch.Tensor) -> None:
         middle = self.parameters[len(self.parameters) // 2]
@@ -66,7 +66,7 @@ def in_backward(kill: Callable[[], None]) -> None:
         finally:
             hook.remove()
 
-    avbench.engine.DDPEngine.backward = backward  # type: ignore[method-assign]
+    avbench.engine.Engine.backward = backward
 
 
 def arrange(point: str, kill: Callable[[], None]) -> None:
