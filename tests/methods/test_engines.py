@@ -31,6 +31,9 @@ from tests.processes import run_on_ranks
 CPU = torch.device("cpu")
 STEPS = 5
 TWO = [4, 2]
+# Micro-batches of more than one clip: of one clip's maps torch 2.11 has, behind other activations than relu, wrong
+# gradients on a CPU, by how they lie in memory.
+MORE = [9, 6]
 
 
 @pytest.fixture(autouse=True)
@@ -80,9 +83,9 @@ class Float32(InMemory):
             yield replace(batch, audio=batch.audio.float(), frames=batch.frames.float())
 
 
-def take_step(method: Method, engine: Engine, number: int) -> dict[str, float]:
-    counts = TWO if current_world().size == 2 else [sum(TWO)]
-    batch = batch_of(sum(TWO), seed=number, dtype=torch.float64 if engine.dtype == torch.float64 else torch.float32)
+def take_step(method: Method, engine: Engine, number: int, counts: list[int] = TWO) -> dict[str, float]:
+    counts = counts if current_world().size == 2 else [sum(counts)]
+    batch = batch_of(sum(counts), seed=number, dtype=torch.float64 if engine.dtype == torch.float64 else torch.float32)
     step = method.train_step(engine, own_slice(batch, counts), Clock(0, number, 1))
     assert torch.isfinite(step.losses).all()
     return {f"log {number} {name}": float(value) for name, value in step.log.items()}
@@ -105,7 +108,9 @@ def estimate(text: str, config: EngineConfig) -> dict[str, float]:
     return method.weights
 
 
-def train(text: str, config: EngineConfig, dtype: torch.dtype = torch.float32) -> dict[str, np.ndarray | float]:
+def train(
+    text: str, config: EngineConfig, dtype: torch.dtype = torch.float32, counts: list[int] = TWO
+) -> dict[str, np.ndarray | float]:
     """All that five steps leave behind, the last two of them from what was saved and loaded anew."""
     method, engine = configured(text, config, dtype=dtype, batch_norm="evaluation")
     logs: dict[str, float] = {}
@@ -116,7 +121,7 @@ def train(text: str, config: EngineConfig, dtype: torch.dtype = torch.float32) -
             method, engine = configured(text, config, dtype=dtype, batch_norm="evaluation")
             engine.load_state_dict(state)
             method.load_state_dict(of_method)
-        logs |= take_step(method, engine, number)
+        logs |= take_step(method, engine, number, counts)
     found = {**state_of(engine), **logs}
     engine.release()
     return found
@@ -150,10 +155,11 @@ def test_modulated_gradients_under_zero_are_those_of_ddp() -> None:
 
 
 def check_accumulated(text: str) -> None:
-    whole, parts = (train(text, EngineConfig(accumulation=count), torch.float64) for count in (1, 3))
+    whole, parts = (train(text, EngineConfig(accumulation=count), torch.float64, MORE) for count in (1, 3))
     check_same(parts, whole, 1e-8, f"{text} in micro-batches")
-    expected = train(text, EngineConfig(accumulation=3))
-    check_same(train(text, zero(2, accumulation=3)), expected, 1e-5, f"{text} in micro-batches under ZeRO 2")
+    expected = train(text, EngineConfig(accumulation=3), counts=MORE)
+    found = train(text, zero(2, accumulation=3), counts=MORE)
+    check_same(found, expected, 1e-5, f"{text} in micro-batches under ZeRO 2")
 
 
 # Not the heads that take a running mean of features once a forward, as batch norm does.
