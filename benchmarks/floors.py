@@ -9,7 +9,8 @@ clip, medians over rounds through all stages in turn:
   reading shards from start to end in blocks of 4 MiB, their pages dropped from the page cache before (where the file
   system does that; a disk that caches by itself is faster than it is).
 * checksum: XXH3-64 of those bytes.
-* audio, FLAC and WAV: libFLAC or none, through soundfile, of the same samples, whichever codec the dataset has.
+* audio, FLAC and WAV, and the dataset's codec if that is neither: libFLAC, nothing, or another library through
+  soundfile, of the same samples.
 * spectrogram: windows, FFT, logarithm; the faster of torch and SciPy.
 * pictures: libjpeg-turbo, through simplejpeg, of JPEGs that hold the crop and nothing else (simplejpeg decodes no part
   of a picture), then torch's antialiased resize of 8-bit pixels, then scale and shift.
@@ -99,7 +100,9 @@ def main(config: Config) -> None:
         "reading_bytes_per_second": reading_rate(dataset),
         "picture_bytes": material.picture_bytes,
         "audio_bytes": material.audio_bytes,
-        "pipeline": pipelines,
+        "pipeline": {
+            case: {**cost, **limits(floors, dataset.audio_suffix, CASES[case])} for case, cost in pipelines.items()
+        },
         "device": here().type,
         "steps": {text: step_seconds(text, config) for text in track(METHODS, "steps")} if config.steps else {},
     }
@@ -152,6 +155,8 @@ class Material:
             samples, rate = soundfile.read(io.BytesIO(dataset.audio_bytes(clip_id).tobytes()), dtype="int16")
             for codec, container in CODECS.items():
                 audio[codec].append(_encoded(samples, rate, container))
+            if dataset.audio_suffix not in CODECS:
+                audio.setdefault(dataset.audio_suffix, []).append(dataset.audio_bytes(clip_id).tobytes())
             waveform = samples[: preset.audio.samples].astype(np.float32) / np.float32(32768)
             waveforms.append(np.pad(waveform, (0, preset.audio.samples - len(waveform))))
             jpeg = dataset.frame_bytes(clip_id, 0)
@@ -288,18 +293,17 @@ def step_seconds(text: str, config: Config) -> float:
     return statistics.median(times[1:]) / config.step_batch
 
 
-def stage_floors(costs: dict[str, Any], modalities: tuple[Modality, ...]) -> dict[str, float]:
-    """CPU seconds a clip of the stages that modalities need, with the dataset's codec."""
-    floors, codec = costs["floor_cpu_seconds"], costs["audio_suffix"]
+def limits(floors: dict[str, float], codec: str, modalities: tuple[Modality, ...]) -> dict[str, Any]:
+    """Sum and maximum of the floors of the stages that modalities need, CPU seconds a clip."""
     stages = {}
     if "audio" in modalities:
         stages["checksum of audio"] = floors[f"checksum of {codec}"]
         stages["decode audio"] = floors[codec]
         stages["spectrogram"] = min(floors["torch spectrogram"], floors["SciPy spectrogram"])
     if "visual" in modalities:
-        stages["checksum of pictures"] = floors["checksum of pictures"]
-        stages |= {name: floors[name] for name in ("JPEG", "resize", "normalize")}
-    return stages
+        stages |= {name: floors[name] for name in ("checksum of pictures", "JPEG", "resize", "normalize")}
+    costliest = max(stages, key=stages.__getitem__)
+    return {"floor_sum": sum(stages.values()), "floor_maximum": stages[costliest], "costliest_floor": costliest}
 
 
 def floor_table(costs: dict[str, Any]) -> Table:
@@ -317,20 +321,18 @@ def floor_table(costs: dict[str, Any]) -> Table:
 
 def ratio_table(costs: dict[str, Any]) -> Table:
     """The pipeline beside its floors; a row a case."""
-    table = Table(title=f"The pipeline, {costs['audio_suffix']}", title_justify="left")
-    for column in ("case", "CPU ms/clip", "clips/s", "sum of floors", "over sum", "costliest floor", "over maximum"):
+    table = Table(title=f"The pipeline and its floors, CPU ms a clip, {costs['audio_suffix']}", title_justify="left")
+    for column in ("case", "CPU ms", "clips/s", "sum", "over sum", "costliest floor", "over maximum"):
         table.add_column(column, justify="left" if column in ("case", "costliest floor") else "right")
-    for case, modalities in CASES.items():
-        pipeline, floors = costs["pipeline"][case], stage_floors(costs, modalities)
-        total, costliest = sum(floors.values()), max(floors, key=floors.__getitem__)
+    for case, row in costs["pipeline"].items():
         table.add_row(
             case,
-            f"{1e3 * pipeline['cpu_seconds']:.2f}",
-            f"{1 / pipeline['wall_seconds']:.0f}",
-            f"{1e3 * total:.2f}",
-            f"{pipeline['cpu_seconds'] / total:.2f}",
-            f"{costliest}, {1e3 * floors[costliest]:.2f}",
-            f"{pipeline['wall_seconds'] / floors[costliest]:.2f}",
+            f"{1e3 * row['cpu_seconds']:.2f}",
+            f"{1 / row['wall_seconds']:.0f}",
+            f"{1e3 * row['floor_sum']:.2f}",
+            f"{row['cpu_seconds'] / row['floor_sum']:.2f}",
+            f"{row['costliest_floor']}, {1e3 * row['floor_maximum']:.2f}",
+            f"{row['wall_seconds'] / row['floor_maximum']:.2f}",
         )
     return table
 

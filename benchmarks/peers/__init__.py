@@ -64,13 +64,13 @@ PEERS = {
 }
 
 
-def why_left_out(name: str, task: Task) -> str | None:
-    """One line where a peer cannot take part here; None where it can."""
+def why_left_out(name: str, *, media: Path | None) -> str | None:
+    """One line where a peer cannot take part here; None where it can. media: as in Task."""
     peer = PEERS[name]
     missing = [package for package in peer.packages if find_spec(package) is None]
     if missing:
         return f"{name}: left out, {' and '.join(missing)} not installed; pip install 'avbench[peers]'"
-    if peer.needs_media and task.media is None:
+    if peer.needs_media and media is None:
         return f"{name}: left out, it reads the videos that the dataset was packed from; name them with --media FOLDER"
     try:
         importlib.import_module(f"peers.{peer.module}")

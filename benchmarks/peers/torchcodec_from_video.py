@@ -2,8 +2,8 @@
 
 Fair: only the clip's ten seconds of audio are decoded, at the preset's rate, and averaged over channels as packing does
 (its own num_channels=1 is louder by 3 dB); of the pictures only a random second's, at the video's own size, from the
-key frame before it on (seek_mode "approximate", so that no file is scanned first). One FFmpeg thread, one worker process
-that lives on. torchcodec needs FFmpeg's shared libraries.
+key frame before it on (seek_mode "approximate", so that no file is scanned first). One FFmpeg thread, one worker
+process that lives on. torchcodec needs FFmpeg's shared libraries.
 """
 
 from __future__ import annotations
