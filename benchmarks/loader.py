@@ -16,8 +16,8 @@ Timed: one epoch, from the request for the first batch to the last batch as tens
 contender then does ahead for its next epoch, as DALI's iterator does, which has begun this one in the last. CPU time is
 user and system time of the contender's process, which loads for nobody else, its threads and its children: the measure
 that other work on the machine moves least. Not timed: starting workers, building pipelines and a first epoch, which
-warms the page cache. A case's contenders are interleaved, round after round, and medians over the rounds are shown. Each
-has one worker (a process, a thread, or DALI's one thread beside the loader's own).
+warms the page cache. A case's contenders are interleaved, round after round, and medians over the rounds are shown.
+Each has one worker (a process, a thread, or DALI's one thread beside the loader's own).
 
 Answers: benchmarks/RESULTS.md and benchmarks/README.md.
 """
@@ -29,6 +29,7 @@ import multiprocessing
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -57,8 +58,8 @@ from avbench.loading.loader import Loader
 
 OURS = "avbench"
 CASES: dict[str, tuple[Modality, ...]] = {"audio + visual": MODALITIES, "audio": ("audio",), "visual": ("visual",)}
-# Nobody works where all threads together take less than this share of a core over so many seconds.
-_QUIET_SECONDS, _QUIET_SHARE = 0.05, 0.2
+# Nobody works any more once so many looks in a row, so many seconds apart, find every thread asleep.
+_QUIET_LOOKS, _LOOK_SECONDS = 5, 0.01
 _STOP_SECONDS = 10
 # Fields of /proc/self/status.
 RESIDENT = {"anonymous": "RssAnon", "file": "RssFile"}
@@ -219,14 +220,35 @@ def serve(connection: Connection, name: str, task: Task) -> None:
 
 
 def settled() -> tuple[float, float]:
-    """CPU and wall time as they are once nobody works any more: see "Timed"."""
-    cpu, wall = cpu_seconds(), time.perf_counter()
-    while True:
-        time.sleep(_QUIET_SECONDS)
-        later = cpu_seconds()
-        if later - cpu < _QUIET_SHARE * _QUIET_SECONDS:
-            return cpu, wall
-        cpu, wall = later, time.perf_counter()
+    """CPU and wall time as they were when the last thread stopped working: see "Timed"."""
+    cpu, wall, quiet = cpu_seconds(), time.perf_counter(), 0
+    while quiet < _QUIET_LOOKS:
+        time.sleep(_LOOK_SECONDS)
+        if any_thread_works():
+            cpu, wall, quiet = cpu_seconds(), time.perf_counter(), 0
+        else:
+            quiet += 1
+            cpu = cpu_seconds() if quiet == 1 else cpu
+    return cpu, wall
+
+
+def any_thread_works() -> bool:
+    """Whether a thread but the calling one runs, waits for a core (on a busy machine, for long) or for a disk."""
+    for task in threads():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            # After the name, which may hold anything but is in brackets.
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            if state in "RD" and int(task.name) != threading.get_native_id():
+                return True
+    return False
+
+
+def threads() -> Iterator[Path]:
+    """Folders of all threads of this process and of its living children in /proc."""
+    for task in Path("/proc/self/task").iterdir():
+        yield task
+        for pid in (task / "children").read_text().split():
+            yield from Path(f"/proc/{pid}/task").glob("*")
 
 
 def examine(batches: Iterable[tuple[Tensor | None, Tensor | None]]) -> tuple[int, np.ndarray]:
