@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -212,11 +213,19 @@ def serve(connection: Connection, name: str, task: Task) -> None:
     except AvbenchError as error:
         connection.send(error)
         return
-    while connection.recv():
+    while told_to_go_on(connection):
         cpu, wall = cpu_seconds(), time.perf_counter()
         clips = consume(epoch())
         cpu_after, wall_after = settled()
         connection.send((clips, wall_after - wall, cpu_after - cpu))
+
+
+def told_to_go_on(connection: Connection) -> bool:
+    """Waits for the next word; False too where whoever would say it is gone, killed say."""
+    while not connection.poll(1.0):
+        if os.getppid() != multiprocessing.parent_process().pid:
+            return False
+    return connection.recv()
 
 
 def settled() -> tuple[float, float]:
