@@ -124,6 +124,48 @@ class DoctorArgs:
     """The folder whose free disk counts."""
 
 
+@dataclass(frozen=True)
+class BenchArgs:
+    """Throughput of every stage, as tables; peers beside it where they are installed."""
+
+    dataset: tyro.conf.Positional[Path | None] = None
+    """A packed dataset, of ten-second clips at best (default: made-up clips, rendered and packed first)."""
+    media: Path | None = None
+    """The videos that it was packed from, for what reads videos."""
+    preset: str = "paper"
+    """What a clip is turned into."""
+    json: Path | None = None
+    """Write everything measured, and the machine, to this file."""
+    quick: bool = False
+    """Run everything on a few clips: whether it works, not how fast it is."""
+
+
+@dataclass(frozen=True)
+class BenchPlanArgs:
+    """Which stage would bind on a bigger machine, how fast it would be, and what to change."""
+
+    gpus: int = 1
+    """All of them; 0 plans for training on CPUs."""
+    cores_per_gpu: int = 12
+    """Cores that each GPU's process has, one of them for training; with --gpus 0 all cores."""
+    storage: str = "2GB/s"
+    """What storage gives all GPUs together."""
+    methods: str = "7"
+    """So many of avbench's methods, or names: audio,visual,ogm-ge."""
+    codec: str = ""
+    """The shards' audio codec (default: the one that was measured)."""
+    step_ms: float = 0.0
+    """A clip's training step on one GPU, all methods together, where --from has no GPU's steps."""
+    clips: int = 200_000
+    """Clips an epoch; VGG-Sound's by default."""
+    costs: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Stage costs: the JSON of `avbench bench loader` (default: measured here first, on made-up clips)."""
+    preset: str = "paper"
+    """What is measured where --from is not given."""
+    json: Path | None = None
+    """Write the plan to this file too."""
+
+
 def _pack(argv: Sequence[str]) -> None:
     from avbench.packing.pack import pack
     from avbench.packing.recipes import Recipe, load_recipe
@@ -278,6 +320,41 @@ def _doctor(argv: Sequence[str]) -> None:
     _console().print(examine(args.path))
 
 
+def _bench(argv: Sequence[str]) -> None:
+    from avbench.bench.command import PLAN, TARGETS, measure, plan_machines
+    from avbench.bench.scripts import ScriptStopped
+
+    targets = {**TARGETS, PLAN: "which stage would bind on a bigger machine, and what to change"}
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: avbench bench TARGET ...        (avbench bench TARGET --help says more)\n")
+        for name, text in targets.items():
+            print(f"  {name:<10}{text}")
+        return
+    target, rest = argv[0], argv[1:]
+    if target not in targets:
+        raise UsageError(unknown("target of bench", target, targets))
+    try:
+        if target == PLAN:
+            plan = _parse(BenchPlanArgs, rest, "avbench bench plan")
+            plan_machines(
+                gpus=plan.gpus,
+                cores=plan.cores_per_gpu,
+                storage=plan.storage,
+                methods=plan.methods,
+                codec=plan.codec,
+                step_ms=plan.step_ms,
+                clips=plan.clips,
+                costs_file=plan.costs,
+                preset_name=plan.preset,
+                json_file=plan.json,
+            )
+            return
+        args = _parse(BenchArgs, rest, f"avbench bench {target}")
+        measure(target, args.dataset, media=args.media, preset_name=args.preset, json_file=args.json, quick=args.quick)
+    except ScriptStopped as stopped:
+        sys.exit(stopped.status)  # it has said why
+
+
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "demo": (_demo, "everything below on planted clips, in minutes, on a CPU"),
     "pack": (_pack, "labelled videos -> a dataset of tar shards"),
@@ -285,6 +362,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "train": (_train, "every method in one pass; also under torchrun"),
     "evaluate": (_evaluate, "tables, figures and an HTML page of runs, or of predictions of your own"),
     "subsets": (_subsets, "the keys of each subset's clips, as a file"),
+    "bench": (_bench, "how fast every stage is here, and what a bigger machine would do"),
     "doctor": (_doctor, "what this machine has, and what will run where"),
 }
 

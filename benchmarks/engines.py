@@ -31,6 +31,7 @@ from rich.table import Table
 
 from avbench import shipped
 from avbench.batch import Batch, Clock
+from avbench.bench.scripts import run_script
 from avbench.distributed import current_world, gather_objects, process_group
 from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, pick_precision
 from avbench.methods import parse_methods
@@ -68,7 +69,7 @@ def main(config: Config) -> None:
 
 def measure(config: Config) -> list[dict[str, Any]]:
     """Median seconds of each kind of step under each engine. A collective."""
-    batch = own(synthetic_batch(config, here()))
+    batch = own(synthetic_batch(config.preset, config.batch_size, here()))
     methods = {kind: method_of(kind) for kind in KINDS}
     engines = {name: engine_of(methods[KINDS[0]], name) for name in ENGINES}
     times: dict[tuple[str, str], list[float]] = {(name, kind): [] for name in ENGINES for kind in KINDS}
@@ -152,4 +153,4 @@ def table_of(results: list[dict[str, Any]], config: Config) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_script(lambda: main(tyro.cli(Config, description=__doc__)))

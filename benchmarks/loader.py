@@ -1,93 +1,84 @@
-"""What does a clip cost, in CPU time, on its way from a packed dataset to tensors?
+"""What does a clip cost, in CPU time, on its way from a packed dataset to tensors, beside what people use today?
 
-    python benchmarks/loader.py DATASET [--json FILE]              the comparison
-    python benchmarks/loader.py DATASET --memory-epochs 20         growth of memory over epochs
+    python benchmarks/loader.py DATASET [--media VIDEOS] [--json FILE]     the comparison
+    python benchmarks/loader.py DATASET --memory-epochs 20                 growth of memory over epochs
 
-DATASET is a packed dataset of clips of about ten seconds (its codec is the codec of all contenders). Contenders, each
-with preset `paper`'s outputs in batches of 32 (a 257 x 1001 log-magnitude spectrogram; one random frame, random resized
-crop to 224 x 224, flip, normalized):
+`avbench bench loader` runs it too. DATASET is a packed dataset of clips of about ten seconds (its codec is the codec of
+all contenders but the last). Contenders, each with preset `paper`'s outputs in batches of 32 (a 257 x 1001
+log-magnitude spectrogram; one random frame, random resized crop to 224 x 224, flip, normalized): avbench's Loader,
+checksums included, and the peers of benchmarks/peers/, whose docstrings say how each is set up. One that is not
+installed is left out with a line that says so. torchcodec wants the original videos, `--media`.
 
-* avbench: the Loader, checksums included.
-* librosa + PIL: a torch DataLoader over one audio and ten JPEG files a clip, the way OGM-GE's published code reads
-  VGG-Sound: librosa.load, librosa.stft, PIL, torchvision's transforms. It opens the one picture it has chosen.
-* webdataset: WebDataset in a torch DataLoader over tar files, soundfile, torchaudio's Spectrogram, torchvision's JPEG
-  decoder and its transforms on uint8 tensors. For one modality its tars hold only that modality.
+Checked before anything is timed: every contender gives every clip once, of the right shape, and the mean magnitudes of
+the clips' spectrograms are ours, to 1 % (torchcodec's, of AAC and not of the packed 16 bits, to 10 %).
 
-Timed: one epoch, from the request for the first batch to the last batch as tensors in the consuming process. CPU time
-is user and system time of the process, its threads and its children, the measure that other work on the machine moves
-least. Not timed: starting workers, building pipelines and a first epoch, which warms the page cache. Contenders are
-interleaved, round after round, and medians over the rounds are shown. Each has one worker (a process, or DALI's one
-thread beside the loader's own).
+Timed: one epoch, from the request for the first batch to the last batch as tensors in the consuming process; and what a
+contender then does ahead for its next epoch, as DALI's iterator does, which has begun this one in the last. CPU time is
+user and system time of the contender's process, which loads for nobody else, its threads and its children: the measure
+that other work on the machine moves least. Not timed: starting workers, building pipelines and a first epoch, which
+warms the page cache. A case's contenders are interleaved, round after round, and medians over the rounds are shown.
+Each has one worker (a process, a thread, or DALI's one thread beside the loader's own).
 
-Answer (2026-11-23; 20 real clips of 10 s, 48 kHz, 256 px, repeated to 96 an epoch; 5 rounds; both codecs at the same
-time on a busy shared 2-core machine, spreads 11 to 67 %, so only the shares mean much, and they only roughly; CPU ms a
-clip of avbench / librosa + PIL / webdataset):
-
-* FLAC: both 10.1 / 19.2 / 18.4, share 0.55; audio 9.4 / 16.5 / 17.2, 0.57; visual 1.2 / 3.2 / 3.4, 0.38.
-* WAV: both 5.6 / 12.8 / 12.8, share 0.44; audio 3.7 / 8.4 / 7.8, 0.47; visual 1.1 / 3.0 / 3.3, 0.36.
-* Anonymous memory after epoch 20: WAV, 5 batches an epoch, -58 MB from epoch 1's 811 MB and -31 MB from epoch 2's (all
-  epochs from 3 on within 45 MB of each other). FLAC, 3 batches an epoch, +46 MB from epoch 1's 702 MB and -2 MB from
-  epoch 2's: the four buffers of a batch each are all in use only from the fourth batch on. Mapped files: +2.5 MB.
+Answers: benchmarks/RESULTS.md and benchmarks/README.md.
 """
 
 from __future__ import annotations
 
-import io
 import json
+import multiprocessing
 import os
-import platform
 import statistics
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-import librosa
 import numpy as np
-import soundfile
 import torch
-import torchaudio
 import tyro
-import webdataset
-from PIL import Image
+from peers import PEERS, Epoch, Task, make, why_left_out
+from peers.tensors import AUDIO_SHAPE, FRAME_SHAPE, PRESET
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
-from torchvision import transforms
-from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms import v2
 
+from avbench.arguments import comma_list
 from avbench.batch import MODALITIES, Modality
+from avbench.bench.machine import describe, summary
+from avbench.bench.scripts import run_script
 from avbench.dataset import Dataset
-from avbench.loading.features import PRESETS, Stft
+from avbench.errors import AvbenchError, DatasetError, UsageError, unknown
 from avbench.loading.loader import Loader
 
-PRESET = PRESETS["paper"]
-STFT = cast(Stft, PRESET.audio.transform)
-LOG_OFFSET = cast(float, STFT.log_offset)
+OURS = "avbench"
 CASES: dict[str, tuple[Modality, ...]] = {"audio + visual": MODALITIES, "audio": ("audio",), "visual": ("visual",)}
-# The requirement: our CPU time as a share of the better peer's.
-ALLOWED = {"audio + visual": 0.6, "visual": 0.5}
+# Nobody works any more once so many looks in a row, so many seconds apart, find every thread asleep.
+_QUIET_LOOKS, _LOOK_SECONDS = 5, 0.01
+_STOP_SECONDS = 10
 # Fields of /proc/self/status.
 RESIDENT = {"anonymous": "RssAnon", "file": "RssFile"}
-PACKAGES = ("torch", "torchaudio", "torchvision", "nvidia-dali-cuda120", "librosa", "pillow", "webdataset", "soundfile")
+PACKAGES = ("librosa", "pillow", "webdataset", "spdl", "litdata", "mosaicml-streaming", "torchcodec")
 
 
 @dataclass(frozen=True)
 class Config:
     """What to measure.
 
-    dataset: a packed dataset; its clips are repeated to make `clips` an epoch. json: where to write the results.
+    dataset: a packed dataset; its clips are repeated to make `clips` an epoch. media: the videos that it was packed
+    from, for torchcodec. peers: which to compare with. json: where to write the results.
     memory_epochs: measure the growth of our memory over so many epochs, and nothing else.
     """
 
     dataset: Annotated[Path, tyro.conf.Positional]
+    media: Path | None = None
+    peers: Annotated[tuple[str, ...], comma_list(str, "DALI,SPDL")] = tuple(PEERS)
     clips: int = 160
     batch_size: int = 32
     rounds: int = 5
@@ -109,8 +100,13 @@ class Measurement:
 def main(config: Config) -> None:
     """Measure, print a table, write JSON."""
     torch.set_num_threads(1)
+    for name in config.peers:
+        if name not in PEERS:
+            raise UsageError(unknown("peer", name, PEERS))
     dataset = Dataset(config.dataset)
     console = Console()
+    machine = describe(PACKAGES)
+    left_out: list[str] = []
     if config.memory_epochs:
         results: Any = memory_growth(dataset, config)
         for name in RESIDENT:
@@ -118,28 +114,173 @@ def main(config: Config) -> None:
             console.print(f"{name} memory after epoch 1 {sizes[0]:.0f} MB, then growth by epoch, MB:")
             console.print(" ".join(f"{size - sizes[0]:+.1f}" for size in sizes[1:]))
     else:
+        _check_comparable(dataset)
         with tempfile.TemporaryDirectory() as folder:
-            measured = list(measure(dataset, config, Path(folder)))
+            measured = list(measure(dataset, config, Path(folder), left_out))
         console.print(table(measured, dataset))
+        console.print(summary(machine), soft_wrap=True)
         results = [asdict(measurement) for measurement in measured]
     if config.json:
-        config.json.write_text(json.dumps({**about(config, dataset), "results": results}, indent=1), encoding="utf-8")
+        about = {"machine": machine, **about_config(config, dataset), "left_out": left_out}
+        config.json.write_text(json.dumps({**about, "results": results}, indent=1), encoding="utf-8")
 
 
-def measure(dataset: Dataset, config: Config, folder: Path) -> Iterator[Measurement]:
-    """Every case and contender, `rounds` times, interleaved."""
-    contenders = {
-        (case, name): make(dataset, config, modalities, folder / f"{case} {name}")
-        for case, modalities in CASES.items()
-        for name, make in CONTENDERS.items()
-    }
-    for epoch in contenders.values():
-        consume(epoch())
-    for _ in track(range(config.rounds), "rounds", console=Console(stderr=True)):
-        for (case, name), epoch in contenders.items():
-            cpu, wall = cpu_seconds(), time.perf_counter()
-            clips = consume(epoch())
-            yield Measurement(case, name, clips, time.perf_counter() - wall, cpu_seconds() - cpu)
+def _check_comparable(dataset: Dataset) -> None:
+    """The peers do not resample."""
+    rates = sorted({int(rate) for rate in dataset.sample_rates})
+    if rates != [PRESET.audio.sample_rate_hz]:
+        raise DatasetError(
+            f"{dataset.path}: audio of {', '.join(map(str, rates))} Hz; peers do not resample, so pack it at "
+            f"{PRESET.audio.sample_rate_hz} Hz (avbench pack ... --sample-rate-hz {PRESET.audio.sample_rate_hz})"
+        )
+
+
+def measure(dataset: Dataset, config: Config, folder: Path, left_out: list[str]) -> Iterator[Measurement]:
+    """Every case and contender, `rounds` times, interleaved. left_out gets a line for each peer that cannot run."""
+    names = [OURS]
+    for name in config.peers:
+        reason = why_left_out(name, media=config.media)
+        if reason:
+            left_out.append(reason)
+            print(reason, file=sys.stderr)
+        else:
+            names.append(name)
+    for case, modalities in CASES.items():
+        contenders: list[Contender] = []
+        try:
+            for number, name in enumerate(names):
+                place = folder / f"{case} {number}".replace(" ", "-")
+                task = Task(dataset, tiled(dataset, config.clips), config.batch_size, modalities, place, config.media)
+                contenders.append(Contender(name, task))
+                examined = contenders[-1].examine()
+                if name == OURS:
+                    expected = examined
+                compare(name, case, examined, expected)
+            for _ in track(range(config.rounds), f"rounds, {case}", console=Console(stderr=True)):
+                for contender in contenders:
+                    yield Measurement(case, contender.name, *contender.epoch())
+        finally:
+            for contender in contenders:
+                contender.stop()
+
+
+class Contender:
+    """One that loads, in a process of its own, so that nothing of another is in its CPU time."""
+
+    def __init__(self, name: str, task: Task) -> None:
+        self.name = name
+        # Forked, before this process has any thread: to import everything again takes seconds.
+        context = multiprocessing.get_context("fork")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, name, task), name=name)
+        self._process.start()
+        theirs.close()
+
+    def examine(self) -> tuple[int, np.ndarray]:
+        """Of its first epoch, what `examine` says; raises the AvbenchError that making it ready raised."""
+        return self._received()
+
+    def epoch(self) -> tuple[int, float, float]:
+        """Clips, wall seconds and CPU seconds of one more."""
+        self._connection.send(True)
+        return self._received()
+
+    def stop(self) -> None:
+        """End it, workers and all."""
+        with suppress(BrokenPipeError):
+            self._connection.send(False)
+        self._process.join(_STOP_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _received(self) -> Any:
+        try:
+            answer = self._connection.recv()
+        except EOFError:
+            raise RuntimeError(f"{self.name}: ended, see above") from None
+        if isinstance(answer, AvbenchError):
+            raise answer
+        return answer
+
+
+def serve(connection: Connection, name: str, task: Task) -> None:
+    """What a contender's process does: make ready, then an epoch whenever it is told to."""
+    torch.set_num_threads(1)
+    try:
+        epoch = avbench_loader(task) if name == OURS else make(name, task)
+        connection.send(examine(epoch()))
+    except AvbenchError as error:
+        connection.send(error)
+        return
+    while told_to_go_on(connection):
+        cpu, wall = cpu_seconds(), time.perf_counter()
+        clips = consume(epoch())
+        cpu_after, wall_after = settled()
+        connection.send((clips, wall_after - wall, cpu_after - cpu))
+
+
+def told_to_go_on(connection: Connection) -> bool:
+    """Waits for the next word; False too where whoever would say it is gone, killed say."""
+    while not connection.poll(1.0):
+        if os.getppid() != multiprocessing.parent_process().pid:
+            return False
+    return connection.recv()
+
+
+def settled() -> tuple[float, float]:
+    """CPU and wall time as they were when the last thread stopped working: see "Timed"."""
+    cpu, wall, quiet = cpu_seconds(), time.perf_counter(), 0
+    while quiet < _QUIET_LOOKS:
+        time.sleep(_LOOK_SECONDS)
+        if any_thread_works():
+            cpu, wall, quiet = cpu_seconds(), time.perf_counter(), 0
+        else:
+            quiet += 1
+            cpu = cpu_seconds() if quiet == 1 else cpu
+    return cpu, wall
+
+
+def any_thread_works() -> bool:
+    """Whether a thread but the calling one runs, waits for a core (on a busy machine, for long) or for a disk."""
+    for task in threads():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            # After the name, which may hold anything but is in brackets.
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+            if state in "RD" and int(task.name) != threading.get_native_id():
+                return True
+    return False
+
+
+def threads() -> Iterator[Path]:
+    """Folders of all threads of this process and of its living children in /proc."""
+    for task in Path("/proc/self/task").iterdir():
+        yield task
+        for pid in (task / "children").read_text().split():
+            yield from Path(f"/proc/{pid}/task").glob("*")
+
+
+def examine(batches: Iterable[tuple[Tensor | None, Tensor | None]]) -> tuple[int, np.ndarray]:
+    """Clips, and the mean magnitude of each one's spectrogram, ascending; shapes and ranges are asserted."""
+    clips, magnitudes = 0, []
+    for audio, frames in batches:
+        if audio is not None:
+            assert (tuple(audio.shape[1:]), audio.dtype) == (AUDIO_SHAPE, torch.float32), audio.shape
+            magnitudes.append(audio.exp().mean(dim=(1, 2, 3)).numpy())
+            clips += 0 if frames is not None else len(audio)
+        if frames is not None:
+            frames = frames.reshape(-1, *frames.shape[-3:])  # ours has an axis of frames a clip
+            assert (tuple(frames.shape[1:]), frames.dtype) == (FRAME_SHAPE, torch.float32), frames.shape
+            assert -2.2 < float(frames.min()) <= float(frames.max()) < 2.7, "not normalized"
+            clips += len(frames)
+    return clips, np.sort(np.concatenate(magnitudes)) if magnitudes else np.empty(0)
+
+
+def compare(name: str, case: str, got: tuple[int, np.ndarray], expected: tuple[int, np.ndarray]) -> None:
+    """Asserts that a peer gave the clips that ours gave."""
+    assert got[0] == expected[0], f"{name}, {case}: {got[0]} clips, expected {expected[0]}"
+    tolerance = 0.1 if name == "torchcodec" else 0.01
+    np.testing.assert_allclose(got[1], expected[1], rtol=tolerance, atol=1e-5, err_msg=f"{name}, {case}")
 
 
 def consume(batches: Iterable[tuple[Tensor | None, Tensor | None]]) -> int:
@@ -168,19 +309,16 @@ def tiled(dataset: Dataset, count: int) -> np.ndarray:
     return np.resize(np.arange(len(dataset)), count)
 
 
-Epoch = Callable[[], Iterator[tuple[Tensor | None, Tensor | None]]]
-
-
-def avbench_loader(dataset: Dataset, config: Config, modalities: tuple[Modality, ...], _: Path) -> Epoch:
+def avbench_loader(task: Task) -> Epoch:
     """Our own."""
     loader = Loader(
-        dataset,
-        tiled(dataset, config.clips),
+        task.dataset,
+        task.clip_ids,
         preset=PRESET,
-        batch_size=config.batch_size,
+        batch_size=task.batch_size,
         seed=0,
         training=True,
-        modalities=modalities,
+        modalities=task.modalities,
     )
     epochs = iter(range(1_000_000))
 
@@ -189,121 +327,6 @@ def avbench_loader(dataset: Dataset, config: Config, modalities: tuple[Modality,
             yield batch.audio, batch.frames
 
     return epoch
-
-
-def fitted(samples: np.ndarray) -> np.ndarray:
-    """Cut or zero-padded to the preset's length."""
-    return np.pad(samples[: PRESET.audio.samples], (0, max(0, PRESET.audio.samples - len(samples))))
-
-
-class ClipFiles(TorchDataset):
-    """One audio file and a folder of pictures a clip, read with librosa and PIL."""
-
-    def __init__(self, folder: Path, keys: list[str], suffix: str, modalities: tuple[Modality, ...]) -> None:
-        self.folder = folder
-        self.keys = keys
-        self.suffix = suffix
-        self.modalities = modalities
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomResizedCrop(PRESET.visual.height),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(PRESET.visual.mean, PRESET.visual.deviation, inplace=True),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __getitem__(self, number: int) -> dict[str, Tensor]:
-        key, item = self.keys[number], {}
-        if "audio" in self.modalities:
-            item["audio"] = self.spectrogram(self.folder / f"{key}.{self.suffix}")
-        if "visual" in self.modalities:
-            pictures = sorted((self.folder / key).iterdir())
-            chosen = pictures[int(torch.randint(len(pictures), ()))]
-            item["frames"] = self.transform(Image.open(chosen).convert("RGB"))
-        return item
-
-    def spectrogram(self, path: Path) -> Tensor:
-        """[1, F, T]."""
-        samples, _ = librosa.load(path, sr=None)
-        samples = fitted(samples)
-        magnitudes = np.abs(librosa.stft(samples, n_fft=STFT.n_fft, hop_length=STFT.hop_length, pad_mode="reflect"))
-        return torch.from_numpy(np.log(magnitudes + np.float32(LOG_OFFSET)))[None]
-
-
-def librosa_and_pil(dataset: Dataset, config: Config, modalities: tuple[Modality, ...], folder: Path) -> Epoch:
-    """Files of the dataset's own bytes, and a DataLoader over them."""
-    for clip_id in range(len(dataset)):
-        key = dataset.key(clip_id)
-        (folder / key).mkdir(parents=True)
-        (folder / f"{key}.{dataset.audio_suffix}").write_bytes(dataset.audio_bytes(clip_id).tobytes())
-        for frame in range(int(dataset.frame_counts(np.array([clip_id]))[0])):
-            (folder / key / f"{frame:03d}.jpg").write_bytes(dataset.frame_bytes(clip_id, frame).tobytes())
-    keys = [dataset.key(clip_id) for clip_id in tiled(dataset, config.clips)]
-    files = ClipFiles(folder, keys, dataset.audio_suffix, modalities)
-    loader = DataLoader(files, config.batch_size, shuffle=True, num_workers=1, persistent_workers=True)
-    return lambda: ((item.get("audio"), item.get("frames")) for item in loader)
-
-
-class DecodeSample:
-    """A WebDataset sample as tensors: soundfile and torchaudio, torchvision's JPEG decoder and transforms."""
-
-    def __init__(self, suffix: str) -> None:
-        visual = PRESET.visual
-        self.suffix = suffix
-        self.spectrogram = torchaudio.transforms.Spectrogram(STFT.n_fft, hop_length=STFT.hop_length, power=1.0)
-        self.transform = v2.Compose(
-            [
-                v2.RandomResizedCrop((visual.height, visual.width), antialias=True),
-                v2.RandomHorizontalFlip(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(visual.mean, visual.deviation, inplace=True),
-            ]
-        )
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Tensor]:
-        """A sample's tensors: what it holds is what is wanted."""
-        item = {}
-        if self.suffix in sample:
-            samples, _ = soundfile.read(io.BytesIO(sample[self.suffix]), dtype="float32")
-            power = self.spectrogram(torch.from_numpy(fitted(samples)))
-            item["audio"] = power.add_(LOG_OFFSET).log_()[None]
-        pictures = sorted(name for name in sample if name.endswith(".jpg"))
-        if pictures:
-            chosen = sample[pictures[int(torch.randint(len(pictures), ()))]]
-            encoded = torch.frombuffer(bytearray(chosen), dtype=torch.uint8)
-            item["frames"] = self.transform(decode_jpeg(encoded, mode=ImageReadMode.RGB))
-        return item
-
-
-def webdataset_and_torchaudio(
-    dataset: Dataset, config: Config, modalities: tuple[Modality, ...], folder: Path
-) -> Epoch:
-    """Tars of the dataset's own bytes, each with only the wanted modalities, and a DataLoader over them."""
-    folder.mkdir(parents=True)
-    with webdataset.TarWriter(str(folder / "clips.tar")) as tar:
-        for number, clip_id in enumerate(tiled(dataset, config.clips)):
-            sample: dict[str, Any] = {"__key__": f"{number:06d}"}
-            if "audio" in modalities:
-                sample[dataset.audio_suffix] = dataset.audio_bytes(clip_id).tobytes()
-            if "visual" in modalities:
-                for frame in range(int(dataset.frame_counts(np.array([clip_id]))[0])):
-                    sample[f"{frame:03d}.jpg"] = dataset.frame_bytes(clip_id, frame).tobytes()
-            tar.write(sample)
-    clips = webdataset.WebDataset(str(folder / "clips.tar"), shardshuffle=False, empty_check=False)
-    decoded = clips.shuffle(100).map(DecodeSample(dataset.audio_suffix))
-    loader = DataLoader(decoded, config.batch_size, num_workers=1, persistent_workers=True)
-    return lambda: ((item.get("audio"), item.get("frames")) for item in loader)
-
-
-CONTENDERS: dict[str, Callable[[Dataset, Config, tuple[Modality, ...], Path], Epoch]] = {
-    "avbench": avbench_loader,
-    "librosa + PIL": librosa_and_pil,
-    "webdataset": webdataset_and_torchaudio,
-}
 
 
 def median(measured: list[Measurement], case: str, contender: str) -> tuple[float, float, float]:
@@ -316,17 +339,18 @@ def median(measured: list[Measurement], case: str, contender: str) -> tuple[floa
 
 
 def table(measured: list[Measurement], dataset: Dataset) -> Table:
-    """A row a case and contender; ours with its share of the better peer's CPU time."""
-    result = Table(title=f"{dataset.audio_suffix}, preset {PRESET.name}, medians")
-    for column in ("case", "contender", "CPU ms/clip", "spread", "clips/s", "share of the better peer", "allowed"):
+    """A row a case and contender, with our share of its CPU time and what it must be at most."""
+    title = f"{dataset.audio_suffix}, preset {PRESET.name}, medians; CPU ms a clip, and avbench's as a share of it"
+    result = Table(title=title, title_justify="left")
+    for column in ("case", "contender", "CPU ms", "spread", "clips/s", "share", "at most"):
         result.add_column(column, justify="left" if column in ("case", "contender") else "right")
     for case in CASES:
-        costs = {name: median(measured, case, name) for name in CONTENDERS}
-        better = min(cost for name, (cost, _, _) in costs.items() if name != "avbench")
-        for name, (cost, spread, speed) in costs.items():
+        ours, _, _ = median(measured, case, OURS)
+        for name in dict.fromkeys(one.contender for one in measured):
+            cost, spread, speed = median(measured, case, name)
             share, allowed = "", ""
-            if name == "avbench":
-                share, allowed = f"{cost / better:.2f}", str(ALLOWED.get(case, ""))
+            if name != OURS:
+                share, allowed = f"{ours / cost:.2f}", str(PEERS[name].allowed.get(case, ""))
             result.add_row(case, name, f"{cost:.2f}", f"{spread:.0%}", f"{speed:.0f}", share, allowed)
     return result
 
@@ -337,7 +361,9 @@ def memory_growth(dataset: Dataset, config: Config) -> list[dict[str, int]]:
     anonymous: its own memory. file: pages of mapped files (libraries, shards), which the page cache shares out and
     takes back as it likes.
     """
-    epoch = avbench_loader(dataset, config, MODALITIES, Path())
+    epoch = avbench_loader(
+        Task(dataset, tiled(dataset, config.clips), config.batch_size, MODALITIES, folder=Path(), media=None)
+    )
     sizes = []
     for _ in track(range(config.memory_epochs), "epochs", console=Console(stderr=True)):
         consume(epoch())
@@ -346,18 +372,15 @@ def memory_growth(dataset: Dataset, config: Config) -> list[dict[str, int]]:
     return sizes
 
 
-def about(config: Config, dataset: Dataset) -> dict[str, Any]:
+def about_config(config: Config, dataset: Dataset) -> dict[str, Any]:
     """What a result means nothing without."""
     return {
         "config": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()},
         "clips_of_dataset": len(dataset),
         "audio_suffix": dataset.audio_suffix,
         "preset": PRESET.name,
-        "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
     }
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    run_script(lambda: main(tyro.cli(Config, description=__doc__)))

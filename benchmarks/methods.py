@@ -41,6 +41,7 @@ from rich.progress import track
 from rich.table import Table
 
 from avbench.batch import MODALITIES, Batch, Clock
+from avbench.bench.scripts import run_script
 from avbench.dataset import Dataset
 from avbench.engine import Engine, EngineConfig, OptimizerConfig, pick_precision
 from avbench.loading.features import preset
@@ -96,7 +97,7 @@ def own_work(text: str, config: Config) -> dict[str, Any]:
     (spec,) = parse_methods([text])
     method = spec.method(spec.config, classes=309, seed=0)
     engine = engine_of(method)
-    batch = synthetic_batch(config, engine.device)
+    batch = synthetic_batch(config.preset, config.batch_size, engine.device)
     measured: list[bool] = []  # of each of the method's steps, whether it did all of the method's own work
 
     def step_of_method(number: int) -> None:
@@ -142,10 +143,10 @@ def here() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def synthetic_batch(config: Config, device: torch.device) -> Batch:
+def synthetic_batch(preset_name: str, size: int, device: torch.device) -> Batch:
     """Random clips in a preset's shapes."""
-    chosen = preset(config.preset)
-    visual, size = chosen.visual, config.batch_size
+    chosen = preset(preset_name)
+    visual = chosen.visual
     generator = torch.Generator().manual_seed(0)
     frames = torch.randn(size, visual.frames, visual.height, visual.width, 3, generator=generator)
     return Batch(
@@ -320,4 +321,4 @@ def about(config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_script(lambda: main(tyro.cli(Config, description=__doc__)))

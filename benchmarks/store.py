@@ -43,7 +43,6 @@ import resource
 import shutil
 import socket
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -60,8 +59,10 @@ from rich.console import Console
 from rich.table import Table
 
 from avbench import confidence
+from avbench.bench.scripts import run_script
 from avbench.confidence import PENDING_BYTES, ROW, ConfidenceStore
 from avbench.distributed import all_to_all, barrier, current_world, process_group
+from avbench.errors import UsageError
 
 PHASES = ("record", "exchange", "commit", "commit with history", "save", "load")
 PACKAGES = ("torch", "numpy", "pyarrow", "xxhash")
@@ -94,7 +95,7 @@ class Config:
 def main(config: Config) -> None:
     """Measure, print two tables, write JSON."""
     if list(config.clips) != sorted(set(config.clips)):
-        sys.exit(f"--clips {' '.join(map(str, config.clips))}: expected ascending sizes")
+        raise UsageError(f"--clips {' '.join(map(str, config.clips))}: expected ascending sizes")
     console = Console()
     results = []
     for clips in config.clips:
@@ -111,7 +112,7 @@ def main(config: Config) -> None:
 
 
 def refuse_what_does_not_fit(clips: int, config: Config, folder: Path) -> None:
-    """Exit where memory or disk would run out."""
+    """UsageError where memory or disk would run out."""
     memory = clips * (ROW.itemsize + PENDING_BYTES) + config.ranks * (config.buffer_mib << 20) + config.ranks * 400e6
     disk = clips * (4 + 2 * ROW.itemsize + 8)  # the order, two saves for a moment, an epoch's history
     (line,) = (line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
@@ -120,7 +121,7 @@ def refuse_what_does_not_fit(clips: int, config: Config, folder: Path) -> None:
         (f"space in {folder.parent}", disk, shutil.disk_usage(folder).free),
     ):
         if needed > there:
-            sys.exit(
+            raise UsageError(
                 f"{clips:,} clips need {needed / 1e9:.1f} GB of {what}, there is {there / 1e9:.1f} GB: use --clips"
             )
 
@@ -386,4 +387,4 @@ def about(config: Config) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_script(lambda: main(tyro.cli(Config, description=__doc__)))

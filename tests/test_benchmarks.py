@@ -4,10 +4,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from synthetic import make_dataset
+
+from avbench.methods import METHODS
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -27,22 +33,141 @@ def dataset(tmp_path_factory) -> Path:
 
 def test_the_loaders_benchmark_compares_all_contenders_in_all_cases(dataset, tmp_path):
     pytest.importorskip("librosa", reason="peers are not installed")
-    output = run("loader.py", dataset, "--clips", 8, "--rounds", 1, "--batch-size", 4, "--json", tmp_path / "out.json")
-    assert "share of" in output
+    peers = ("librosa + PIL", "webdataset", "DALI")
+    output = run(
+        "loader.py", dataset, "--clips", 8, "--rounds", 1, "--batch-size", 4, "--peers", ",".join(peers),
+        "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert "CPU ms a clip" in output and "librosa + PIL" in output
     written = json.loads((tmp_path / "out.json").read_text())
     assert {(one["case"], one["contender"]) for one in written["results"]} == {
-        (case, contender)
-        for case in ("audio + visual", "audio", "visual")
-        for contender in ("avbench", "librosa + PIL", "webdataset")
+        (case, contender) for case in ("audio + visual", "audio", "visual") for contender in ("avbench", *peers)
     }
     assert all(one["clips"] == 8 and one["cpu_seconds"] > 0 for one in written["results"])
-    assert written["versions"]["torch"] and written["config"]["batch_size"] == 4
+    assert written["machine"]["versions"]["librosa"] and written["config"]["batch_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("peer", "module"), [("SPDL", "spdl"), ("LitData", "litdata"), ("MosaicML Streaming", "streaming")]
+)
+def test_a_peer_gives_the_clips_that_we_give(peer, module, dataset, tmp_path):
+    pytest.importorskip(module, reason="not installed", exc_type=ImportError)
+    arguments = ("--clips", 8, "--rounds", 1, "--batch-size", 4, "--peers", peer, "--json", tmp_path / "out.json")
+    run("loader.py", dataset, *arguments)  # which asserts shapes, and compares the clips' spectrograms
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert {one["contender"] for one in written["results"]} == {"avbench", peer} and not written["left_out"]
+
+
+def test_a_peer_that_cannot_run_is_left_out_with_a_line(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import peers
+
+    def why(media: Path | None, **changes: object) -> str | None:
+        monkeypatch.setitem(peers.PEERS, "torchcodec", replace(peers.PEERS["torchcodec"], **changes))
+        return peers.why_left_out("torchcodec", media=media)
+
+    missing = "torchcodec: left out, no_such_package not installed; pip install 'avbench[peers]'"
+    assert why(tmp_path, packages=("no_such_package",)) == missing
+    assert "--media" in why(None, packages=())
+    unloadable = why(tmp_path, packages=(), module="no_such_module")
+    assert unloadable.startswith("torchcodec: left out, does not load here: ") and "\n" not in unloadable
+    assert why(tmp_path, packages=(), module="plain_dali") is None
+
+
+def test_a_contender_that_lost_a_clip_or_changed_one_is_found_out(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import loader
+
+    shape = loader.AUDIO_SHAPE
+    good = loader.examine([(torch.stack([torch.zeros(shape), torch.ones(shape)]), None)])
+    swapped = loader.examine([(torch.ones(1, *shape), None), (torch.zeros(1, *shape), None)])
+    loader.compare("SPDL", "audio", swapped, good)  # in any order
+    for wrong in ([torch.ones(1, *shape)], [torch.full((1, *shape), 0.1), torch.ones(1, *shape)]):
+        with pytest.raises(AssertionError, match="SPDL, audio"):
+            loader.compare("SPDL", "audio", loader.examine([(audio, None) for audio in wrong]), good)
+    with pytest.raises(AssertionError):
+        loader.examine([(torch.zeros(1, *shape[:-1], shape[-1] - 1), None)])
+
+
+def test_work_that_goes_on_after_the_last_batch_is_waited_for(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import loader
+
+    def work() -> None:
+        while time.thread_time() < 0.3:
+            pass
+
+    before, thread = loader.cpu_seconds(), threading.Thread(target=work)
+    thread.start()
+    after, _ = loader.settled()
+    assert after - before >= 0.25 and not thread.is_alive()
 
 
 def test_the_loaders_benchmark_measures_memory(dataset, tmp_path):
     pytest.importorskip("librosa", reason="peers are not installed")
     run("loader.py", dataset, "--memory-epochs", 3, "--clips", 6, "--batch-size", 4, "--json", tmp_path / "out.json")
     assert len(json.loads((tmp_path / "out.json").read_text())["results"]) == 3
+
+
+def test_the_floors_benchmark_measures_every_stage(dataset, tmp_path):
+    output = run(
+        "floors.py", dataset, "--clips", 4, "--rounds", 1, "--batch-size", 2, "--steps", 1, "--step-batch", 2,
+        "--preset", "tiny", "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert "over sum" in output
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert set(written["steps"]) == set(METHODS) and all(value > 0 for value in written["steps"].values())
+    floors = written["floor_cpu_seconds"]
+    assert {"flac", "wav", "torch spectrogram", "SciPy spectrogram", "JPEG", "resize", "normalize"} < set(floors)
+    assert all(value > 0 for value in floors.values()) and floors["flac"] > floors["wav"]
+    # 1.5 s of 48 kHz and 16 bit.
+    assert written["audio_bytes"]["wav"] == pytest.approx(144_000, rel=0.01)
+    assert set(written["pipeline"]) == {"audio + visual", "audio", "visual"}
+
+
+def test_what_the_floors_benchmark_cannot_measure_is_refused(dataset):
+    command = [sys.executable, str(BENCHMARKS / "floors.py"), str(dataset), "--preset", "kinetics-sound-ogm"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("avbench: --preset kinetics-sound-ogm: ") and refused.stderr.count("\n") == 1
+
+
+def test_results_are_written_from_the_json_of_the_command(dataset, tmp_path):
+    few = ("--clips", 4, "--rounds", 1, "--batch-size", 2, "--json")
+    run("loader.py", dataset, "--peers", "DALI,torchcodec", *few, tmp_path / "loader.json")
+    run("floors.py", dataset, "--steps", 0, *few, tmp_path / "floors.json")
+    run("store.py", "--clips", 1000, "--rounds", 1, "--json", tmp_path / "store.json")
+    results = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("loader", "floors", "store")}
+    results["loader"]["results"] = []  # by hand: two rounds of two clips each
+    for contender, seconds in (("avbench", 0.4), ("avbench", 0.6), ("DALI", 1.0), ("DALI", 1.0)):
+        row = {"case": "audio", "contender": contender, "clips": 2, "cpu_seconds": seconds, "wall_seconds": 1.0}
+        results["loader"]["results"].append(row)
+    record = {"machine": results["floors"]["machine"], "target": "all", "quick": False, "results": results}
+    (tmp_path / "here.json").write_text(json.dumps(record))
+    run("results.py", tmp_path / "here.json", "--out", tmp_path / "RESULTS.md")
+    written = (tmp_path / "RESULTS.md").read_text()
+    assert "## here" in written and record["machine"]["processor"] in written
+    assert "| audio | avbench | 250.00 | 20% | 2 |  |" in written
+    assert "| audio | DALI | 500.00 | 0% | 2 | 0.50 |" in written
+    assert "torchcodec: left out" in written and "### ConfidenceStore" in written and "over sum" in written
+
+
+def test_results_of_a_quick_run_are_refused(tmp_path):
+    (tmp_path / "quick.json").write_text(json.dumps({"machine": {"processor": ""}, "quick": True, "results": {}}))
+    for name, message in (("quick.json", "--quick"), ("missing.json", "no such file")):
+        command = [sys.executable, str(BENCHMARKS / "results.py"), str(tmp_path / name)]
+        refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+        assert refused.returncode == 2 and message in refused.stderr and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_packing_benchmark_packs_with_one_worker_and_with_all(real_clips, tmp_path):
+    output = run("pack.py", real_clips, "--clips", 2, "--json", tmp_path / "out.json")
+    assert "decoding alone" in output
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [one["clips"] for one in results] == [2] * len(results)
+    alone, packed = results[0], results[1]
+    assert alone["cpu_seconds"] > 0 and packed["cpu_seconds"] > 0 and packed["what"] == "pack, 1 worker"
 
 
 def test_the_methods_benchmark_times_own_work(tmp_path):
@@ -89,8 +214,8 @@ def test_the_stores_benchmark_measures_two_ranks_and_extrapolates(tmp_path):
 def test_the_stores_benchmark_refuses_what_memory_cannot_hold():
     command = [sys.executable, str(BENCHMARKS / "store.py"), "--clips", str(10**12)]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("1,000,000,000,000 clips need 40000.") and refused.stderr.count("\n") == 1
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("avbench: 1,000,000,000,000 clips need 40000.") and refused.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,86 @@
+"""What people load audiovisual clips with today, one module each, all doing the same task.
+
+A module has `make(task) -> Epoch`; its docstring says how it is set up and why that is fair. What all share: the clips
+of the same packed dataset, their very bytes; preset `paper`'s outputs; batches of one size; one worker (a process, a
+thread or DALI's one thread); clips in a shuffled order, as far as the peer can; no checksums, no exact resume. What
+differs in kind, the bytes that a peer must read beyond the ones it wants say, is in its docstring.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from torch import Tensor
+
+from avbench.batch import Modality
+from avbench.dataset import Dataset
+
+Epoch = Callable[[], Iterator[tuple[Tensor | None, Tensor | None]]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to load: clips of `dataset`, by id and possibly repeated, `batch_size` at a time, only these modalities.
+
+    folder: empty or missing, for whatever a peer keeps its clips in. media: the videos that the dataset was packed
+    from, where they are at hand.
+    """
+
+    dataset: Dataset
+    clip_ids: np.ndarray
+    batch_size: int
+    modalities: tuple[Modality, ...]
+    folder: Path
+    media: Path | None
+
+
+@dataclass(frozen=True)
+class Peer:
+    """module: of this package. packages: import names that it needs. python: whether clips go through Python one by
+    one. allowed: our CPU time as a share of its, at most, by case; the requirement."""
+
+    module: str
+    packages: tuple[str, ...]
+    allowed: dict[str, float]
+    needs_media: bool = False
+
+
+# One modality is required only of the best of them that reads only what it needs; said of each, since the best is one.
+_PYTHON = {"audio + visual": 0.6, "audio": 0.65, "visual": 0.5}
+PEERS = {
+    "librosa + PIL": Peer("librosa_and_pil", ("librosa", "PIL"), _PYTHON),
+    "webdataset": Peer("webdataset_and_torchaudio", ("webdataset",), _PYTHON),
+    "DALI": Peer("plain_dali", ("nvidia.dali",), {"audio + visual": 0.9}),
+    "SPDL": Peer("spdl_threads", ("spdl",), _PYTHON),
+    "LitData": Peer("litdata_chunks", ("litdata",), _PYTHON),
+    "MosaicML Streaming": Peer("mosaicml_streaming", ("streaming",), _PYTHON),
+    "torchcodec": Peer("torchcodec_from_video", ("torchcodec",), _PYTHON, needs_media=True),
+}
+
+
+def why_left_out(name: str, *, media: Path | None) -> str | None:
+    """One line where a peer cannot take part here; None where it can. media: as in Task."""
+    peer = PEERS[name]
+    missing = [package for package in peer.packages if find_spec(package) is None]
+    if missing:
+        return f"{name}: left out, {' and '.join(missing)} not installed; pip install 'avbench[peers]'"
+    if peer.needs_media and media is None:
+        return f"{name}: left out, it reads the videos that the dataset was packed from; name them with --media FOLDER"
+    try:
+        importlib.import_module(f"peers.{peer.module}")
+    except (ImportError, RuntimeError, OSError) as error:
+        # torchcodec without FFmpeg's libraries, a compiled package for another torch.
+        return f"{name}: left out, does not load here: {str(error).strip().splitlines()[0]}"
+    return None
+
+
+def make(name: str, task: Task) -> Epoch:
+    """A peer made ready: a call starts an epoch of (audio, frames) batches."""
+    task.folder.mkdir(parents=True)
+    return cast(Epoch, importlib.import_module(f"peers.{PEERS[name].module}").make(task))
