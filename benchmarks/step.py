@@ -5,16 +5,17 @@
 The plain loop is written here from what that code (GeWu-Lab/OGM-GE_CVPR2022, `train_epoch`) does: float32 in contiguous
 memory, the logits of each modality's part by matrix products, three losses, each modality's score by a Python loop over
 clips that takes the softmax of the whole batch for each, every kernel's gradient rewritten out of place with a standard
-deviation that comes back to Python, three losses read back, torch's SGD. It is spared DataParallel. Ours is the step that
-`avbench train` takes, `Run.train_step` with its tallies, in the precision that it would pick here and in float32. Both
-have the same network from the same numbers and one synthetic batch that stays in memory; neither reads data.
+deviation that comes back to Python, three losses read back, torch's SGD. It is spared DataParallel. Ours is the step
+that `avbench train` takes, `Run.train_step` with its tallies, in the precision that it would pick here and in float32.
+Both have the same network from the same numbers and one synthetic batch that stays in memory; neither reads data.
 
 Timed, turn and turn about: CPU time (user and system, all threads) and wall time of a step of each; on a GPU wall time
-between synchronizations. Medians, and half the distance of the extremes as spread; the ratio is the median over rounds of
-the plain loop's time over ours, of CPU time on a CPU. Not timed: building, and two first steps of each.
+between synchronizations. Medians, and half the distance of the extremes as spread; the ratio is the median over rounds
+of the plain loop's time over ours, of CPU time on a CPU. Not timed: building, and two first steps of each.
 
 Agreement: the losses of `--steps` steps from the same weights. Noise is left out there, as two generators draw
-different numbers; everything else of OGM-GE is in.
+different numbers; everything else of OGM-GE is in. Both loops in float64 tell whether they compute the same; from the
+plain loop's losses in float64 it is also shown how far float32 and bf16 lead either loop away.
 
 Answers: benchmarks/README.md.
 """
@@ -40,6 +41,7 @@ from torch import Tensor, nn
 from avbench.batch import Batch
 from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
 from avbench.methods import parse_methods
+from avbench.training.predict import prepare
 from avbench.training.run import Run
 
 CLASSES = 309  # of VGG-Sound
@@ -81,6 +83,7 @@ def compared(method: str, batch: Batch, config: Config) -> dict[str, Any]:
     steps |= {f"avbench, {precision}": step for precision, step in ours.items()}
     times = timed(steps, config.rounds)
     losses = losses_of(method, tuple(ours), batch, steps=config.steps)
+    exact = losses["plain loop, float64"]
     return {
         "method": method,
         "device": str(here()),
@@ -93,12 +96,13 @@ def compared(method: str, batch: Batch, config: Config) -> dict[str, Any]:
                     plain / own
                     for plain, own in zip(times["plain loop"][counting()], times[name][counting()], strict=True)
                 ),
-                "losses": losses[name],
-                "largest_difference_of_losses": max(
-                    abs(own - plain) / plain for own, plain in zip(losses[name], losses["plain loop"], strict=True)
-                ),
             }
             for name in steps
+        },
+        "losses": losses,
+        "largest_difference_of_losses": {
+            name: max(abs(own - plain) / plain for own, plain in zip(values, exact, strict=True))
+            for name, values in losses.items()
         },
     }
 
@@ -122,9 +126,11 @@ def timed(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict
 
 def losses_of(method: str, precisions: Sequence[str], batch: Batch, *, steps: int) -> dict[str, list[float]]:
     """Per contender the mean loss at each of the first steps, without noise, from the same weights."""
-    plain = PlainLoop(method, batch, noise=False)
-    losses = {"plain loop": [plain() for _ in range(steps)]}
-    for precision in precisions:
+    losses = {}
+    for name, dtype in (("plain loop", torch.float32), ("plain loop, float64", torch.float64)):
+        plain = PlainLoop(method, batch, noise=False, dtype=dtype)
+        losses[name] = [plain() for _ in range(steps)]
+    for precision in (*precisions, "float64"):
         step = Ours(method, precision, batch, noise=False)
         losses[f"avbench, {precision}"] = [step.loss() for _ in range(steps)]
     return losses
@@ -135,9 +141,10 @@ class Ours:
 
     def __init__(self, method: str, precision: str, batch: Batch, *, noise: bool = True) -> None:
         self.run = run_of(method, precision, noise=noise)
-        self.batch = batch
+        self.batch = prepare(batch, getattr(torch, precision))
 
     def __call__(self) -> None:
+        """Take a step."""
         self.run.train_step(self.batch, epoch=0, epochs=1, total_steps=1)
 
     def loss(self) -> float:
@@ -166,16 +173,19 @@ def run_of(method: str, precision: str, *, noise: bool) -> Run:
 class PlainLoop:
     """One step of the plain loop a call; returns its loss."""
 
-    def __init__(self, method: str, batch: Batch, *, noise: bool = True) -> None:
-        assert batch.audio is not None and batch.frames is not None
+    def __init__(self, method: str, batch: Batch, *, noise: bool = True, dtype: torch.dtype = torch.float32) -> None:
+        assert batch.audio is not None
+        assert batch.frames is not None
         self.modulates = method == "ogm-ge"
         self.noise = noise
         model = copy.deepcopy(run_of(method, "float32", noise=noise).engine.model)
-        self.model = model.to(memory_format=torch.contiguous_format)
+        self.model = model.to(dtype=dtype, memory_format=torch.contiguous_format)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-        self.audio, self.frames, self.label = batch.audio.contiguous(), batch.frames.contiguous(), batch.label
+        self.audio, self.frames = batch.audio.to(dtype).contiguous(), batch.frames.to(dtype).contiguous()
+        self.label = batch.label
 
     def __call__(self) -> float:
+        """Take a step; the mean loss before it."""
         criterion = nn.CrossEntropyLoss()
         self.optimizer.zero_grad()
         audio, visual = self._features()
@@ -189,7 +199,8 @@ class PlainLoop:
         if self.modulates:
             self._modulate(of_audio, of_visual)
         self.optimizer.step()
-        return [loss.item() for loss in losses][0]
+        loss, _, _ = (each.item() for each in losses)
+        return loss
 
     def _features(self) -> tuple[Tensor, Tensor]:
         encoders = self.model.encoders
@@ -243,7 +254,7 @@ def table_of(results: Sequence[dict[str, Any]], config: Config) -> Table:
         f"{config.threads} thread(s); losses of {config.steps} steps; aimed at: {AIM} times as fast"
     )
     table = Table(title=title, title_justify="left")
-    for column in ("method", "step", "CPU, ms", "wall, ms", "spread", "times as fast", "losses differ by, at most"):
+    for column in ("method", "step", "CPU, ms", "wall, ms", "spread", "times as fast", "losses off by, at most"):
         table.add_column(column, justify="left" if column in ("method", "step") else "right")
     for result in results:
         for name, row in result["contenders"].items():
@@ -254,8 +265,10 @@ def table_of(results: Sequence[dict[str, Any]], config: Config) -> Table:
                 f"{1e3 * row['wall_seconds']:.0f}",
                 f"{row['spread']:.0%}",
                 f"{row['ratio']:.2f}",
-                f"{row['largest_difference_of_losses']:.1e}",
+                f"{result['largest_difference_of_losses'][name]:.1e}",
             )
+        both = result["largest_difference_of_losses"]["avbench, float64"]
+        table.add_row(result["method"], "avbench, float64", "", "", "", "", f"{both:.1e}")
     return table
 
 
