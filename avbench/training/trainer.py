@@ -401,12 +401,13 @@ class Trainer:
         speed = self.monitor.report()
         step = epoch * len(self.loaders["train"]) + done
         self._write({"kind": "performance", "epoch": epoch, "batch": done, **speed})
+        self._plot("performance", {name: value for name, value in speed.items() if not isinstance(value, list)}, step)
         for run in self.runs:
             if run.name in taken:
                 numbers = taken[run.name]
                 self.latest.setdefault(run.name, {}).update(numbers)
                 self._write({"kind": "step", **_key(run), "epoch": epoch, "batch": done, **numbers})
-                self._plot(run, numbers, step)
+                self._plot(run.name, numbers, step)
         self.display.update(self.runs, self.latest, done=epoch + done / len(self.loaders["train"]), speed=speed)
 
     def _judge_epoch(self, epoch: int) -> None:
@@ -439,7 +440,7 @@ class Trainer:
             self.latest.setdefault(run.name, {}).update(numbers)
             self._write({"kind": "epoch", **_key(run), "epoch": epoch, **numbers})
             step = (epoch + 1) * len(self.loaders["train"])
-            self._plot(run, {f"epoch_{name}": value for name, value in numbers.items()}, step)
+            self._plot(run.name, {f"epoch_{name}": value for name, value in numbers.items()}, step)
             if not run.is_training:
                 run.release()
                 self._event(f"{run.name} stopped after epoch {epoch}: {run.progress.finished}", run=run)
@@ -578,10 +579,10 @@ class Trainer:
         self._write({"kind": "event", **(_key(run) if run else {}), "text": text, **numbers})
         self.display.say(text)
 
-    def _plot(self, run: Run, numbers: dict[str, Any], step: int) -> None:
+    def _plot(self, group: str, numbers: dict[str, Any], step: int) -> None:
         if self.board is not None:
             for name, value in numbers.items():
-                self.board.add_scalar(f"{run.name}/{name}", float(value), step)
+                self.board.add_scalar(f"{group}/{name}", float(value), step)
 
 
 def select_clips(dataset: Dataset, *, classes: Sequence[str], fraction: float) -> dict[str, np.ndarray]:
