@@ -91,6 +91,7 @@ _CHANGEABLE = {"dataset", "out", "engine.engine", "engine.deepspeed_config"} | {
         "loader_threads",
         "hang_seconds",
         "exchange_megabytes",
+        "profile",
     )
 }
 

@@ -177,6 +177,22 @@ def test_the_methods_benchmark_times_own_work(tmp_path):
     assert all(row["plain_seconds"] > 0 and row["method_seconds"] > 0 for row in results)
 
 
+def test_the_steps_benchmark_compares_with_a_plain_loop_that_learns_the_same(tmp_path):
+    output = run(
+        "step.py", "--preset", "tiny", "--rounds", 1, "--batch-size", 4, "--steps", 3, "--json", tmp_path / "o"
+    )
+    assert "times as fast" in output
+    results = json.loads((tmp_path / "o").read_text())["results"]
+    assert [row["method"] for row in results] == ["baseline", "ogm-ge"]
+    for row in results:
+        assert {"plain loop", "avbench, float32"} <= set(row["contenders"])
+        assert all(one["cpu_seconds"] > 0 and one["ratio"] > 0 for one in row["contenders"].values())
+        assert len(set(row["losses"]["plain loop, float64"])) == 3  # it learns
+        assert row["largest_difference_of_losses"]["avbench, float64"] < 1e-9
+    losses = [row["losses"]["plain loop, float64"] for row in results]
+    assert losses[0][0] == losses[1][0] and losses[0][2] != losses[1][2]  # modulation slows
+
+
 @pytest.mark.slow
 def test_the_methods_benchmark_times_one_pass_and_separate_runs(tmp_path):
     dataset = make_dataset(tmp_path / "data", clips={"train": 8, "val": 3, "test": 3}, seconds=1.5)

@@ -325,3 +325,16 @@ def average_buffers() -> list[float]:
 
 def test_average_buffers_is_the_mean_over_ranks() -> None:
     assert run_on_ranks(2, average_buffers) == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_how_a_step_is_computed_is_chosen_here_and_not_by_a_checkpoint() -> None:
+    def engine_of(optimizer: OptimizerConfig) -> Engine:
+        return Engine(nn.Linear(2, 2), optimizer=optimizer, device=CPU)
+
+    for name, fused in (("adam", True), ("adamw", True), ("sgd", None)):
+        engine = engine_of(OptimizerConfig(optimizer=name))
+        state = copy.deepcopy(engine.state_dict())
+        state["optimizer"]["param_groups"][0].update(lr=0.5, fused=not fused, foreach=True)
+        engine.load_state_dict(state)
+        (group,) = engine.optimizer.param_groups
+        assert (group["fused"], group["foreach"], group["lr"]) == (fused, None, 0.5)

@@ -25,6 +25,7 @@ CHANGES_NO_NUMBER = frozenset(
         "training.loader_threads",
         "training.hang_seconds",
         "training.exchange_megabytes",
+        "training.profile",
         "training.compute_threads",
         "engine.engine",
         "engine.deepspeed_config",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Outputs
 from avbench.distributed import gather_objects, world_from_environment
-from avbench.engine.optimizer import OptimizerConfig
+from avbench.engine.optimizer import OptimizerConfig, load_state
 from avbench.engine.plain import Engine
 
 
@@ -218,7 +218,7 @@ class PartitionedEngine(DeepSpeedEngine):
         }
         (group,) = state["param_groups"]
         params = list(range(len(self._fragments)))
-        self.optimizer.load_state_dict({"state": pieces, "param_groups": [{**group, "params": params}]})
+        load_state(self.optimizer, {"state": pieces, "param_groups": [{**group, "params": params}]})
 
     def _differentiate(self, loss: Tensor) -> None:
         """Gradients stay on their rank until the step's last backward; then they are reduced in the parameters' order.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Outputs
 from avbench.distributed import World, current_world, sum_over_ranks
-from avbench.engine.optimizer import OptimizerConfig
+from avbench.engine.optimizer import OptimizerConfig, load_state
 from avbench.engine.random_state import random_state, set_random_state
 from avbench.errors import UsageError
 
@@ -221,7 +221,7 @@ class Engine:
         return self.optimizer.state_dict()
 
     def _load_optimizer_state(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state)
+        load_state(self.optimizer, state)
 
     def _synchronization(self) -> AbstractContextManager[Any]:
         """What the forward and backward of a micro-batch run in."""

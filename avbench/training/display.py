@@ -15,6 +15,7 @@ from avbench.training.run import Run
 
 _LINE_SECONDS = 10.0  # at most one plain line in so long
 _WORTH_SAYING = 1.5  # how much slower than the fastest rank the slowest is
+_WORTH_SAYING_BYTES = 1e5  # read a second: with all in the page cache there is nothing to say
 
 
 class Display:
@@ -114,8 +115,14 @@ def _run_text(numbers: dict[str, Any]) -> str:
 
 def _speed_text(speed: dict[str, Any]) -> str:
     parts = [f"{speed['clips_per_second']:,.0f} clips/s", f"{speed['data_wait_share']:.0%} waiting for data"]
+    if "cpu_use_share" in speed:
+        parts.append(f"CPU {speed['cpu_use_share']:.0%}")
+    if speed.get("storage_bytes_per_second", 0.0) >= _WORTH_SAYING_BYTES:
+        parts.append(f"{speed['storage_bytes_per_second'] / 1e6:,.1f} MB/s read")
     if "gpu_use_share" in speed:
         parts.append(f"GPU {speed['gpu_use_share']:.0%}, {speed['gpu_memory_bytes'] / 2**30:.1f} GiB")
+    if "gpu_power_watts" in speed:
+        parts.append(f"{speed['gpu_power_watts']:,.0f} W, {speed['joules_per_clip']:.2f} J/clip")
     if speed.get("slowest_step_seconds", 0.0) > _WORTH_SAYING * speed.get("fastest_step_seconds", 0.0):
         ratio = speed["slowest_step_seconds"] / max(speed["fastest_step_seconds"], 1e-9)
         parts.append(f"rank {speed['slowest_rank']} takes {ratio:.1f} times as long as rank {speed['fastest_rank']}")

@@ -43,6 +43,7 @@ class RunFolder:
     environment = property(lambda self: self.path / "environment.json")
     metrics = property(lambda self: self.path / "metrics.jsonl")
     tensorboard = property(lambda self: self.path / "tensorboard")
+    profile = property(lambda self: self.path / "profile")
     checkpoints = property(lambda self: self.path / "checkpoints")
     history = property(lambda self: self.path / "confidence" / "history")
     confidence = property(lambda self: self.path / "confidence.parquet")

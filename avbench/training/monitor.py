@@ -1,27 +1,57 @@
-"""How fast a pass goes and where its time goes: clips/s, waiting for data, GPU by NVML, memory."""
+"""How fast a pass goes and where its time goes: clips/s, waiting for data, processor, reading, GPU by NVML, memory."""
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pynvml
 import torch
 
 from avbench.batch import Batch
-from avbench.distributed import gather_objects
+from avbench.distributed import gather_objects, ranks_on_this_node
+
+# What a rank says of itself and all of them together: the numbers are listed by rank where there are several.
+_BY_RANK = (
+    "clips_per_second",
+    "data_wait_share",
+    "cpu_use_share",
+    "storage_bytes_per_second",
+    "gpu_use_share",
+    "gpu_power_watts",
+    "joules_per_clip",
+)
+_TOTALS = ("clips_per_second", "cpu_cores_busy", "storage_bytes_per_second", "gpu_power_watts")
+_IO = Path("/proc/self/io")
+
+
+@dataclass(frozen=True, slots=True)
+class _Counters:
+    """What only grows while a process runs; the difference of two tells what was used between.
+
+    cpu_seconds: user and system, of all threads. storage_bytes: that storage was asked for, memory-mapped pages
+    included, what the page cache held not; None where the system does not say. gpu_joules: of the whole GPU; None
+    without one, or where it does not count them.
+    """
+
+    cpu_seconds: float
+    storage_bytes: int | None
+    gpu_joules: float | None
 
 
 class Monitor:
     """Counts clips and seconds between reports, and reads the GPU where there is one.
 
-    world_size: ranks that take as many clips. device: what this rank computes on; on a GPU its use and memory are read
-    by NVML (`pynvml`). writing_seconds: how long checkpoints have been written beside training so far. Making one is a
-    collective.
+    world_size: ranks that take as many clips. device: what this rank computes on; on a GPU its use, memory and energy
+    are read by NVML (`pynvml`). writing_seconds: how long checkpoints have been written beside training so far. Making
+    one is a collective.
     """
 
     def __init__(self, device: torch.device, *, world_size: int, writing_seconds: Callable[[], float]) -> None:
@@ -43,7 +73,7 @@ class Monitor:
             self._waited += time.perf_counter() - asked
             if batch is None:
                 return
-            self._clips += len(batch) * self._world_size  # slices differ by one clip at most
+            self._clips += len(batch)
             self._steps += 1
             yield batch
 
@@ -55,30 +85,56 @@ class Monitor:
         self._waited_for_others += time.perf_counter() - begun
 
     def report(self) -> dict[str, Any]:
-        """Since the last report: clips a second over all ranks, share of time waiting for data; memory and GPU now.
+        """Since the last report: clips a second over all ranks, shares of time and of cores, bytes read; memory now.
 
-        Where there are several ranks, also the slowest and the fastest one's seconds a step (without the waiting for
-        data and for other ranks' data), the largest and least share of time waiting for data, and each machine's mean
-        use of its GPUs. A collective, of a few numbers.
+        cpu_cores_busy, storage_bytes_per_second, gpu_power_watts: summed over ranks. cpu_use_share: of the cores that
+        are a rank's. joules_per_clip: of the GPUs alone, over all ranks. Where there are several, also the numbers of
+        each rank by rank (`..._by_rank`, None where a rank lacks one), the slowest and the fastest one's seconds a step
+        (without the waiting for data and for other ranks' data), the largest and least share of time waiting for data,
+        and each machine's mean use of its GPUs. A collective, of a few numbers.
         """
         elapsed = max(time.perf_counter() - self._started, 1e-9)
-        working = elapsed - self._waited - self._waited_for_others
-        own = {
-            "step_seconds": working / max(self._steps, 1),
-            "data_wait_share": self._waited / elapsed,
-            **self._read_gpu(),
-        }
-        report = {
-            "clips_per_second": self._clips / elapsed,
+        own = self._own(elapsed)
+        ranks = gather_objects(own) if self._world_size > 1 else [own]
+        report: dict[str, Any] = {
+            **own,
+            **_together(ranks),
             "checkpoint_writing_share": (self._writing_seconds() - self._written) / elapsed,
             # Linux counts the peak in KiB.
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            **own,
         }
         if self._world_size > 1:
-            report.update(_across(gather_objects(own), self._machines))
+            report.update(_across(ranks, self._machines))
+            report.update(
+                {
+                    f"{name}_by_rank": [of_rank.get(name) for of_rank in ranks]
+                    for name in _BY_RANK
+                    if any(name in of_rank for of_rank in ranks)
+                }
+            )
         self.restart()
         return report
+
+    def _own(self, elapsed: float) -> dict[str, Any]:
+        """What this rank says of itself; what it cannot know is left out."""
+        now, before = self._counters(), self._before
+        working = elapsed - self._waited - self._waited_for_others
+        cpu_cores_busy = (now.cpu_seconds - before.cpu_seconds) / elapsed
+        own = {
+            "clips_per_second": self._clips / elapsed,
+            "step_seconds": working / max(self._steps, 1),
+            "data_wait_share": self._waited / elapsed,
+            "cpu_cores_busy": cpu_cores_busy,
+            "cpu_use_share": cpu_cores_busy * ranks_on_this_node() / len(os.sched_getaffinity(0)),
+            **self._read_gpu(),
+        }
+        if now.storage_bytes is not None and before.storage_bytes is not None:
+            own["storage_bytes_per_second"] = (now.storage_bytes - before.storage_bytes) / elapsed
+        if now.gpu_joules is not None and before.gpu_joules is not None:
+            joules = now.gpu_joules - before.gpu_joules
+            own["gpu_power_watts"] = joules / elapsed
+            own["joules_per_clip"] = joules / max(self._clips, 1)
+        return own
 
     def restart(self) -> None:
         """Count from here: what went before was not training."""
@@ -86,6 +142,11 @@ class Monitor:
         self._waited = self._waited_for_others = 0.0
         self._clips = self._steps = 0
         self._written = self._writing_seconds()
+        self._before = self._counters()
+
+    def _counters(self) -> _Counters:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        return _Counters(used.ru_utime + used.ru_stime, _storage_bytes(), _gpu_joules(self._gpu))
 
     def _read_gpu(self) -> dict[str, Any]:
         if self._gpu is None:
@@ -99,6 +160,37 @@ class Monitor:
                 "gpu_memory_total_bytes": int(memory.total),
             }
         return {}
+
+
+def _together(ranks: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The ranks' numbers that add up, added up; the joules of a clip are those of all GPUs over all clips."""
+    totals = {
+        name: sum(of_rank.get(name, 0.0) for of_rank in ranks)
+        for name in _TOTALS
+        if any(name in of_rank for of_rank in ranks)
+    }
+    if "gpu_power_watts" in totals and totals["clips_per_second"] > 0:
+        totals["joules_per_clip"] = totals["gpu_power_watts"] / totals["clips_per_second"]
+    return totals
+
+
+def _storage_bytes() -> int | None:
+    """Bytes that this process made the system read from storage so far."""
+    try:
+        fields = dict(line.split(": ") for line in _IO.read_text().splitlines())
+        return int(fields["read_bytes"])
+    except (OSError, KeyError, ValueError):
+        return None  # no such accounting in this kernel, or not for us to read
+
+
+def _gpu_joules(gpu: Any | None) -> float | None:
+    """Energy of a GPU since its driver was loaded."""
+    if gpu is None:
+        return None
+    try:
+        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1e3  # NVML counts millijoules
+    except pynvml.NVMLError:
+        return None  # before Volta there is no counter
 
 
 def _across(ranks: Sequence[dict[str, Any]], machines: Sequence[str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 
 from avbench.batch import Batch, Clock, Modality
@@ -41,6 +42,7 @@ from avbench.training.folder import RunFolder, describe_environment, record_laun
 from avbench.training.monitor import Monitor
 from avbench.training.parallel import SideBySide, longest_first
 from avbench.training.predict import counted, evaluate, prepare
+from avbench.training.profile import Profiler
 from avbench.training.pulse import Pulse
 from avbench.training.replacement import Means, feature_means, is_joint
 from avbench.training.run import DIVERGED, Run, modalities_read
@@ -77,6 +79,8 @@ class TrainerConfig:
     compute_threads: int = 1
     """Torch's threads for each run on a CPU; runs go side by side on the cores there are. Sums of floats hang on it,
     so it is a number of its own, not the machine's."""
+    profile: int = 0
+    """Steps to trace, the first ones after two; the trace goes to OUT/profile, its three largest costs are said."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "checkpoint_steps", "keep_checkpoints", "log_steps", "compute_threads"):
@@ -86,7 +90,7 @@ class TrainerConfig:
             raise UsageError(f"exchange-megabytes is {self.exchange_megabytes}, expected at least 1")
         if not 1.0 <= self.hang_seconds < math.inf:
             raise UsageError(f"hang-seconds is {self.hang_seconds}, expected at least 1")
-        for name in ("patience", "loader_threads", "order_seed"):
+        for name in ("patience", "loader_threads", "order_seed", "profile"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 0")
 
@@ -245,6 +249,14 @@ class Trainer:
                 world_size=self.world.size,
                 writing_seconds=lambda: self.checkpoints.writing_seconds,
             )
+            self.profiler = stack.enter_context(
+                Profiler(
+                    self.folder.profile / f"rank-{self.world.rank}.json",
+                    steps=self.config.profile,
+                    device=self.device,
+                    say=self._event,
+                )
+            )
             if self.world.is_main:
                 step = position.epoch * len(self.loaders["train"]) + position.batch
                 board = SummaryWriter(str(self.folder.tensorboard), purge_step=step if resume else None)
@@ -335,7 +347,7 @@ class Trainer:
         # A clip that was left out stays so, though its bad bytes may be of a modality that nobody reads any more.
         for each in self.loaders.values():
             each.left_out = self.bad_clips
-        for batch in self.monitor.watch(loader.epoch(epoch, first_batch=first_batch)):
+        for batch in self.monitor.watch(self.profiler.watch(loader.epoch(epoch, first_batch=first_batch))):
             self._train_batch(batch, epoch)
             done = batch.position + 1
             self.done = (epoch, done)
@@ -360,7 +372,8 @@ class Trainer:
 
         def step(run: Run) -> None:
             self.pulse.at(f"epoch {epoch}, batch {batch.position} of train, {run.name}")
-            run.train_step(ready, epoch=epoch, epochs=epochs, total_steps=total_steps)
+            with record_function(run.name):
+                run.train_step(ready, epoch=epoch, epochs=epochs, total_steps=total_steps)
 
         self.side_by_side.each(longest_first(self._training()), step)
 
@@ -388,12 +401,13 @@ class Trainer:
         speed = self.monitor.report()
         step = epoch * len(self.loaders["train"]) + done
         self._write({"kind": "performance", "epoch": epoch, "batch": done, **speed})
+        self._plot("performance", {name: value for name, value in speed.items() if not isinstance(value, list)}, step)
         for run in self.runs:
             if run.name in taken:
                 numbers = taken[run.name]
                 self.latest.setdefault(run.name, {}).update(numbers)
                 self._write({"kind": "step", **_key(run), "epoch": epoch, "batch": done, **numbers})
-                self._plot(run, numbers, step)
+                self._plot(run.name, numbers, step)
         self.display.update(self.runs, self.latest, done=epoch + done / len(self.loaders["train"]), speed=speed)
 
     def _judge_epoch(self, epoch: int) -> None:
@@ -426,7 +440,7 @@ class Trainer:
             self.latest.setdefault(run.name, {}).update(numbers)
             self._write({"kind": "epoch", **_key(run), "epoch": epoch, **numbers})
             step = (epoch + 1) * len(self.loaders["train"])
-            self._plot(run, {f"epoch_{name}": value for name, value in numbers.items()}, step)
+            self._plot(run.name, {f"epoch_{name}": value for name, value in numbers.items()}, step)
             if not run.is_training:
                 run.release()
                 self._event(f"{run.name} stopped after epoch {epoch}: {run.progress.finished}", run=run)
@@ -574,10 +588,10 @@ class Trainer:
         self._write({"kind": "event", **(_key(run) if run else {}), "text": text, **numbers})
         self.display.say(text)
 
-    def _plot(self, run: Run, numbers: dict[str, Any], step: int) -> None:
+    def _plot(self, group: str, numbers: dict[str, Any], step: int) -> None:
         if self.board is not None:
             for name, value in numbers.items():
-                self.board.add_scalar(f"{run.name}/{name}", float(value), step)
+                self.board.add_scalar(f"{group}/{name}", float(value), step)
 
 
 def select_clips(dataset: Dataset, *, classes: Sequence[str], fraction: float) -> dict[str, np.ndarray]:

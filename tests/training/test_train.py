@@ -193,6 +193,30 @@ def test_a_run_is_the_same_alone_and_among_others(
         assert next(both).equals(next(both))
 
 
+def test_a_profile_traces_every_run_s_steps_and_changes_no_number(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = train(dataset, tmp_path / "plain", "--epochs", "2", "--methods", "audio,visual")
+    traced = train(dataset, tmp_path / "traced", "--epochs", "2", "--methods", "audio,visual", "--profile", "2")
+    trace = json.loads((traced / "profile" / "rank-0.json").read_text())
+    names = [event.get("name") for event in trace["traceEvents"]]
+    assert names.count("audio-seed0") == names.count("visual-seed0") > 0
+    (said,) = [event["text"] for event in read_metrics(traced / "metrics.jsonl") if "profile" in event.get("text", "")]
+    assert said.startswith("profile of ") and said in capsys.readouterr().err
+    assert not (plain / "profile").exists()
+    tables = results(plain)
+    assert all(table.equals(tables[name]) for name, table in results(traced).items())
+
+
+def test_performance_records_say_processor_and_reading(trained: Path) -> None:
+    records = read_metrics(trained / "metrics.jsonl", kinds=["performance"])
+    assert records
+    for record in records:
+        assert record["cpu_cores_busy"] > 0 and record["cpu_use_share"] > 0
+        assert record["storage_bytes_per_second"] >= 0
+        assert "gpu_power_watts" not in record and not any(name.endswith("_by_rank") for name in record)
+
+
 def test_seeds_differ_in_initialization_and_share_the_order(dataset: Path, tmp_path: Path) -> None:
     run = train(dataset, tmp_path / "run", "--epochs", "1", "--methods", "audio", "--seeds", "0,1")
     one, other = (read_table(run / f"predictions/audio-seed{seed}-test.parquet") for seed in (0, 1))
