@@ -13,7 +13,7 @@ so loading does not grow with their number. On CPUs (gpus 0) steps and loading s
     cores     cores / (CPU seconds of loading a clip + sum of the steps' CPU seconds a clip)
 
 Left out: gradient exchange between GPUs, validation, checkpoints, Gradient-Blending's estimates; and that more ranks on
-a machine share its memory's bandwidth. `benchmarks/scaling.py` holds it against one and two processes.
+a machine share its memory's bandwidth.
 """
 
 from __future__ import annotations
