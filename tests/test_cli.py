@@ -185,7 +185,8 @@ def test_the_readmes_commands_for_all_methods_work_in_their_order(
     assert [words[0] for words in commands] == ["train", "train", "evaluate"]
     for words in commands:
         # Two of the three seeds: all runs of a pass are in memory at once.
-        main([*words, *(["--preset", "tiny", "--epochs", "1", "--seeds", "0,1"] if words[0] == "train" else [])])
+        fewer = ["0,1" if word == "0,1,2" else word for word in words]
+        main([*fewer, *(["--preset", "tiny", "--epochs", "1"] if words[0] == "train" else [])])
     table = (tmp_path / "ALL/report/accuracy.csv").read_text()
     assert all(f"\n{run}," in table for run in ("tmc", "gradient-blending", "greedy", "ogm", "hard", "film"))
 
