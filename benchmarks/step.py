@@ -68,7 +68,7 @@ class Config:
 def main(config: Config) -> None:
     """Measure, print a table, write JSON."""
     torch.set_num_threads(config.threads)
-    batch = synthetic_batch(config, here())
+    batch = synthetic_batch(config.preset, config.batch_size, here())
     results = [compared(method, batch, config) for method in ("baseline", "ogm-ge")]
     Console().print(table_of(results, config))
     if config.json:

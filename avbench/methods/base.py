@@ -121,7 +121,8 @@ class Method:
         joined = Outputs.joined(outputs)
         log = self.after_backward(engine, joined, batch, clock)
         engine.step()
-        return Step(joined, torch.cat(losses), log)
+        # One part's losses as they are: what is wrong with their shape is said by the run.
+        return Step(joined, losses[0] if len(losses) == 1 else torch.cat([each.reshape(-1) for each in losses]), log)
 
     def before_epoch(self, run: RunView) -> None:
         """Anything that needs passes over data before an epoch; it must leave the run's engine as it was."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from avbench.batch import Batch, Clock, Outputs
-from avbench.engine import Engine, OptimizerConfig
+from avbench.engine import Engine, EngineConfig, OptimizerConfig
 from avbench.errors import UsageError
 from avbench.methods import RunSpec
 from avbench.methods.base import Log, Method
@@ -85,6 +85,7 @@ def run_of(method: type[Method]) -> Run:
         seed=0,
         classes=CLASSES,
         optimizer=OptimizerConfig(),
+        engine=EngineConfig(),
         device=CPU,
         dtype=torch.float32,
         batch_norm="local",
