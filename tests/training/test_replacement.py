@@ -10,7 +10,7 @@ from torch import nn
 from avbench.batch import Batch, Outputs
 from avbench.cli import main
 from avbench.dataset import Dataset
-from avbench.engine import OptimizerConfig
+from avbench.engine import EngineConfig, OptimizerConfig
 from avbench.loading.features import preset
 from avbench.loading.loader import Loader
 from avbench.methods import METHODS, RunSpec, parse_methods
@@ -62,8 +62,8 @@ class Simple(Baseline):
 def run_of() -> Run:
     spec = RunSpec("simple", "simple", Simple, Simple.Config())
     return Run(
-        spec, seed=0, classes=2, optimizer=OptimizerConfig(), device=CPU, dtype=torch.float32, batch_norm="local",
-        store=None,
+        spec, seed=0, classes=2, optimizer=OptimizerConfig(), engine=EngineConfig(), device=CPU, dtype=torch.float32,
+        batch_norm="local", store=None,
     )  # fmt: skip
 
 
