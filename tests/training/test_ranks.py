@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from avbench.records import read_metrics, read_table
 from avbench.training.checkpoint import _read
 from tests.synthetic import make_dataset
+from tests.training.test_train import wait_for_batch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # 26 clips in 4 batches of 7 and 6, so that slices are unequal; five epochs are 20 steps.
@@ -153,17 +153,6 @@ def test_all_methods_finish_in_bfloat16(engine: tuple[str, ...], dataset: Path, 
     words = ["--methods", ALL, "--precision", "bfloat16", *FLAGS, "--epochs", "1", "--accumulation", "2"]
     train(2, str(dataset), "--out", str(out), *words, *engine)
     assert len(list(out.glob("predictions/*-test.parquet"))) == 7  # none has diverged
-
-
-def wait_for_batch(run: Path, process: subprocess.Popen[str], epoch: int, batch: int) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        if (run / "metrics.jsonl").exists():
-            records = read_metrics(run / "metrics.jsonl", kinds=["step"])
-            if any((record["epoch"], record["batch"]) >= (epoch, batch) for record in records):
-                return
-        time.sleep(0.01)
-    raise AssertionError("training ended before it could be stopped")
 
 
 @pytest.mark.slow
