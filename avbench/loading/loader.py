@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ from avbench.loading.pipeline import (
     visual_pipeline,
     window_samples,
 )
+from avbench.loading.transforms import on_device
 
 _SLICES_AT_ONCE = 32  # batches whose clips are computed together, see EpochOrder.rank_slices
 _CPU = torch.device("cpu")
@@ -115,6 +116,9 @@ class Loader:
         self._audio_buffers = audio_buffers(preset.audio, -(-batch_size // world.size))
         self._position = {"epoch": 0, "batch": 0}
         self._worker: _Worker | None = None
+        # Of its own: on the default one it would wait for training's kernels. One for all epochs, since torch keeps
+        # memory by stream.
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         self.modalities = modalities
 
     def __len__(self) -> int:
@@ -156,7 +160,7 @@ class Loader:
                 self.bad_clips.update(finished.bad)
                 self.before_batch(epoch, finished.batch.position)
                 self._position = {"epoch": epoch, "batch": finished.batch.position + 1}
-                yield _handed_over(finished.batch)
+                yield _handed_over(finished)
                 if worker is not self._worker:
                     raise RuntimeError("this epoch ended early: the loader was closed or another epoch was started")
         finally:
@@ -176,8 +180,8 @@ class Loader:
     def _work(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Finished]:
         """The epoch's batches; runs in the worker's thread."""
         ahead: deque[_Prepared] = deque()
-        try:
-            with self._own_stream():
+        with torch.cuda.stream(self._stream):  # of this thread; None: as it is
+            try:
                 pipelines = {modality: self._pipeline(modality) for modality in modalities}
                 for prepared in self._prepare(epoch, first_batch, modalities):
                     for modality, feed in prepared.feeds.items():
@@ -187,9 +191,9 @@ class Loader:
                         yield self._finish(ahead.popleft(), modalities)
                 while ahead:
                     yield self._finish(ahead.popleft(), modalities)
-        finally:
-            self._drain(modalities)
-            _return_freed_memory()
+            finally:
+                self._drain(modalities)
+                _return_freed_memory()
 
     def _drain(self, modalities: tuple[Modality, ...]) -> None:
         """Leave the pipelines empty for the next epoch; one that failed is built anew then."""
@@ -199,12 +203,6 @@ class Loader:
                     self._pipelines[modality].drain()
             except RuntimeError:
                 del self._pipelines[modality]
-
-    def _own_stream(self) -> AbstractContextManager[object]:
-        """On a GPU, a stream of this thread's own: on the default one it would wait for the training's kernels."""
-        if self.device.type != "cuda":
-            return nullcontext()
-        return torch.cuda.stream(torch.cuda.Stream(self.device))
 
     def _prepare(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Prepared]:
         """Choose this rank's clips and check their bytes, batch by batch."""
@@ -275,14 +273,12 @@ class Loader:
         batch = Batch(
             audio=taken.get("audio"),
             frames=taken.get("visual"),
-            label=torch.from_numpy(self.dataset.labels[prepared.clip_ids].astype(np.int64)).to(self.device),
-            clip_id=torch.from_numpy(prepared.clip_ids).to(self.device),
+            label=on_device(self.dataset.labels[prepared.clip_ids].astype(np.int64), self.device),
+            clip_id=on_device(prepared.clip_ids, self.device),
             valid=torch.from_numpy(prepared.valid),  # stays on the CPU: to ask it must not wait for a GPU
             position=prepared.position,
         )
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()  # so that no consumer need wait for this stream
-        return _Finished(batch, prepared.bad)
+        return _Finished(batch, prepared.bad, ready=None if self._stream is None else self._stream.record_event())
 
     def _take(self, modality: Modality, prepared: _Prepared) -> torch.Tensor:
         """The modality's tensor of the batch."""
@@ -358,17 +354,25 @@ class _Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Finished:
-    """A batch, and what was wrong with its invalid clips."""
+    """A batch, and what was wrong with its invalid clips. ready: on a GPU, reached when the batch is complete."""
 
     batch: Batch
     bad: Mapping[int, str]
+    ready: torch.cuda.Event | None
 
 
-def _handed_over(batch: Batch) -> Batch:
-    """The batch, with its memory on a GPU kept from reuse until the consumer's stream is done with it."""
-    for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id):
-        if tensor is not None and tensor.is_cuda:
-            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+def _handed_over(finished: _Finished) -> Batch:
+    """The batch for the consumer's stream, which waits until it is complete; the consumer itself does not.
+
+    Its memory on a GPU is kept from reuse until that stream is done with it.
+    """
+    batch = finished.batch
+    if finished.ready is not None:
+        stream = torch.cuda.current_stream(batch.label.device)
+        stream.wait_event(finished.ready)
+        for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id):
+            if tensor is not None:
+                tensor.record_stream(stream)
     return batch
 
 
