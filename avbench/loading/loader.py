@@ -7,6 +7,7 @@ index, feeds the memory-mapped bytes to DALI, and puts finished batches into a s
 from __future__ import annotations
 
 import ctypes
+import os
 import queue
 import threading
 import weakref
@@ -53,6 +54,7 @@ from avbench.loading.pipeline import (
 )
 from avbench.loading.transforms import on_device
 
+DEFAULT_PREFETCH = 2
 _SLICES_AT_ONCE = 32  # batches whose clips are computed together, see EpochOrder.rank_slices
 _CPU = torch.device("cpu")
 _ALONE = World()
@@ -67,6 +69,8 @@ class Loader:
         and the test transform.
     modalities: what to decode; of a modality that nobody reads no byte is touched.
     threads: of DALI, for each modality. prefetch: batches worked on ahead of the consumer; one more waits finished.
+    dtype: of audio and frames, rounded to it when all else is done. cores: that the loader's threads, DALI's among them,
+        keep to; None: those of the thread that asks for an epoch.
     shuffle_shards: 0 shuffles over the whole epoch; a number restricts shuffling to windows of that many whole shards,
         for slow storage.
 
@@ -89,7 +93,9 @@ class Loader:
         device: torch.device = _CPU,
         world: World = _ALONE,
         threads: int = 1,
-        prefetch: int = 2,
+        prefetch: int = DEFAULT_PREFETCH,
+        dtype: torch.dtype = torch.float32,
+        cores: Collection[int] | None = None,
         shuffle_shards: int = 0,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("threads", threads), ("prefetch", prefetch)):
@@ -107,6 +113,8 @@ class Loader:
         self.world = world
         self.threads = threads
         self.prefetch = prefetch
+        self.dtype = dtype
+        self.cores = cores
         self.bad_clips: dict[int, str] = {}
         self.left_out: Collection[int] = ()
         self.before_batch: Callable[[int, int], None] = lambda _epoch, _position: None
@@ -179,6 +187,8 @@ class Loader:
 
     def _work(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Finished]:
         """The epoch's batches; runs in the worker's thread."""
+        if self.cores is not None:
+            os.sched_setaffinity(0, self.cores)  # of this thread, and of those that it starts
         ahead: deque[_Prepared] = deque()
         with torch.cuda.stream(self._stream):  # of this thread; None: as it is
             try:
@@ -286,12 +296,12 @@ class Loader:
         if not prepared.feeds:
             rows, columns = self.preset.audio.shape
             shape = (1, rows, columns) if modality == "audio" else (visual.frames, 3, visual.height, visual.width)
-            return torch.empty((0, *shape), device=self.device)
+            return torch.empty((0, *shape), dtype=self.dtype, device=self.device)
         taken = self._pipelines[modality].take()
         feed = prepared.feeds[modality]
         if isinstance(feed, AudioFeed):
-            return finish_audio(taken, feed, buffers=self._audio_buffers)
-        return finish_frames(taken, frames=visual.frames)
+            return finish_audio(taken, feed, buffers=self._audio_buffers).to(self.dtype)
+        return finish_frames(taken, frames=visual.frames).to(self.dtype)
 
     def _undecodable(self, prepared: _Prepared, modality: Modality) -> DatasetError | None:
         """Decode the clips of a failed batch one by one; the error that names those that fail, None where none does."""

@@ -45,7 +45,7 @@ from avbench.training.predict import counted, evaluate, prepare
 from avbench.training.profile import Profiler
 from avbench.training.pulse import Pulse
 from avbench.training.replacement import Means, feature_means, is_joint
-from avbench.training.run import DIVERGED, Run, modalities_read
+from avbench.training.run import DIVERGED, Run, Taken, modalities_read, take_tallies
 from avbench.training.tables import write_predictions
 from avbench.training.view import View, parts_of_train
 
@@ -379,21 +379,20 @@ class Trainer:
 
     def _take_tallies(self) -> dict[str, dict[str, float]]:
         """Each training run's means since last asked, its sums added to its open epoch; says so when one diverges."""
-        taken = {}
-        for run in self._training():
-            totals = self._tally_of(run)
-            log = run.take_log()
-            if run.is_training:
-                run.progress.open_epoch = [a + b for a, b in zip(run.progress.open_epoch, totals, strict=True)]
-                taken[run.name] = {**_means(totals), "learning_rate": run.learning_rate, **log}
-        return taken
+        means = {}
+        for run, taken in self._tallies_of(self._training()):
+            run.progress.open_epoch = [a + b for a, b in zip(run.progress.open_epoch, taken.totals, strict=True)]
+            means[run.name] = {**_means(taken.totals), "learning_rate": run.learning_rate, **taken.log}
+        return means
 
-    def _tally_of(self, run: Run) -> list[float]:
-        totals = run.take_tally()
-        if not run.is_training:
-            run.release()
-            self._event(f"{run.name} stopped: {run.progress.finished}", run=run)
-        return totals
+    def _tallies_of(self, runs: Sequence[Run]) -> list[tuple[Run, Taken]]:
+        """What the runs have counted, of those that did not diverge; the others stop here."""
+        tallies = list(zip(runs, take_tallies(runs), strict=True))
+        for run in runs:
+            if not run.is_training:
+                run.release()
+                self._event(f"{run.name} stopped: {run.progress.finished}", run=run)
+        return [(run, taken) for run, taken in tallies if run.is_training]
 
     def _log_steps(self, epoch: int, done: int) -> None:
         self.logged = (epoch, done)
@@ -449,7 +448,7 @@ class Trainer:
         if not runs:
             return {}
         evaluate(self.loaders[split], runs, clock=clock, dtype=self.dtype, side_by_side=self.side_by_side)
-        return {run.name: _means(self._tally_of(run)) for run in runs if run.is_training}
+        return {run.name: _means(taken.totals) for run, taken in self._tallies_of(runs)}
 
     def _save(self, epoch: int, batch: int, *, prepared: int = 0) -> None:
         self._collect_bad_clips()
