@@ -31,8 +31,9 @@ from avbench.distributed import (
 )
 from avbench.engine import EngineConfig, OptimizerConfig, Precision, pick_precision, random_state, set_random_state
 from avbench.errors import DatasetError, Interrupted, RunError, UsageError, unknown
+from avbench.loading.cores import Nearby, cores_near
 from avbench.loading.features import Preset
-from avbench.loading.loader import Loader
+from avbench.loading.loader import DEFAULT_PREFETCH, Loader
 from avbench.methods import RunSpec
 from avbench.methods.base import Part
 from avbench.records import SPLITS, MetricsWriter, write_json
@@ -72,6 +73,11 @@ class TrainerConfig:
     """Steps between records in metrics.jsonl."""
     loader_threads: int = 0
     """Decoding threads of each rank; 0: its share of the cores."""
+    prefetch: int = 0
+    """Batches that each rank decodes ahead; 0: two. More help where decoding is uneven, and each takes memory."""
+    loader_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What batches are rounded to. auto: on a GPU to bfloat16 where networks compute in it, which changes no number and
+    halves the batches' memory; else float32."""
     hang_seconds: float = 600.0
     """Seconds without a step after which a rank says who hangs and where, and exits."""
     exchange_megabytes: int = 64
@@ -79,20 +85,39 @@ class TrainerConfig:
     compute_threads: int = 1
     """Torch's threads for each run on a CPU; runs go side by side on the cores there are. Sums of floats hang on it,
     so it is a number of its own, not the machine's."""
+    streams: int = 1
+    """CUDA streams that the runs of one process are spread over: what one leaves of a GPU another may use. Each keeps
+    memory for a whole step of its own."""
     profile: int = 0
     """Steps to trace, the first ones after two; the trace goes to OUT/profile, its three largest costs are said."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_steps", "keep_checkpoints", "log_steps", "compute_threads"):
+        for name in ("epochs", "batch_size", "checkpoint_steps", "keep_checkpoints", "log_steps", "compute_threads", "streams"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
         if self.exchange_megabytes < 1:
             raise UsageError(f"exchange-megabytes is {self.exchange_megabytes}, expected at least 1")
         if not 1.0 <= self.hang_seconds < math.inf:
             raise UsageError(f"hang-seconds is {self.hang_seconds}, expected at least 1")
-        for name in ("patience", "loader_threads", "order_seed", "profile"):
+        for name in ("patience", "loader_threads", "prefetch", "order_seed", "profile"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 0")
+
+
+def pick_loader_dtype(wanted: str, *, computed_in: torch.dtype, device: torch.device) -> torch.dtype:
+    """What batches are rounded to. Raises UsageError for bfloat16 where networks compute in more: it would be lost."""
+    if wanted == "bfloat16" and computed_in != torch.bfloat16:
+        raise UsageError(
+            f"loader-precision is bfloat16, but networks compute in {str(computed_in).removeprefix('torch.')}; "
+            f"leave it out, or add --precision bfloat16"
+        )
+    is_rounded = wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda")
+    return torch.bfloat16 if is_rounded and computed_in == torch.bfloat16 else torch.float32
+
+
+def cores_of_a_rank() -> int:
+    """This rank's share of the cores that it may use."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks_on_this_node())
 
 
 def is_finished(folder: RunFolder, *, epochs: int) -> bool:
@@ -172,6 +197,8 @@ class Trainer:
             # Reproducible, and float32 where float32 is asked for: by default convolutions would be TF32.
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.allow_tf32 = False
+        self.nearby = cores_near(device) if device.type == "cuda" else Nearby(None, "")
+        self.loader_dtype = pick_loader_dtype(config.loader_precision, computed_in=self.dtype, device=device)
         check_clips(dataset, clip_ids)
         self.stores = _stores(
             specs, seeds, dataset=dataset, folder=folder, buffer_bytes=config.exchange_megabytes << 20
@@ -234,7 +261,9 @@ class Trainer:
                 on_main(str(self.folder.path), lambda: self._describe_launch(save_config))
             if self.world.is_main:
                 self.metrics = stack.enter_context(closing(MetricsWriter(self.folder.metrics)))
-            self.side_by_side = stack.enter_context(SideBySide(threads=self.config.compute_threads, device=self.device))
+            self.side_by_side = stack.enter_context(
+                SideBySide(threads=self.config.compute_threads, device=self.device, streams=self.config.streams)
+            )
             self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
             for loader in self.loaders.values():
                 stack.callback(loader.close)
@@ -249,6 +278,8 @@ class Trainer:
                 world_size=self.world.size,
                 writing_seconds=lambda: self.checkpoints.writing_seconds,
             )
+            for text in filter(None, (self.nearby.text, self.monitor.no_gpu_numbers)):
+                self._event(text)
             self.profiler = stack.enter_context(
                 Profiler(
                     self.folder.profile / f"rank-{self.world.rank}.json",
@@ -562,7 +593,6 @@ class Trainer:
         self, name: str, clip_ids: np.ndarray, seed: int, training: bool, modalities: tuple[Modality, ...]
     ) -> Loader:
         """A loader of these clips, whose every batch is a beat. name: of the clips, said where a rank hangs."""
-        cores = len(os.sched_getaffinity(0))
         loader = Loader(
             self.dataset,
             clip_ids,
@@ -573,7 +603,10 @@ class Trainer:
             modalities=modalities,
             device=self.device,
             world=self.world,
-            threads=self.config.loader_threads or max(1, cores // ranks_on_this_node()),
+            threads=self.config.loader_threads or cores_of_a_rank(),
+            prefetch=self.config.prefetch or DEFAULT_PREFETCH,
+            dtype=self.loader_dtype,
+            cores=self.nearby.cores,
         )
         loader.left_out = self.bad_clips
         loader.before_batch = lambda epoch, batch: self.pulse.beat(f"epoch {epoch}, batch {batch} of {name}")
