@@ -218,9 +218,10 @@ def _train(argv: Sequence[str]) -> None:
 
 def _run_training(args: TrainArgs) -> None:
     from avbench.dataset import Dataset
-    from avbench.distributed import on_main, process_group
+    from avbench.distributed import on_main, process_group, world_from_environment
     from avbench.engine import pick_precision
     from avbench.loading.features import preset
+    from avbench.loading.gpu import check_driver, why_unused
     from avbench.methods import parse_methods
     from avbench.training.folder import RunFolder
     from avbench.training.trainer import is_finished, select_clips, train
@@ -228,6 +229,10 @@ def _run_training(args: TrainArgs) -> None:
     config = args.run
     specs = parse_methods(config.methods)
     device = _device()
+    if device.type == "cuda":
+        check_driver()
+    elif world_from_environment().is_main and (why := why_unused()):
+        print(f"avbench: {why}", file=sys.stderr)
     # What "auto" means is decided once: a run resumed on another machine computes as it began.
     precision = pick_precision(config.training.precision, device)
     config = replace(config, training=replace(config.training, precision=precision))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +24,7 @@ def cores_near(device: torch.device, *, system: Path = _SYSTEM) -> Nearby:
     """The cores of a GPU's NUMA node that this process may use; None with the reason where they are not known, or
     where a launcher has bound the process already: it knows of the other ranks. system: where sysfs is mounted.
     """
-    gpu = torch.cuda.get_device_properties(device)
+    gpu: Any = torch.cuda.get_device_properties(device)
     address = f"{gpu.pci_domain_id:04x}:{gpu.pci_bus_id:02x}:{gpu.pci_device_id:02x}.0"
     allowed = os.sched_getaffinity(0)
     try:
@@ -38,7 +39,9 @@ def cores_near(device: torch.device, *, system: Path = _SYSTEM) -> Nearby:
         return Nearby(None, f"loader threads run on any core: the NUMA node of GPU {address} is not known ({error})")
     if not cores:
         return Nearby(None, f"loader threads run on any core: NUMA node {node} of GPU {address} has none")
-    return Nearby(cores, f"loader threads keep to the {len(cores)} cores of NUMA node {node}, which GPU {address} is at")
+    return Nearby(
+        cores, f"loader threads keep to the {len(cores)} cores of NUMA node {node}, which GPU {address} is at"
+    )
 
 
 def parse_cores(text: str) -> frozenset[int]:

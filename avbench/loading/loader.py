@@ -26,6 +26,7 @@ from avbench.dataset import Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError, unknown
 from avbench.loading.features import Preset, VisualPreset
+from avbench.loading.gpu import first_line, is_out_of_memory
 from avbench.loading.order import (
     EpochOrder,
     SequentialOrder,
@@ -69,8 +70,8 @@ class Loader:
         and the test transform.
     modalities: what to decode; of a modality that nobody reads no byte is touched.
     threads: of DALI, for each modality. prefetch: batches worked on ahead of the consumer; one more waits finished.
-    dtype: of audio and frames, rounded to it when all else is done. cores: that the loader's threads, DALI's among them,
-        keep to; None: those of the thread that asks for an epoch.
+    dtype: of audio and frames, rounded to it when all else is done. cores: that the loader's threads and DALI's keep
+        to; None: those of the thread that asks for an epoch.
     shuffle_shards: 0 shuffles over the whole epoch; a number restricts shuffling to windows of that many whole shards,
         for slow storage.
 
@@ -279,6 +280,11 @@ class Loader:
             except RuntimeError as error:
                 # DALI names neither the clip nor goes on after an error.
                 self._pipelines.pop(modality)
+                if is_out_of_memory(error):
+                    raise UsageError(
+                        f"not enough GPU memory to decode {len(prepared.clip_ids)} clips ({first_line(error)}); "
+                        f"use a smaller --batch-size or --prefetch, or fewer --methods in one pass"
+                    ) from None
                 raise self._undecodable(prepared, modality) or error from None
         batch = Batch(
             audio=taken.get("audio"),

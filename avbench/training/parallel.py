@@ -61,7 +61,6 @@ class SideBySide:
         for _ in self._pool.map(action, items):
             pass
 
-
     def _on_streams(self, items: Iterable[T], action: Callable[[T], None]) -> None:
         """Begun after all that was launched on the current stream, which waits for all of them.
 

@@ -33,6 +33,7 @@ from avbench.engine import EngineConfig, OptimizerConfig, Precision, pick_precis
 from avbench.errors import DatasetError, Interrupted, RunError, UsageError, unknown
 from avbench.loading.cores import Nearby, cores_near
 from avbench.loading.features import Preset
+from avbench.loading.gpu import jpeg_engines, jpeg_text
 from avbench.loading.loader import DEFAULT_PREFETCH, Loader
 from avbench.methods import RunSpec
 from avbench.methods.base import Part
@@ -40,6 +41,7 @@ from avbench.records import SPLITS, MetricsWriter, write_json
 from avbench.training.checkpoint import Checkpoints, Position
 from avbench.training.display import Display
 from avbench.training.folder import RunFolder, describe_environment, record_launch
+from avbench.training.memory import fits, largest_that_fits, memory_refused_in_one_line, too_large
 from avbench.training.monitor import Monitor
 from avbench.training.parallel import SideBySide, longest_first
 from avbench.training.predict import counted, evaluate, prepare
@@ -92,7 +94,15 @@ class TrainerConfig:
     """Steps to trace, the first ones after two; the trace goes to OUT/profile, its three largest costs are said."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_steps", "keep_checkpoints", "log_steps", "compute_threads", "streams"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "checkpoint_steps",
+            "keep_checkpoints",
+            "log_steps",
+            "compute_threads",
+            "streams",
+        ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
         if self.exchange_megabytes < 1:
@@ -151,19 +161,20 @@ def train(
     """
     where = str(folder.path)
     on_main(where, folder.check_resumable if resume else partial(folder.check_new, overwrite=overwrite))
-    trainer = Trainer(
-        dataset,
-        clip_ids=clip_ids,
-        specs=specs,
-        seeds=seeds,
-        preset=preset,
-        config=config,
-        optimizer=optimizer,
-        engine=engine,
-        folder=folder,
-        device=device,
-    )
     with ExitStack() as stack:
+        stack.enter_context(memory_refused_in_one_line())
+        trainer = Trainer(
+            dataset,
+            clip_ids=clip_ids,
+            specs=specs,
+            seeds=seeds,
+            preset=preset,
+            config=config,
+            optimizer=optimizer,
+            engine=engine,
+            folder=folder,
+            device=device,
+        )
         on_main(where, lambda: stack.enter_context(folder.locked()))
         if overwrite and not resume:
             on_main(where, folder.clear)
@@ -218,7 +229,7 @@ class Trainer:
             for seed in seeds
             for spec in specs
         ]
-        self.preset, self.optimizer = preset, optimizer
+        self.preset, self.optimizer, self.accumulation = preset, optimizer, engine.accumulation
         self.bad_clips: dict[int, str] = {}  # of all ranks
         # (epoch, batches): that were trained on, that were logged, that the newest checkpoint holds.
         self.done = self.logged = self.saved = (0, 0)
@@ -278,8 +289,7 @@ class Trainer:
                 world_size=self.world.size,
                 writing_seconds=lambda: self.checkpoints.writing_seconds,
             )
-            for text in filter(None, (self.nearby.text, self.monitor.no_gpu_numbers)):
-                self._event(text)
+            self._say_what_a_gpu_lacks()
             self.profiler = stack.enter_context(
                 Profiler(
                     self.folder.profile / f"rank-{self.world.rank}.json",
@@ -297,6 +307,13 @@ class Trainer:
                 self._finish()
             except Interrupted as interrupted:
                 raise self._interrupted(interrupted) from None
+
+    def _say_what_a_gpu_lacks(self) -> None:
+        """Once a launch, so that nothing is slower than it could be without a word."""
+        if self.device.type == "cuda":
+            decoding = jpeg_text(jpeg_engines(self.device)) if "visual" in modalities_read(self.runs) else ""
+            for text in filter(None, (self.nearby.text, decoding, self.monitor.no_gpu_numbers)):
+                self._event(text)
 
     def _train(self, position: Position) -> None:
         for epoch in range(position.epoch, self.config.epochs):
@@ -401,12 +418,24 @@ class Trainer:
         epochs = self.config.epochs
         total_steps = epochs * len(self.loaders["train"])
 
-        def step(run: Run) -> None:
+        def step(run: Run, ready: Batch = ready) -> None:
             self.pulse.at(f"epoch {epoch}, batch {batch.position} of train, {run.name}")
             with record_function(run.name):
                 run.train_step(ready, epoch=epoch, epochs=epochs, total_steps=total_steps)
 
-        self.side_by_side.each(longest_first(self._training()), step)
+        runs = longest_first(self._training())
+
+        def step_on(clips: int) -> None:
+            # What the runs learn of it is lost: this training ends here.
+            few = counted(ready.select(slice(clips)))
+            assert few is not None
+            self.side_by_side.each(runs, partial(step, ready=few))
+
+        if not fits(lambda: self.side_by_side.each(runs, step)):
+            clips, ranks = len(ready), self.world.size
+            # A step is a collective, and the others are in the middle of this one.
+            largest = largest_that_fits(step_on, too_many=clips) if ranks == 1 else None
+            raise too_large(clips, largest=largest, ranks=ranks, accumulation=self.accumulation)
 
     def _take_tallies(self) -> dict[str, dict[str, float]]:
         """Each training run's means since last asked, its sums added to its open epoch; says so when one diverges."""

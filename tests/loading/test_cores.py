@@ -67,7 +67,14 @@ def test_the_loaders_threads_keep_to_its_cores_and_no_other_thread_does(tmp_path
     core = max(before)
     known = {task.name for task in Path("/proc/self/task").iterdir()}
     loader = Loader(
-        data, data.clip_ids("train"), preset=preset("tiny"), batch_size=4, seed=0, training=True, threads=2, cores=[core]
+        data,
+        data.clip_ids("train"),
+        preset=preset("tiny"),
+        batch_size=4,
+        seed=0,
+        training=True,
+        threads=2,
+        cores=[core],
     )
     batches = loader.epoch(0)
     next(batches)
