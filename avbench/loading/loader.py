@@ -128,6 +128,8 @@ class Loader:
         # Of its own: on the default one it would wait for training's kernels. One for all epochs, since torch keeps
         # memory by stream.
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        # Before and after each wait of the consumer's stream; of loaders that nobody asks the newest.
+        self._stalls: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque(maxlen=1000)
         self.modalities = modalities
 
     def __len__(self) -> int:
@@ -169,11 +171,38 @@ class Loader:
                 self.bad_clips.update(finished.bad)
                 self.before_batch(epoch, finished.batch.position)
                 self._position = {"epoch": epoch, "batch": finished.batch.position + 1}
-                yield _handed_over(finished)
+                yield self._handed_over(finished)
                 if worker is not self._worker:
                     raise RuntimeError("this epoch ended early: the loader was closed or another epoch was started")
         finally:
             worker.stop()
+
+    def take_stalled_seconds(self) -> float:
+        """How long the consumer's stream on a GPU waited for batches that it was handed, since last asked.
+
+        To be asked when the stream is done with the last of them.
+        """
+        milliseconds = sum(before.elapsed_time(after) for before, after in self._stalls)
+        self._stalls.clear()
+        return milliseconds / 1e3
+
+    def _handed_over(self, finished: _Finished) -> Batch:
+        """The batch for the consumer's stream, which waits until it is complete; the consumer itself does not.
+
+        Its memory on a GPU is kept from reuse until that stream is done with it.
+        """
+        batch = finished.batch
+        if finished.ready is not None:
+            stream = torch.cuda.current_stream(self.device)
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record(stream)
+            stream.wait_event(finished.ready)
+            after.record(stream)
+            self._stalls.append((before, after))
+            for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id):
+                if tensor is not None:
+                    tensor.record_stream(stream)
+        return batch
 
     def close_epoch(self) -> None:
         """Stop working ahead, if an epoch is under way."""
@@ -375,21 +404,6 @@ class _Finished:
     batch: Batch
     bad: Mapping[int, str]
     ready: torch.cuda.Event | None
-
-
-def _handed_over(finished: _Finished) -> Batch:
-    """The batch for the consumer's stream, which waits until it is complete; the consumer itself does not.
-
-    Its memory on a GPU is kept from reuse until that stream is done with it.
-    """
-    batch = finished.batch
-    if finished.ready is not None:
-        stream = torch.cuda.current_stream(batch.label.device)
-        stream.wait_event(finished.ready)
-        for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id):
-            if tensor is not None:
-                tensor.record_stream(stream)
-    return batch
 
 
 class _Reader:

@@ -22,6 +22,7 @@ from avbench.distributed import gather_objects, open_group, over, ranks_on_this_
 _BY_RANK = (
     "clips_per_second",
     "data_wait_share",
+    "gpu_data_wait_share",
     "cpu_use_share",
     "storage_bytes_per_second",
     "gpu_use_share",
@@ -50,14 +51,23 @@ class Monitor:
     """Counts clips and seconds between reports, and reads the GPU where there is one.
 
     world_size: ranks that take as many clips. device: what this rank computes on; on a GPU its use, memory and energy
-    are read by NVML (`pynvml`). writing_seconds: how long checkpoints have been written beside training so far. Making
-    one is a collective.
+    are read by NVML (`pynvml`). writing_seconds: how long checkpoints have been written beside training so far.
+    stalled_seconds: how long the GPU has waited for data that this rank had been handed, since last asked. Making one
+    is a collective.
     `no_gpu_numbers`: why those of the GPU are missing, where there is one; else empty.
     """
 
-    def __init__(self, device: torch.device, *, world_size: int, writing_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        world_size: int,
+        writing_seconds: Callable[[], float],
+        stalled_seconds: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._world_size = world_size
-        self._writing_seconds = writing_seconds
+        self._device = device
+        self._writing_seconds, self._stalled_seconds = writing_seconds, stalled_seconds
         self.no_gpu_numbers = ""
         try:
             self._gpu = _open_gpu(device)
@@ -136,6 +146,9 @@ class Monitor:
             "cpu_use_share": cpu_cores_busy * ranks_on_this_node() / len(os.sched_getaffinity(0)),
             **self._read_gpu(),
         }
+        if self._device.type == "cuda":
+            # What `data_wait_share` does not see: the processor goes on with a batch that is still being decoded.
+            own["gpu_data_wait_share"] = self._stalled_seconds() / elapsed
         if now.storage_bytes is not None and before.storage_bytes is not None:
             own["storage_bytes_per_second"] = (now.storage_bytes - before.storage_bytes) / elapsed
         if now.gpu_joules is not None and before.gpu_joules is not None:

@@ -288,6 +288,7 @@ class Trainer:
                 self.device,
                 world_size=self.world.size,
                 writing_seconds=lambda: self.checkpoints.writing_seconds,
+                stalled_seconds=self.loaders["train"].take_stalled_seconds,
             )
             self._say_what_a_gpu_lacks()
             self.profiler = stack.enter_context(

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,11 @@ import torch
 from avbench import distributed
 from avbench.batch import Batch
 from avbench.cli import _device, main
+from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.loading import gpu
+from avbench.loading.features import preset
+from avbench.loading.loader import Loader
 from avbench.loading.pipeline import FeaturePipeline
 from avbench.training.memory import largest_that_fits, too_large
 from avbench.training.monitor import Monitor
@@ -182,7 +186,7 @@ def test_without_nvml_the_gpus_numbers_are_missing_and_it_is_said(monkeypatch: p
     monkeypatch.setattr(pynvml, "nvmlInit", fail)
     monitor = Monitor(GPU, world_size=1, writing_seconds=lambda: 0.0)
     assert monitor.no_gpu_numbers.startswith("NVML does not answer (NVML Shared Library Not Found): no GPU use")
-    assert not any(name.startswith("gpu_") for name in monitor.report())
+    assert {"gpu_use_share", "gpu_power_watts", "gpu_memory_bytes"}.isdisjoint(monitor.report())
     assert Monitor(torch.device("cpu"), world_size=1, writing_seconds=lambda: 0.0).no_gpu_numbers == ""
 
 
@@ -269,3 +273,44 @@ def test_dalis_output_is_copied_on_our_stream_before_it_is_given_back(monkeypatc
     pipeline._fed = SimpleNamespace(popleft=lambda: None)  # type: ignore[assignment]
     assert pipeline.take().shape == (2, 3)
     assert written == ["bound to ours", "copied on ours", "released"]
+
+
+class Event:
+    """A CUDA event of a GPU whose clock is the number of things that it has been given to do."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self, stream: Any) -> None:
+        stream.written.append("event")
+        self.at = stream.seconds
+
+    def elapsed_time(self, after: "Event") -> float:
+        return 1e3 * (after.at - self.at)
+
+
+def test_the_consumers_stream_waits_for_the_batch_and_the_wait_is_counted(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    stream = SimpleNamespace(written=written, seconds=0.0)
+
+    def wait_event(event: str) -> None:
+        written.append(f"waits for {event}")
+        stream.seconds += 0.25
+
+    stream.wait_event = wait_event
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: written.append("kept"))
+    data = Dataset(dataset)
+    loader = Loader(data, data.clip_ids("train"), preset=preset("tiny"), batch_size=6, seed=0, training=True)
+    # As the worker of a loader on a GPU would have finished it.
+    finish = loader._finish
+    monkeypatch.setattr(loader, "_finish", lambda *of: replace(finish(*of), ready="the copy"))
+    assert [len(batch) for batch in loader.epoch(0)] == [6, 6]
+    assert written == ["event", "waits for the copy", "event", *4 * ["kept"]] * 2
+    assert loader.take_stalled_seconds() == pytest.approx(0.5)
+    assert loader.take_stalled_seconds() == 0.0
+    monitor = Monitor(GPU, world_size=1, writing_seconds=lambda: 0.0, stalled_seconds=lambda: 1e-3)
+    assert monitor.report()["gpu_data_wait_share"] > 0
