@@ -73,7 +73,8 @@ def tuned(
         candidates = broadcast_object(threads_to_try(cores_of_a_rank()))
         measured = {number: clips_per_second(number, prefetch or DEFAULT_PREFETCH) for number in candidates}
         threads = least_close_to_best(measured)
-        said.append(f"{threads} decoding threads ({_in_words(measured)})")
+        noun = "decoding thread" if threads == 1 else "decoding threads"
+        said.append(f"{threads} {noun} ({_in_words(measured)})")
     if not prefetch:
         measured = {number: clips_per_second(threads, number) for number in _PREFETCH}
         prefetch = least_close_to_best(measured)

@@ -314,3 +314,16 @@ def test_the_consumers_stream_waits_for_the_batch_and_the_wait_is_counted(
     assert loader.take_stalled_seconds() == 0.0
     monitor = Monitor(GPU, world_size=1, writing_seconds=lambda: 0.0, stalled_seconds=lambda: 1e-3)
     assert monitor.report()["gpu_data_wait_share"] > 0
+
+
+def test_batches_are_rounded_when_all_else_is_done(dataset: Path) -> None:
+    def batch_of(dtype: torch.dtype) -> Batch:
+        data = Dataset(dataset)
+        options: dict[str, Any] = {"preset": preset("tiny"), "batch_size": 6, "seed": 0, "training": True}
+        return next(Loader(data, data.clip_ids("train"), dtype=dtype, **options).epoch(0))
+
+    rounded, whole = batch_of(torch.bfloat16), batch_of(torch.float32)
+    for name in ("audio", "frames"):
+        expected = getattr(whole, name).to(torch.bfloat16)
+        assert torch.equal(getattr(rounded, name), expected)
+        assert getattr(rounded, name).stride() == expected.stride() == getattr(whole, name).stride()
