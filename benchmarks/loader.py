@@ -79,7 +79,7 @@ class Config:
     dataset: Annotated[Path, tyro.conf.Positional]
     media: Path | None = None
     peers: Annotated[tuple[str, ...], comma_list(str, "DALI,SPDL")] = tuple(PEERS)
-    clips: int = 160
+    clips: int = 480
     batch_size: int = 32
     rounds: int = 5
     json: Path | None = None
