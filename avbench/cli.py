@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
@@ -27,9 +28,12 @@ from avbench.arguments import comma_list
 from avbench.errors import INTERRUPTED_STATUS, AvbenchError, Interrupted, RankLost, UsageError, unknown
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from avbench.config import TrainArgs, TrainConfig
+    from avbench.dataset import Dataset
+    from avbench.methods import RunSpec
     from avbench.training.folder import RunFolder
 
 T = TypeVar("T")
@@ -214,9 +218,10 @@ def _train(argv: Sequence[str]) -> None:
 
 def _run_training(args: TrainArgs) -> None:
     from avbench.dataset import Dataset
-    from avbench.distributed import on_main, process_group
+    from avbench.distributed import on_main, process_group, world_from_environment
     from avbench.engine import pick_precision
     from avbench.loading.features import preset
+    from avbench.loading.gpu import check_driver, why_unused
     from avbench.methods import parse_methods
     from avbench.training.folder import RunFolder
     from avbench.training.trainer import is_finished, select_clips, train
@@ -224,6 +229,10 @@ def _run_training(args: TrainArgs) -> None:
     config = args.run
     specs = parse_methods(config.methods)
     device = _device()
+    if device.type == "cuda":
+        check_driver()
+    elif world_from_environment().is_main and (why := why_unused()):
+        print(f"avbench: {why}", file=sys.stderr)
     # What "auto" means is decided once: a run resumed on another machine computes as it began.
     precision = pick_precision(config.training.precision, device)
     config = replace(config, training=replace(config.training, precision=precision))
@@ -239,9 +248,12 @@ def _run_training(args: TrainArgs) -> None:
                     _console().print(f"{config.out}: finished already", soft_wrap=True, markup=False)
                 return
         dataset = Dataset(config.dataset)
+        clip_ids = select_clips(dataset, classes=config.classes, fraction=config.fraction)
+        if args.tune:
+            config = _tuned(config, dataset, clip_ids, specs, device=device, resume=resume, overwrite=args.overwrite)
         train(
             dataset,
-            clip_ids=select_clips(dataset, classes=config.classes, fraction=config.fraction),
+            clip_ids=clip_ids,
             specs=specs,
             seeds=config.seeds,
             preset=preset(config.preset),
@@ -254,6 +266,51 @@ def _run_training(args: TrainArgs) -> None:
             resume=resume,
             overwrite=args.overwrite,
         )
+
+
+def _tuned(
+    config: TrainConfig,
+    dataset: Dataset,
+    clip_ids: dict[str, np.ndarray],
+    specs: Sequence[RunSpec],
+    *,
+    device: torch.device,
+    resume: bool,
+    overwrite: bool,
+) -> TrainConfig:
+    """The configuration with what was measured, once nothing about the run folder can refuse it. A collective."""
+    import torch
+
+    from avbench.batch import MODALITIES
+    from avbench.config import load_config
+    from avbench.distributed import current_world, on_main
+    from avbench.loading.features import preset
+    from avbench.training.folder import RunFolder
+    from avbench.training.trainer import check_clips
+    from avbench.training.tuning import tuned
+
+    folder, training = RunFolder(config.out), config.training
+    if resume:
+        saved = load_config(folder.config).training
+        training = replace(
+            training,
+            loader_threads=training.loader_threads or saved.loader_threads,
+            prefetch=training.prefetch or saved.prefetch,
+        )
+    on_main(str(config.out), folder.check_resumable if resume else partial(folder.check_new, overwrite=overwrite))
+    check_clips(dataset, clip_ids)
+    training, text = tuned(
+        training,
+        dataset,
+        clip_ids["train"],
+        preset=preset(config.preset),
+        modalities=[name for name in MODALITIES if any(name in spec.method.modalities for spec in specs)],
+        computed_in=getattr(torch, training.precision),
+        device=device,
+    )
+    if current_world().is_main:
+        _console().print(text, soft_wrap=True, markup=False)
+    return replace(config, training=training)
 
 
 def _is_begun(folder: RunFolder, config: TrainConfig) -> bool:

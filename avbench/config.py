@@ -77,6 +77,9 @@ class TrainArgs:
     """Go on with the run in OUT if there is one, else start it: for jobs that are requeued or restarted."""
     overwrite: bool = False
     """Replace the run in OUT."""
+    tune: bool = False
+    """Measure the loader here first, for some seconds, and choose --loader-threads and --prefetch by it where they are
+    not given; the choice is kept in OUT's config.toml."""
 
 
 # What a resumed run may change, and where its files lie; anything else would make it another run.
@@ -89,6 +92,9 @@ _CHANGEABLE = {"dataset", "out", "engine.engine", "engine.deepspeed_config"} | {
         "keep_checkpoints",
         "checkpoint_steps",
         "loader_threads",
+        "prefetch",
+        "loader_precision",
+        "streams",
         "hang_seconds",
         "exchange_megabytes",
         "profile",

@@ -79,6 +79,8 @@ def process_group(*, device: torch.device, timeout_seconds: float = 1800.0) -> I
         timeout=timedelta(seconds=timeout_seconds),
     )
     try:
+        if device.type == "cuda":
+            _refuse_a_shared_gpu(device)
         yield world
     except Interrupted:  # every rank's, at the same batch
         dist.destroy_process_group()
@@ -93,6 +95,20 @@ def process_group(*, device: torch.device, timeout_seconds: float = 1800.0) -> I
         ) from error
     # Only at a good end: after an exception the others may be in a collective, and leaving would wait for them.
     dist.destroy_process_group()
+
+
+def _refuse_a_shared_gpu(device: torch.device) -> None:
+    """Raises UsageError, on every rank, where two compute on one GPU, as without Slurm's binding. A collective."""
+    with over(open_group()):  # nccl would say it in its own words
+        own = str(torch.cuda.get_device_properties(device).uuid)
+        of_ranks = gather_objects(own)
+    for identifier in of_ranks:
+        sharing = [str(rank) for rank, each in enumerate(of_ranks) if each == identifier]
+        if len(sharing) > 1:
+            raise UsageError(
+                f"ranks {', '.join(sharing)} would share one GPU; start at most one rank a GPU, each bound to its own "
+                f"(srun --gpus-per-task=1 --gpu-bind=single:1), or hide them for CPU training: CUDA_VISIBLE_DEVICES="
+            )
 
 
 # What gloo and nccl say where a connection broke, each in a RuntimeError.

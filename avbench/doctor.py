@@ -19,7 +19,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from avbench.engine import has_bfloat16
+from avbench.errors import UsageError
 from avbench.loading.features import PRESETS, Preset
+from avbench.loading.gpu import check_driver, jpeg_engines, jpeg_text, why_unused
 
 _PACKAGES = (
     "avbench",
@@ -43,7 +45,7 @@ def examine(path: Path) -> RenderableType:
     sections = [
         _table("Versions", [("python", platform.python_version()), *((name, _version(name)) for name in _PACKAGES)]),
         _table("Machine", _machine(path)),
-        _table("GPUs", gpus or [("none", "no NVIDIA driver answers; everything runs on the CPU")]),
+        _table("GPUs", [*gpus, *_driver()] or [("none", "no NVIDIA driver answers; everything runs on the CPU")]),
         _table("DALI decodes here", [(name, try_codec(name)) for name in (*_AUDIO_CODECS, "jpeg")]),
         _table("What will run where", paths()),
         _table("Presets", [(name, _features(preset)) for name, preset in PRESETS.items()]),
@@ -66,6 +68,15 @@ def find_gpus() -> list[tuple[str, str]]:
     return gpus
 
 
+def _driver() -> list[tuple[str, str]]:
+    """What is wrong with it, if anything."""
+    try:
+        check_driver()
+    except UsageError as error:
+        return [("driver", str(error))]
+    return []
+
+
 def paths() -> list[tuple[str, str]]:
     """Which processor each stage takes here, and why."""
     cuda = torch.cuda.is_available()
@@ -76,7 +87,7 @@ def paths() -> list[tuple[str, str]]:
         ("pack: video decoding", "CPU (PyAV)"),
         ("load: audio decoding", "CPU (DALI decodes audio on the CPU only)"),
         ("load: spectrograms", f"{'GPU' if cuda else 'CPU'} (DALI){why}"),
-        ("load: JPEG decoding", f"{'GPU, nvJPEG' if cuda else 'CPU, libjpeg-turbo'} (DALI)"),
+        ("load: JPEG decoding", f"{f'GPU, nvJPEG, {_engines()}' if cuda else 'CPU, libjpeg-turbo'} (DALI)"),
         ("train", f"{'GPU' if cuda else 'CPU'}, {compute}"),
         ("train: several ranks", "nccl" if cuda else "gloo"),
         ("deepspeed's extensions", "can be compiled" if shutil.which("c++") else "cannot be compiled: no C++ compiler"),
@@ -134,7 +145,14 @@ def _machine(path: Path) -> list[tuple[str, str]]:
     ]
 
 
+def _engines() -> str:
+    engines = jpeg_engines(torch.device("cuda", 0))
+    return jpeg_text(engines) or f"JPEG engines: {engines}"
+
+
 def _why_no_cuda() -> str:
+    if why := why_unused():
+        return why
     if not torch.backends.cuda.is_built():
         return "this torch was built without CUDA"
     return f"torch {torch.__version__} finds no GPU; it needs a driver for CUDA {torch.version.cuda}"

@@ -42,7 +42,7 @@ from avbench.batch import Batch
 from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
 from avbench.methods import parse_methods
 from avbench.training.predict import prepare
-from avbench.training.run import Run
+from avbench.training.run import Run, take_tallies
 
 CLASSES = 309  # of VGG-Sound
 ALPHA = 0.1
@@ -150,7 +150,7 @@ class Ours:
     def loss(self) -> float:
         """Take a step; the mean loss before it."""
         self()
-        loss, _, clips = self.run.take_tally()
+        ((loss, _, clips),) = [taken.totals for taken in take_tallies([self.run])]
         return loss / clips
 
 

@@ -223,6 +223,35 @@ def test_the_methods_benchmark_times_one_pass_and_separate_runs(tmp_path):
     assert len(result["alone"]) == 7 and result["decoding"]["cpu_seconds"] > 0
 
 
+def test_the_gpus_benchmark_ends_with_one_line_where_there_is_none():
+    command = [sys.executable, str(BENCHMARKS / "gpu.py")]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr == "avbench: benchmarks/gpu.py wants an NVIDIA GPU; NVML and torch find none here\n"
+
+
+@pytest.mark.slow
+def test_the_gpus_benchmark_answers_all_its_questions(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    sizes = {"clips": 8, "clip_seconds": 2.0, "batch_size": 2, "epoch_clips": 4}
+    sizes |= {"preset": "tiny", "presets": ("paper", "tiny")}
+    results = gpu.measure(gpu.Config(**sizes, seconds=0.01), torch.device("cpu"))
+    assert not results.pop("left_out")
+    assert [row.title for row in gpu.tables_of(results)] == ["agreement", "waits", "steps", "loader", "training"]
+    assert results["agreement"][""] == dict.fromkeys(
+        ("audio_largest", "audio_mean", "frames_largest", "frames_mean"), 0
+    )
+    assert set(results["steps"]) == set(results["waits"]) == set(METHODS)
+    assert set(results["steps"]["ogm-ge"]) == {"avbench", "plain loop"}
+    assert len(results["loader"]) == 6 and all(speed > 0 for speed in results["loader"].values())
+    assert [row["clips_per_second"] > 0 for row in results["training"].values()] == [True, True]
+    late = gpu.measure(gpu.Config(**sizes, minutes=0.0), torch.device("cpu"))
+    assert list(late) == ["left_out"] and len(late["left_out"]) == 23
+
+
 def test_the_stores_benchmark_measures_two_ranks_and_extrapolates(tmp_path):
     output = run(
         "store.py", "--clips", 1000, 5000, "--rounds", 1, "--target-clips", 10_000, "--target-ranks", 4, 1000,

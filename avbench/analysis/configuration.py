@@ -27,6 +27,9 @@ CHANGES_NO_NUMBER = frozenset(
         "training.exchange_megabytes",
         "training.profile",
         "training.compute_threads",
+        "training.prefetch",
+        "training.loader_precision",
+        "training.streams",
         "engine.engine",
         "engine.deepspeed_config",
     }

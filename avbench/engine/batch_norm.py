@@ -26,7 +26,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         values = input.double() if input.dtype == torch.float64 else input.float()
         axes = (0, 2, 3)
-        count = sum_over_ranks(values.new_tensor(values.numel() / values.shape[1])).clamp(min=1.0)
+        count = sum_over_ranks(values.new_full((), values.numel() / values.shape[1])).clamp(min=1.0)
         mean = _differentiable_sum(values.sum(axes)) / count
         centred = values - mean[:, None, None]
         variance = _differentiable_sum(centred.square().sum(axes)) / count

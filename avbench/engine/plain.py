@@ -253,8 +253,9 @@ class Engine:
             return [batch]
         if batch.global_valid is None:
             raise ValueError("the trainer counts a batch's valid clips over all ranks before a method sees it")
-        # The fullest rank has at least the mean number of clips, so each of its parts has one. The processor waits for
-        # this one number.
-        count = max(1, min(self.accumulation, math.ceil(int(batch.global_valid) / self.world.size)))
+        # The fullest rank has at least the mean number of clips, so each of its parts has one. Of several ranks the
+        # processor waits for this one number.
+        clips = len(batch) if self.world.size == 1 else int(batch.global_valid)
+        count = max(1, min(self.accumulation, math.ceil(clips / self.world.size)))
         bounds = [number * len(batch) // count for number in range(count + 1)]
         return [batch.select(slice(first, end)) for first, end in pairwise(bounds)]

@@ -7,12 +7,13 @@ index, feeds the memory-mapped bytes to DALI, and puts finished batches into a s
 from __future__ import annotations
 
 import ctypes
+import os
 import queue
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from avbench.dataset import Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError, unknown
 from avbench.loading.features import Preset, VisualPreset
+from avbench.loading.gpu import first_line, is_out_of_memory
 from avbench.loading.order import (
     EpochOrder,
     SequentialOrder,
@@ -56,9 +58,11 @@ from avbench.loading.stored_spectrogram import (
     StoredSpectrogram,
     spectrogram_of,
 )
+from avbench.loading.transforms import on_device
 
 AnyFeed = Feed | SpectrogramFeed
 
+DEFAULT_PREFETCH = 2
 _SLICES_AT_ONCE = 32  # batches whose clips are computed together, see EpochOrder.rank_slices
 _CPU = torch.device("cpu")
 _ALONE = World()
@@ -73,6 +77,8 @@ class Loader:
         and the test transform.
     modalities: what to decode; of a modality that nobody reads no byte is touched.
     threads: of DALI, for each modality. prefetch: batches worked on ahead of the consumer; one more waits finished.
+    dtype: of audio and frames, rounded to it when all else is done. cores: that the loader's threads and DALI's keep
+        to; None: those of the thread that asks for an epoch.
     shuffle_shards: 0 shuffles over the whole epoch; a number restricts shuffling to windows of that many whole shards,
         for slow storage.
 
@@ -95,7 +101,9 @@ class Loader:
         device: torch.device = _CPU,
         world: World = _ALONE,
         threads: int = 1,
-        prefetch: int = 2,
+        prefetch: int = DEFAULT_PREFETCH,
+        dtype: torch.dtype = torch.float32,
+        cores: Collection[int] | None = None,
         shuffle_shards: int = 0,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("threads", threads), ("prefetch", prefetch)):
@@ -113,6 +121,8 @@ class Loader:
         self.world = world
         self.threads = threads
         self.prefetch = prefetch
+        self.dtype = dtype
+        self.cores = cores
         self.bad_clips: dict[int, str] = {}
         self.left_out: Collection[int] = ()
         self.before_batch: Callable[[int, int], None] = lambda _epoch, _position: None
@@ -123,6 +133,11 @@ class Loader:
         self._audio_buffers = audio_buffers(preset.audio, -(-batch_size // world.size))
         self._position = {"epoch": 0, "batch": 0}
         self._worker: _Worker | None = None
+        # Of its own: on the default one it would wait for training's kernels. One for all epochs, since torch keeps
+        # memory by stream.
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        # Before and after each wait of the consumer's stream; of loaders that nobody asks the newest.
+        self._stalls: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque(maxlen=1000)
         self.modalities = modalities
 
     def __len__(self) -> int:
@@ -166,11 +181,38 @@ class Loader:
                 self.bad_clips.update(finished.bad)
                 self.before_batch(epoch, finished.batch.position)
                 self._position = {"epoch": epoch, "batch": finished.batch.position + 1}
-                yield _handed_over(finished.batch)
+                yield self._handed_over(finished)
                 if worker is not self._worker:
                     raise RuntimeError("this epoch ended early: the loader was closed or another epoch was started")
         finally:
             worker.stop()
+
+    def take_stalled_seconds(self) -> float:
+        """How long the consumer's stream on a GPU waited for batches that it was handed, since last asked.
+
+        To be asked when the stream is done with the last of them.
+        """
+        milliseconds = sum(before.elapsed_time(after) for before, after in self._stalls)
+        self._stalls.clear()
+        return milliseconds / 1e3
+
+    def _handed_over(self, finished: _Finished) -> Batch:
+        """The batch for the consumer's stream, which waits until it is complete; the consumer itself does not.
+
+        Its memory on a GPU is kept from reuse until that stream is done with it.
+        """
+        batch = finished.batch
+        if finished.ready is not None:
+            stream = torch.cuda.current_stream(self.device)
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record(stream)
+            stream.wait_event(finished.ready)
+            after.record(stream)
+            self._stalls.append((before, after))
+            for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id):
+                if tensor is not None:
+                    tensor.record_stream(stream)
+        return batch
 
     def close_epoch(self) -> None:
         """Stop working ahead, if an epoch is under way."""
@@ -185,9 +227,11 @@ class Loader:
 
     def _work(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Finished]:
         """The epoch's batches; runs in the worker's thread."""
+        if self.cores is not None:
+            os.sched_setaffinity(0, self.cores)  # of this thread, and of those that it starts
         ahead: deque[_Prepared] = deque()
-        try:
-            with self._own_stream():
+        with torch.cuda.stream(self._stream):  # of this thread; None: as it is
+            try:
                 pipelines = {modality: self._pipeline(modality) for modality in modalities}
                 for prepared in self._prepare(epoch, first_batch, modalities):
                     for modality, feed in prepared.feeds.items():
@@ -197,9 +241,9 @@ class Loader:
                         yield self._finish(ahead.popleft(), modalities)
                 while ahead:
                     yield self._finish(ahead.popleft(), modalities)
-        finally:
-            self._drain(modalities)
-            _return_freed_memory()
+            finally:
+                self._drain(modalities)
+                _return_freed_memory()
 
     def _drain(self, modalities: tuple[Modality, ...]) -> None:
         """Leave the pipelines empty for the next epoch; one that failed is built anew then."""
@@ -209,12 +253,6 @@ class Loader:
                     self._pipelines[modality].drain()
             except RuntimeError:
                 del self._pipelines[modality]
-
-    def _own_stream(self) -> AbstractContextManager[object]:
-        """On a GPU, a stream of this thread's own: on the default one it would wait for the training's kernels."""
-        if self.device.type != "cuda":
-            return nullcontext()
-        return torch.cuda.stream(torch.cuda.Stream(self.device))
 
     def _prepare(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Prepared]:
         """Choose this rank's clips and check their bytes, batch by batch."""
@@ -284,18 +322,21 @@ class Loader:
             except RuntimeError as error:
                 # DALI names neither the clip nor goes on after an error.
                 self._pipelines.pop(modality)
+                if is_out_of_memory(error):
+                    raise UsageError(
+                        f"not enough GPU memory to decode {len(prepared.clip_ids)} clips ({first_line(error)}); "
+                        f"use a smaller --batch-size or --prefetch, or fewer --methods in one pass"
+                    ) from None
                 raise self._undecodable(prepared, modality) or error from None
         batch = Batch(
             audio=taken.get("audio"),
             frames=taken.get("visual"),
-            label=torch.from_numpy(self.dataset.labels[prepared.clip_ids].astype(np.int64)).to(self.device),
-            clip_id=torch.from_numpy(prepared.clip_ids).to(self.device),
+            label=on_device(self.dataset.labels[prepared.clip_ids].astype(np.int64), self.device),
+            clip_id=on_device(prepared.clip_ids, self.device),
             valid=torch.from_numpy(prepared.valid),  # stays on the CPU: to ask it must not wait for a GPU
             position=prepared.position,
         )
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()  # so that no consumer need wait for this stream
-        return _Finished(batch, prepared.bad)
+        return _Finished(batch, prepared.bad, ready=None if self._stream is None else self._stream.record_event())
 
     def _take(self, modality: Modality, prepared: _Prepared) -> torch.Tensor:
         """The modality's tensor of the batch."""
@@ -303,14 +344,14 @@ class Loader:
         if not prepared.feeds:
             rows, columns = self.preset.audio.shape
             shape = (1, rows, columns) if modality == "audio" else (visual.frames, 3, visual.height, visual.width)
-            return torch.empty((0, *shape), device=self.device)
+            return torch.empty((0, *shape), dtype=self.dtype, device=self.device)
         taken = self._pipelines[modality].take()
         feed = prepared.feeds[modality]
         if isinstance(feed, AudioFeed):
-            return finish_audio(taken, feed, buffers=self._audio_buffers)
+            return finish_audio(taken, feed, buffers=self._audio_buffers).to(self.dtype)
         if isinstance(feed, SpectrogramFeed):
-            return taken
-        return finish_frames(taken, frames=visual.frames)
+            return taken.to(self.dtype)
+        return finish_frames(taken, frames=visual.frames).to(self.dtype)
 
     def _undecodable(self, prepared: _Prepared, modality: Modality) -> DatasetError | None:
         """Decode the clips of a failed batch one by one; the error that names those that fail, None where none does."""
@@ -381,18 +422,11 @@ class _Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Finished:
-    """A batch, and what was wrong with its invalid clips."""
+    """A batch, and what was wrong with its invalid clips. ready: on a GPU, reached when the batch is complete."""
 
     batch: Batch
     bad: Mapping[int, str]
-
-
-def _handed_over(batch: Batch) -> Batch:
-    """The batch, with its memory on a GPU kept from reuse until the consumer's stream is done with it."""
-    for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id):
-        if tensor is not None and tensor.is_cuda:
-            tensor.record_stream(torch.cuda.current_stream(tensor.device))
-    return batch
+    ready: torch.cuda.Event | None
 
 
 class _Reader:

@@ -24,6 +24,7 @@ import simplejpeg
 import soundfile
 import torch
 from nvidia.dali import Pipeline
+from nvidia.dali.plugin.pytorch import feed_ndarray
 from torch import Tensor
 
 from avbench.loading.features import AudioPreset, FilterBank, PowerSpectrogram, Stft, VisualPreset
@@ -196,18 +197,19 @@ class FeaturePipeline:
         self._pipeline.schedule_run()
 
     def take(self) -> Tensor:
-        """Wait for the oldest batch; a tensor of [N, ...] that is the caller's own, on the pipeline's device."""
-        (output,) = self._pipeline.share_outputs()
+        """Wait for the oldest batch; a tensor of [N, ...] that is the caller's own, on the pipeline's device.
+
+        On a GPU it is complete for what comes next on the current stream; this thread waits for no kernel.
+        """
+        # Of torch's: None is the CPU's, or the host, which waits.
+        stream = torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
+        (output,) = self._pipeline.share_outputs(cuda_stream=stream)
         try:
             if self._finish is not None:
                 return self._finish(output, self._fed[0])
-            tensor = torch.from_dlpack(output.as_tensor())
-            if self.device.type == "cuda":
-                # DALI takes its memory back when the last reference goes, not when torch's kernels are done with it:
-                # one copy into torch's own memory, finished before DALI's goes, costs little on a GPU.
-                tensor = tensor.clone()
-                torch.cuda.current_stream(self.device).synchronize()
-            return tensor
+            if stream is None:
+                return torch.from_dlpack(output.as_tensor())
+            return _copied(output.as_tensor(), stream)
         finally:
             self._pipeline.release_outputs()
             self._fed.popleft()
@@ -222,6 +224,16 @@ class FeaturePipeline:
         for name in self._inputs:
             self._pipeline.feed_input(name, inputs[name])
         self._fed.append(inputs)
+
+
+def _copied(output: Any, stream: torch.cuda.Stream) -> Tensor:
+    """DALI's tensor in torch's own memory: the one copy on a GPU, on the stream that the output was bound to.
+
+    DALI's stream is made to wait for the copy, so the memory is not written to before. Through dlpack DALI would keep
+    each batch until a `cudaDeviceSynchronize` of its own, which waits for training's kernels too.
+    """
+    tensor = torch.empty(output.shape(), dtype=torch.float32, device=stream.device)
+    return feed_ndarray(output, tensor, cuda_stream=stream)
 
 
 def audio_pipeline(preset: AudioPreset, *, resample: bool, **options: Any) -> FeaturePipeline:

@@ -130,4 +130,11 @@ def _log(values: Array) -> Array:
 
 def _like(constant: np.ndarray, values: Array) -> Array:
     """The constant in the library, and on the device, of the values."""
-    return torch.from_numpy(constant).to(values.device) if isinstance(values, Tensor) else constant
+    return on_device(constant, values.device) if isinstance(values, Tensor) else constant
+
+
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array as a tensor; on a GPU copied there on the current stream, for which nobody waits."""
+    tensor = torch.from_numpy(array)
+    # Memory that is not pinned is copied while the processor waits.
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)

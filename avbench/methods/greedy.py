@@ -46,6 +46,24 @@ def window_after(difference: float, *, epsilon: float, length: int) -> Window:
     return Window("audio" if difference > 0 else "visual", length)
 
 
+class OnItsWay:
+    """A number of the device that the processor will want: asked for now, waited for when it is taken.
+
+    On a GPU what the processor launches in between, other runs' steps among it, is launched without waiting.
+    """
+
+    def __init__(self, number: Tensor) -> None:
+        # To pinned memory, as torch makes it for a copy that is not waited for.
+        self._number = number.detach().to("cpu", non_blocking=True)
+        self._copied = torch.cuda.current_stream(number.device).record_event() if number.is_cuda else None
+
+    def take(self) -> float:
+        """The number."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return float(self._number)
+
+
 class Greedy(Method):
     """Two branches that gate each other; regular steps measure how fast each modality learns, others re-balance.
 
@@ -83,6 +101,7 @@ class Greedy(Method):
     def __init__(self, config: Any, *, classes: int, seed: int) -> None:
         super().__init__(config, classes=classes, seed=seed)
         self._window = Window()
+        self._difference: OnItsWay | None = None  # of the last regular step, where it decides about a window
         # Of mu over all regular steps: [2, modalities] float64, bypass first; None before the first step.
         self._sums: Tensor | None = None
 
@@ -112,8 +131,8 @@ class Greedy(Method):
         if rebalanced is not None:
             self._window = self._window.after_a_step()
         elif self.config.variant == "guided" and self._is_warm(clock):
-            # The one number of a step that the processor waits for.
-            self._window = window_after(float(difference), epsilon=self.config.epsilon, length=self.config.window)
+            # The one number of a step that the processor waits for, when the next step begins.
+            self._difference = OnItsWay(difference)
         return {
             **{f"speed/{modality}": value for modality, value in speed.items()},
             "difference/speed": difference,
@@ -125,12 +144,19 @@ class Greedy(Method):
 
     def _rebalanced_at(self, clock: Clock) -> Modality | None:
         if self.config.variant == "guided":
-            return self._window.modality
+            return self._decided_window().modality
         # Before any regular step there is no average to replace a gate by.
         if self._sums is None or not self._is_warm(clock):
             return None
         drawn = torch.randint(3, (), generator=step_generator(self.seed, clock, torch.device("cpu")))
         return (None, *MODALITIES)[int(drawn)]
+
+    def _decided_window(self) -> Window:
+        """The window, opened where the last regular step says so."""
+        if self._difference is not None:
+            difference, self._difference = self._difference.take(), None
+            self._window = window_after(difference, epsilon=self.config.epsilon, length=self.config.window)
+        return self._window
 
     def _measure(self, engine: Engine, outputs: Outputs) -> None:
         """Add up how fast everything learns, and average the gates; one reduction over ranks."""
@@ -153,13 +179,14 @@ class Greedy(Method):
 
     def state_dict(self) -> dict[str, Any]:
         """Sums of mu and the open window; the gates' averages are the network's buffers."""
-        return {"sums": None if self._sums is None else self._sums.tolist(), "window": asdict(self._window)}
+        window = self._decided_window()
+        return {"sums": None if self._sums is None else self._sums.tolist(), "window": asdict(window)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         sums = state["sums"]
         self._sums = None if sums is None else torch.tensor(sums, dtype=torch.float64)
-        self._window = Window(**state["window"])
+        self._window, self._difference = Window(**state["window"]), None
 
 
 def _network(engine: Engine) -> MMTMFusion:

@@ -138,7 +138,7 @@ class MeanReplacingHead(Head):
     def _batch_mean(self, features: Tensor) -> Tensor:
         """Mean over the global batch, [2 x features], which the running mean takes in."""
         # Sums and counts first: ranks hold different numbers of clips. One reduction for all.
-        total = sum_over_ranks(torch.cat([features.sum(dim=0), features.new_tensor([len(features)])]))
+        total = sum_over_ranks(torch.cat([features.sum(dim=0), features.new_full((1,), len(features))]))
         seen = total[-1] > 0
         self.batches.add_(seen)
         mean = torch.where(seen, total[:-1] / total[-1].clamp(min=1), self.running_mean)

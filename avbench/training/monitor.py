@@ -16,12 +16,13 @@ import pynvml
 import torch
 
 from avbench.batch import Batch
-from avbench.distributed import gather_objects, ranks_on_this_node
+from avbench.distributed import gather_objects, open_group, over, ranks_on_this_node
 
 # What a rank says of itself and all of them together: the numbers are listed by rank where there are several.
 _BY_RANK = (
     "clips_per_second",
     "data_wait_share",
+    "gpu_data_wait_share",
     "cpu_use_share",
     "storage_bytes_per_second",
     "gpu_use_share",
@@ -50,17 +51,33 @@ class Monitor:
     """Counts clips and seconds between reports, and reads the GPU where there is one.
 
     world_size: ranks that take as many clips. device: what this rank computes on; on a GPU its use, memory and energy
-    are read by NVML (`pynvml`). writing_seconds: how long checkpoints have been written beside training so far. Making
-    one is a collective.
+    are read by NVML (`pynvml`). writing_seconds: how long checkpoints have been written beside training so far.
+    stalled_seconds: how long the GPU has waited for data that this rank had been handed, since last asked. Making one
+    is a collective.
+    `no_gpu_numbers`: why those of the GPU are missing, where there is one; else empty.
     """
 
-    def __init__(self, device: torch.device, *, world_size: int, writing_seconds: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        world_size: int,
+        writing_seconds: Callable[[], float],
+        stalled_seconds: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self._world_size = world_size
-        self._writing_seconds = writing_seconds
-        self._gpu = _open_gpu(device)
+        self._device = device
+        self._writing_seconds, self._stalled_seconds = writing_seconds, stalled_seconds
+        self.no_gpu_numbers = ""
+        try:
+            self._gpu = _open_gpu(device)
+        except pynvml.NVMLError as error:
+            self._gpu = None
+            self.no_gpu_numbers = f"NVML does not answer ({error}): no GPU use, memory, power or joules a clip"
         self._started = self._waited = self._waited_for_others = 0.0
         self._clips = self._steps = 0
         self._written = 0.0
+        self._group = open_group()  # among processors: numbers of theirs are no reason to wait for a GPU
         self._machines = gather_objects(socket.gethostname())
         self.restart()
 
@@ -95,7 +112,8 @@ class Monitor:
         """
         elapsed = max(time.perf_counter() - self._started, 1e-9)
         own = self._own(elapsed)
-        ranks = gather_objects(own) if self._world_size > 1 else [own]
+        with over(self._group):
+            ranks = gather_objects(own) if self._world_size > 1 else [own]
         report: dict[str, Any] = {
             **own,
             **_together(ranks),
@@ -128,6 +146,9 @@ class Monitor:
             "cpu_use_share": cpu_cores_busy * ranks_on_this_node() / len(os.sched_getaffinity(0)),
             **self._read_gpu(),
         }
+        if self._device.type == "cuda":
+            # What `data_wait_share` does not see: the processor goes on with a batch that is still being decoded.
+            own["gpu_data_wait_share"] = self._stalled_seconds() / elapsed
         if now.storage_bytes is not None and before.storage_bytes is not None:
             own["storage_bytes_per_second"] = (now.storage_bytes - before.storage_bytes) / elapsed
         if now.gpu_joules is not None and before.gpu_joules is not None:
@@ -218,12 +239,9 @@ def _across(ranks: Sequence[dict[str, Any]], machines: Sequence[str]) -> dict[st
 
 
 def _open_gpu(device: torch.device) -> Any | None:
+    """NVML's handle of a GPU; None of a CPU. Raises NVMLError."""
     if device.type != "cuda":
         return None
-    try:
-        pynvml.nvmlInit()
-        # By UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices, never NVML's.
-        identifier = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
-        return pynvml.nvmlDeviceGetHandleByUUID(identifier)
-    except pynvml.NVMLError:
-        return None
+    pynvml.nvmlInit()
+    # By UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices, never NVML's.
+    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

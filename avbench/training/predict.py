@@ -31,7 +31,8 @@ def prepare(batch: Batch, dtype: torch.dtype) -> Batch:
 
 def counted(batch: Batch) -> Batch | None:
     """A prepared batch with the valid clips of all ranks counted; None where no rank has one. A collective."""
-    global_valid = sum_over_ranks(torch.tensor(len(batch), device=batch.label.device))
+    # Filled in on the device: a tensor made of a number is copied to a GPU while the processor waits.
+    global_valid = sum_over_ranks(torch.full((), len(batch), dtype=torch.int64, device=batch.label.device))
     if not len(batch) and not int(global_valid):
         return None  # there is nothing to learn
     return replace(batch, global_valid=global_valid)

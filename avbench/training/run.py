@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -44,11 +45,32 @@ class Tally:
             ]
         )
 
-    def take(self) -> list[float]:
-        """The sums over all ranks; starts again at zero. A collective and a device synchronization."""
-        totals: list[float] = sum_over_ranks(self.sums).tolist()
-        self.sums.zero_()
-        return totals
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a run has counted: loss sum, number correct and clips over all ranks; means of what its method logged."""
+
+    totals: list[float]
+    log: dict[str, float]
+
+
+def take_tallies(runs: Sequence[Run]) -> list[Taken]:
+    """What these runs have counted since last asked, one a run; kept confidences are handed to their stores.
+
+    A collective, and the one device synchronization of a logging interval, whatever the number of runs: all of it comes
+    in one copy.
+    """
+    if not runs:
+        return []
+    sums = sum_over_ranks(torch.stack([run.tally.sums for run in runs]))
+    kept = [run.kept_on_device() for run in runs]
+    pieces = [sums.flatten(), *(piece for of_run in kept for piece in of_run)]
+    arrived = iter(torch.cat(pieces).cpu().split([len(piece) for piece in pieces]))
+    totals = next(arrived).view(len(runs), -1).tolist()
+    return [
+        run.take_in(of_run, [next(arrived) for _ in pieces_of_run])
+        for run, of_run, pieces_of_run in zip(runs, totals, kept, strict=True)
+    ]
 
 
 @dataclass(slots=True)
@@ -195,32 +217,42 @@ class Run:
             if self.store is not None:
                 self._unrecorded.append((batch.clip_id, confidence, correct, batch.position))
 
-    def take_tally(self) -> list[float]:
-        """Loss sum, number correct, clips over all ranks since last asked; hands kept confidences to the store.
+    def kept_on_device(self) -> list[Tensor]:
+        """What this rank has counted and kept since last taken, float64 tensors: logged means, and of each batch.
+
+        Of a batch kept for the store clip ids, confidences and correctness one after the other, [3 B]; all are exact in
+        float64. One piece of a transfer, see `take_tallies`.
+        """
+        means = [torch.stack([self._on_device(value) for value in values]).mean() for values in self._logged.values()]
+        logged = [torch.stack(means)] if means else []
+        return logged + [torch.cat([part.double() for part in parts]) for *parts, _ in self._unrecorded]
+
+    def _on_device(self, value: Tensor | float) -> Tensor:
+        sums = self.tally.sums
+        return value.to(sums) if isinstance(value, Tensor) else torch.full_like(sums[0], value)
+
+    def take_in(self, sums: Sequence[float], kept: Sequence[Tensor]) -> Taken:
+        """Take up what has come from the device. sums: the tally over all ranks. kept: as `kept_on_device` gave it.
 
         Where a loss or confidence is not finite on any rank, the sums say so on all, and the run is marked diverged:
-        its open epoch is discarded. A collective and a device synchronization.
+        its open epoch is discarded.
         """
-        *totals, not_finite = self.tally.take()
+        *totals, not_finite = sums
+        names, batches = list(self._logged), list(kept)
+        log = dict(zip(names, batches.pop(0).tolist(), strict=True)) if names else {}
         if not_finite or not math.isfinite(totals[0]):
             self._diverge()
         if self.store is not None and self.is_training:
-            for clip_id, confidence, correct, position in self._unrecorded:
-                self.store.record(clip_id.cpu(), confidence.cpu(), correct.cpu(), position=position)
-        self._unrecorded.clear()
-        return totals
-
-    def take_log(self) -> dict[str, float]:
-        """Means of the numbers that the method logged since last asked. A device synchronization."""
-        if not self._logged:
-            return {}
-        means = [
-            torch.stack([torch.as_tensor(value, device=self.tally.sums.device).double() for value in values]).mean()
-            for values in self._logged.values()
-        ]
-        names = list(self._logged)
+            for values, (*_, position) in zip(batches, self._unrecorded, strict=True):
+                clip_id, confidence, correct = values.numpy().reshape(3, -1)
+                # Back to what they were.
+                self.store.record(
+                    clip_id.astype(np.int64), confidence.astype(np.float32), correct != 0, position=position
+                )
+        self.tally.sums.zero_()
         self._logged.clear()
-        return dict(zip(names, torch.stack(means).tolist(), strict=True))
+        self._unrecorded.clear()
+        return Taken(totals, log)
 
     def release(self) -> None:
         """Give up what only training needs: a run that has stopped costs nothing more. Its network stays."""

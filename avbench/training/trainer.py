@@ -31,21 +31,24 @@ from avbench.distributed import (
 )
 from avbench.engine import EngineConfig, OptimizerConfig, Precision, pick_precision, random_state, set_random_state
 from avbench.errors import DatasetError, Interrupted, RunError, UsageError, unknown
+from avbench.loading.cores import Nearby, cores_near
 from avbench.loading.features import Preset
-from avbench.loading.loader import Loader
+from avbench.loading.gpu import jpeg_engines, jpeg_text
+from avbench.loading.loader import DEFAULT_PREFETCH, Loader
 from avbench.methods import RunSpec
 from avbench.methods.base import Part
 from avbench.records import SPLITS, MetricsWriter, write_json
 from avbench.training.checkpoint import Checkpoints, Position
 from avbench.training.display import Display
 from avbench.training.folder import RunFolder, describe_environment, record_launch
+from avbench.training.memory import fits, largest_that_fits, memory_refused_in_one_line, too_large
 from avbench.training.monitor import Monitor
 from avbench.training.parallel import SideBySide, longest_first
 from avbench.training.predict import counted, evaluate, prepare
 from avbench.training.profile import Profiler
 from avbench.training.pulse import Pulse
 from avbench.training.replacement import Means, feature_means, is_joint
-from avbench.training.run import DIVERGED, Run, modalities_read
+from avbench.training.run import DIVERGED, Run, Taken, modalities_read, take_tallies
 from avbench.training.tables import write_predictions
 from avbench.training.view import View, parts_of_train
 
@@ -72,6 +75,11 @@ class TrainerConfig:
     """Steps between records in metrics.jsonl."""
     loader_threads: int = 0
     """Decoding threads of each rank; 0: its share of the cores."""
+    prefetch: int = 0
+    """Batches that each rank decodes ahead; 0: two. More help where decoding is uneven, and each takes memory."""
+    loader_precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What batches are rounded to. auto: on a GPU to bfloat16 where networks compute in it, which changes no number and
+    halves the batches' memory; else float32."""
     hang_seconds: float = 600.0
     """Seconds without a step after which a rank says who hangs and where, and exits."""
     exchange_megabytes: int = 64
@@ -79,20 +87,47 @@ class TrainerConfig:
     compute_threads: int = 1
     """Torch's threads for each run on a CPU; runs go side by side on the cores there are. Sums of floats hang on it,
     so it is a number of its own, not the machine's."""
+    streams: int = 1
+    """CUDA streams that the runs of one process are spread over: what one leaves of a GPU another may use. Each keeps
+    memory for a whole step of its own."""
     profile: int = 0
     """Steps to trace, the first ones after two; the trace goes to OUT/profile, its three largest costs are said."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "checkpoint_steps", "keep_checkpoints", "log_steps", "compute_threads"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "checkpoint_steps",
+            "keep_checkpoints",
+            "log_steps",
+            "compute_threads",
+            "streams",
+        ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
         if self.exchange_megabytes < 1:
             raise UsageError(f"exchange-megabytes is {self.exchange_megabytes}, expected at least 1")
         if not 1.0 <= self.hang_seconds < math.inf:
             raise UsageError(f"hang-seconds is {self.hang_seconds}, expected at least 1")
-        for name in ("patience", "loader_threads", "order_seed", "profile"):
+        for name in ("patience", "loader_threads", "prefetch", "order_seed", "profile"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 0")
+
+
+def pick_loader_dtype(wanted: str, *, computed_in: torch.dtype, device: torch.device) -> torch.dtype:
+    """What batches are rounded to. Raises UsageError for bfloat16 where networks compute in more: it would be lost."""
+    if wanted == "bfloat16" and computed_in != torch.bfloat16:
+        raise UsageError(
+            f"loader-precision is bfloat16, but networks compute in {str(computed_in).removeprefix('torch.')}; "
+            f"leave it out, or add --precision bfloat16"
+        )
+    is_rounded = wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda")
+    return torch.bfloat16 if is_rounded and computed_in == torch.bfloat16 else torch.float32
+
+
+def cores_of_a_rank() -> int:
+    """This rank's share of the cores that it may use."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks_on_this_node())
 
 
 def is_finished(folder: RunFolder, *, epochs: int) -> bool:
@@ -126,19 +161,20 @@ def train(
     """
     where = str(folder.path)
     on_main(where, folder.check_resumable if resume else partial(folder.check_new, overwrite=overwrite))
-    trainer = Trainer(
-        dataset,
-        clip_ids=clip_ids,
-        specs=specs,
-        seeds=seeds,
-        preset=preset,
-        config=config,
-        optimizer=optimizer,
-        engine=engine,
-        folder=folder,
-        device=device,
-    )
     with ExitStack() as stack:
+        stack.enter_context(memory_refused_in_one_line())
+        trainer = Trainer(
+            dataset,
+            clip_ids=clip_ids,
+            specs=specs,
+            seeds=seeds,
+            preset=preset,
+            config=config,
+            optimizer=optimizer,
+            engine=engine,
+            folder=folder,
+            device=device,
+        )
         on_main(where, lambda: stack.enter_context(folder.locked()))
         if overwrite and not resume:
             on_main(where, folder.clear)
@@ -172,6 +208,8 @@ class Trainer:
             # Reproducible, and float32 where float32 is asked for: by default convolutions would be TF32.
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.allow_tf32 = False
+        self.nearby = cores_near(device) if device.type == "cuda" else Nearby(None, "")
+        self.loader_dtype = pick_loader_dtype(config.loader_precision, computed_in=self.dtype, device=device)
         check_clips(dataset, clip_ids)
         self.stores = _stores(
             specs, seeds, dataset=dataset, folder=folder, buffer_bytes=config.exchange_megabytes << 20
@@ -191,7 +229,7 @@ class Trainer:
             for seed in seeds
             for spec in specs
         ]
-        self.preset, self.optimizer = preset, optimizer
+        self.preset, self.optimizer, self.accumulation = preset, optimizer, engine.accumulation
         self.bad_clips: dict[int, str] = {}  # of all ranks
         # (epoch, batches): that were trained on, that were logged, that the newest checkpoint holds.
         self.done = self.logged = self.saved = (0, 0)
@@ -234,7 +272,9 @@ class Trainer:
                 on_main(str(self.folder.path), lambda: self._describe_launch(save_config))
             if self.world.is_main:
                 self.metrics = stack.enter_context(closing(MetricsWriter(self.folder.metrics)))
-            self.side_by_side = stack.enter_context(SideBySide(threads=self.config.compute_threads, device=self.device))
+            self.side_by_side = stack.enter_context(
+                SideBySide(threads=self.config.compute_threads, device=self.device, streams=self.config.streams)
+            )
             self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
             for loader in self.loaders.values():
                 stack.callback(loader.close)
@@ -248,7 +288,9 @@ class Trainer:
                 self.device,
                 world_size=self.world.size,
                 writing_seconds=lambda: self.checkpoints.writing_seconds,
+                stalled_seconds=self.loaders["train"].take_stalled_seconds,
             )
+            self._say_what_a_gpu_lacks()
             self.profiler = stack.enter_context(
                 Profiler(
                     self.folder.profile / f"rank-{self.world.rank}.json",
@@ -266,6 +308,13 @@ class Trainer:
                 self._finish()
             except Interrupted as interrupted:
                 raise self._interrupted(interrupted) from None
+
+    def _say_what_a_gpu_lacks(self) -> None:
+        """Once a launch, so that nothing is slower than it could be without a word."""
+        if self.device.type == "cuda":
+            decoding = jpeg_text(jpeg_engines(self.device)) if "visual" in modalities_read(self.runs) else ""
+            for text in filter(None, (self.nearby.text, decoding, self.monitor.no_gpu_numbers)):
+                self._event(text)
 
     def _train(self, position: Position) -> None:
         for epoch in range(position.epoch, self.config.epochs):
@@ -370,30 +419,41 @@ class Trainer:
         epochs = self.config.epochs
         total_steps = epochs * len(self.loaders["train"])
 
-        def step(run: Run) -> None:
+        def step(run: Run, ready: Batch = ready) -> None:
             self.pulse.at(f"epoch {epoch}, batch {batch.position} of train, {run.name}")
             with record_function(run.name):
                 run.train_step(ready, epoch=epoch, epochs=epochs, total_steps=total_steps)
 
-        self.side_by_side.each(longest_first(self._training()), step)
+        runs = longest_first(self._training())
+
+        def step_on(clips: int) -> None:
+            # What the runs learn of it is lost: this training ends here.
+            few = counted(ready.select(slice(clips)))
+            assert few is not None
+            self.side_by_side.each(runs, partial(step, ready=few))
+
+        if not fits(lambda: self.side_by_side.each(runs, step)):
+            clips, ranks = len(ready), self.world.size
+            # A step is a collective, and the others are in the middle of this one.
+            largest = largest_that_fits(step_on, too_many=clips) if ranks == 1 else None
+            raise too_large(clips, largest=largest, ranks=ranks, accumulation=self.accumulation)
 
     def _take_tallies(self) -> dict[str, dict[str, float]]:
         """Each training run's means since last asked, its sums added to its open epoch; says so when one diverges."""
-        taken = {}
-        for run in self._training():
-            totals = self._tally_of(run)
-            log = run.take_log()
-            if run.is_training:
-                run.progress.open_epoch = [a + b for a, b in zip(run.progress.open_epoch, totals, strict=True)]
-                taken[run.name] = {**_means(totals), "learning_rate": run.learning_rate, **log}
-        return taken
+        means = {}
+        for run, taken in self._tallies_of(self._training()):
+            run.progress.open_epoch = [a + b for a, b in zip(run.progress.open_epoch, taken.totals, strict=True)]
+            means[run.name] = {**_means(taken.totals), "learning_rate": run.learning_rate, **taken.log}
+        return means
 
-    def _tally_of(self, run: Run) -> list[float]:
-        totals = run.take_tally()
-        if not run.is_training:
-            run.release()
-            self._event(f"{run.name} stopped: {run.progress.finished}", run=run)
-        return totals
+    def _tallies_of(self, runs: Sequence[Run]) -> list[tuple[Run, Taken]]:
+        """What the runs have counted, of those that did not diverge; the others stop here."""
+        tallies = list(zip(runs, take_tallies(runs), strict=True))
+        for run in runs:
+            if not run.is_training:
+                run.release()
+                self._event(f"{run.name} stopped: {run.progress.finished}", run=run)
+        return [(run, taken) for run, taken in tallies if run.is_training]
 
     def _log_steps(self, epoch: int, done: int) -> None:
         self.logged = (epoch, done)
@@ -449,7 +509,7 @@ class Trainer:
         if not runs:
             return {}
         evaluate(self.loaders[split], runs, clock=clock, dtype=self.dtype, side_by_side=self.side_by_side)
-        return {run.name: _means(self._tally_of(run)) for run in runs if run.is_training}
+        return {run.name: _means(taken.totals) for run, taken in self._tallies_of(runs)}
 
     def _save(self, epoch: int, batch: int, *, prepared: int = 0) -> None:
         self._collect_bad_clips()
@@ -563,7 +623,6 @@ class Trainer:
         self, name: str, clip_ids: np.ndarray, seed: int, training: bool, modalities: tuple[Modality, ...]
     ) -> Loader:
         """A loader of these clips, whose every batch is a beat. name: of the clips, said where a rank hangs."""
-        cores = len(os.sched_getaffinity(0))
         loader = Loader(
             self.dataset,
             clip_ids,
@@ -574,7 +633,10 @@ class Trainer:
             modalities=modalities,
             device=self.device,
             world=self.world,
-            threads=self.config.loader_threads or max(1, cores // ranks_on_this_node()),
+            threads=self.config.loader_threads or cores_of_a_rank(),
+            prefetch=self.config.prefetch or DEFAULT_PREFETCH,
+            dtype=self.loader_dtype,
+            cores=self.nearby.cores,
         )
         loader.left_out = self.bad_clips
         loader.before_batch = lambda epoch, batch: self.pulse.beat(f"epoch {epoch}, batch {batch} of {name}")

@@ -28,14 +28,24 @@ from peers.tensors import LOG_OFFSET, PRESET, SHUFFLE_BUFFER, STFT, chosen, samp
 _NAMES = {"audio": "audio", "visual": "frames"}
 
 
-def make(task: Task) -> Epoch:
-    """A tar of the dataset's own bytes with one picture a clip, and an iterator over a graph that reads it."""
+def make(task: Task, *, threads: int = 1, device_id: int | None = None) -> Epoch:
+    """A tar of the dataset's own bytes with one picture a clip, and an iterator over a graph that reads it.
+
+    device_id: of the GPU that decodes pictures and computes spectrograms; None: the CPU does.
+    """
     path = str(task.folder / "clips.tar")
     with webdataset.TarWriter(path) as tar:
         for number, sample in enumerate(samples_of(task)):
             tar.write({"__key__": f"{number:06d}", **_with_one_picture(sample)})
     pipeline = _graph(
-        path, task, batch_size=task.batch_size, num_threads=1, device_id=None, prefetch_queue_depth=2, seed=0
+        path,
+        task,
+        device_id is not None,
+        batch_size=task.batch_size,
+        num_threads=threads,
+        device_id=device_id,
+        prefetch_queue_depth=2,
+        seed=0,
     )
     names = [_NAMES[modality] for modality in task.modalities]
     batches = DALIGenericIterator(
@@ -56,7 +66,7 @@ def _with_one_picture(sample: dict[str, bytes]) -> dict[str, bytes]:
 
 
 @pipeline_def
-def _graph(path: str, task: Task) -> Any:
+def _graph(path: str, task: Task, on_gpu: bool) -> Any:
     suffixes = [{"audio": "audio", "visual": "jpg"}[modality] for modality in task.modalities]
     read = fn.readers.webdataset(
         paths=[path],
@@ -69,19 +79,19 @@ def _graph(path: str, task: Task) -> Any:
     encoded = dict(zip(suffixes, read if isinstance(read, list | tuple) else [read], strict=True))
     outputs = []
     if "audio" in encoded:
-        outputs.append(_spectrogram(encoded["audio"]))
+        outputs.append(_spectrogram(encoded["audio"], on_gpu=on_gpu))
     if "jpg" in encoded:
-        outputs.append(_picture(encoded["jpg"]))
+        outputs.append(_picture(encoded["jpg"], on_gpu=on_gpu))
     return tuple(outputs)
 
 
-def _spectrogram(encoded: Any) -> Any:
+def _spectrogram(encoded: Any, *, on_gpu: bool) -> Any:
     waveform, _ = fn.decoders.audio(encoded, dtype=types.FLOAT, downmix=True)
     waveform = fn.slice(
         waveform, start=[0], shape=[PRESET.audio.samples], axes=[0], out_of_bounds_policy="pad", fill_values=[0.0]
     )
     magnitudes = fn.spectrogram(
-        waveform,
+        waveform.gpu() if on_gpu else waveform,
         nfft=STFT.n_fft,
         window_length=STFT.n_fft,
         window_step=STFT.hop_length,
@@ -91,11 +101,11 @@ def _spectrogram(encoded: Any) -> Any:
     return fn.expand_dims(dali_math.log(magnitudes + LOG_OFFSET), axes=[0])
 
 
-def _picture(encoded: Any) -> Any:
+def _picture(encoded: Any, *, on_gpu: bool) -> Any:
     visual = PRESET.visual
     crop = fn.decoders.image_random_crop(
         encoded,
-        device="cpu",
+        device="mixed" if on_gpu else "cpu",
         output_type=types.RGB,
         random_area=list(visual.scale),
         random_aspect_ratio=list(visual.ratio),

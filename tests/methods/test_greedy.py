@@ -468,16 +468,16 @@ class Waits(TorchDispatchMode):
         return function(*arguments, **(keywords or {}))
 
 
-def test_only_a_deciding_step_waits_for_the_device_and_once() -> None:
+def test_only_the_step_after_a_deciding_one_waits_for_the_device_and_once() -> None:
     method = greedy(window=1)
     engine = engine_of(method)
     batch = batch_of(2)
     counts = []
-    for number, epoch in enumerate((0, 1, 1, 1)):
+    for number, epoch in enumerate((0, 1, 1, 1, 1)):
         with Waits() as waits:
             method.train_step(engine, batch, Clock(epoch, number, 2))
         counts.append(waits.count)
-    assert counts == [0, 1, 0, 1]  # warm-up, deciding, re-balancing, deciding
+    assert counts == [0, 0, 1, 0, 1]  # warm-up, deciding, re-balancing, deciding, re-balancing
 
 
 def test_one_reduction_a_regular_step_and_none_in_a_re_balancing_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from avbench.engine import Engine, EngineConfig, OptimizerConfig
 from avbench.errors import UsageError
 from avbench.methods import RunSpec
 from avbench.methods.base import Log, Method
-from avbench.training.run import Run
+from avbench.training.run import Run, take_tallies
 from tests.methods.steps import CLASSES, CPU, batch_of
 
 
@@ -131,4 +131,5 @@ def test_a_rank_without_clips_refuses_what_the_others_do() -> None:
 def test_what_a_method_logs_is_taken_under_its_name() -> None:
     run = run_of(logging({"gate/audio": torch.tensor([0.5]), "gate/visual": 2, "a/b/c": 1.0}))
     two_steps(run)
-    assert run.take_log() == {"gate/audio": 0.5, "gate/visual": 2.0, "a/b/c": 1.0}
+    (taken,) = take_tallies([run])
+    assert taken.log == {"gate/audio": 0.5, "gate/visual": 2.0, "a/b/c": 1.0}
