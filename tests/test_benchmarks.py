@@ -105,8 +105,13 @@ def test_work_that_goes_on_after_the_last_batch_is_waited_for(monkeypatch):
 
 def test_the_loaders_benchmark_measures_memory(dataset, tmp_path):
     pytest.importorskip("librosa", reason="peers are not installed")
-    run("loader.py", dataset, "--memory-epochs", 3, "--clips", 6, "--batch-size", 4, "--json", tmp_path / "out.json")
-    assert len(json.loads((tmp_path / "out.json").read_text())["results"]) == 3
+    few = ("--clips", 6, "--batch-size", 4)
+    output = run("loader.py", dataset, "--memory-epochs", 3, *few, "--json", tmp_path / "out.json")
+    assert "peak over what the imports take, batches of 4: " in output
+    sizes = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert len(sizes) == 3
+    # Four spectrograms alone are 4 MB; with DALI's libraries at work it is more, and the highest point never falls.
+    assert 4e6 < sizes[0]["peak"] <= sizes[1]["peak"] <= sizes[2]["peak"] < 2e9
 
 
 def test_the_floors_benchmark_measures_every_stage(dataset, tmp_path):
@@ -203,6 +208,39 @@ def test_the_methods_benchmark_times_one_pass_and_separate_runs(tmp_path):
     assert "all seven in one pass" in output
     (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
     assert len(result["alone"]) == 7 and result["decoding"]["cpu_seconds"] > 0
+    # Only loaders' threads count: the loader alone takes about as much of them as of the process, a training far less.
+    assert 0 < result["decoding"]["loading_seconds"] < 1.02 * result["decoding"]["cpu_seconds"]
+    assert 0 < result["together"]["loading_seconds"] < 0.5 * result["together"]["cpu_seconds"]
+    assert sum(one["loading_seconds"] for one in result["alone"].values()) > 2 * result["together"]["loading_seconds"]
+
+
+def test_only_threads_that_load_count_as_loading_and_ended_ones_too(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import methods
+
+    def work() -> None:
+        while time.thread_time() < 0.3:
+            pass
+
+    with methods.loading_threads() as seconds:
+        for name in ("avbench-loader", "another"):
+            thread = threading.Thread(target=work, name=name)
+            thread.start()
+            thread.join()
+    assert sum(seconds.values()) == pytest.approx(0.3, abs=0.1)
+
+
+def test_the_fed_benchmark_trains_on_the_loader_and_on_a_resident_batch(dataset, tmp_path):
+    few = ("--batch-size", 4, "--steps", 2, "--rounds", 2, "--methods", "audio,baseline")
+    output = run("fed.py", dataset, *few, "--json", tmp_path / "out.json")
+    assert "fed over resident, CPU time" in output
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert len(written["results"]) == 2
+    for one in written["results"]:
+        assert set(one) == {"resident", "fed", "loader"}
+        assert all(0 <= timing["waiting_seconds"] <= timing["wall_seconds"] for timing in one.values())
+        assert one["resident"]["waiting_seconds"] < 0.01 * one["resident"]["wall_seconds"]
+        assert one["loader"]["thread_seconds"] < 0.5 * one["resident"]["thread_seconds"]  # it trains nothing
 
 
 def test_the_stores_benchmark_measures_two_ranks_and_extrapolates(tmp_path):
