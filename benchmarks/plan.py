@@ -138,22 +138,21 @@ def records_of(config: Config, out: Path, *, ranks: int, cores: Sequence[int]) -
 def table_of(
     predicted: dict[int, dict[str, float]], measured: dict[int, list[dict[str, float]]], config: Config
 ) -> Table:
-    """A row a number of ranks: medians over rounds, with the range, and how much too high the prediction is."""
+    """A column a number of ranks: medians over rounds, with the range, and how much too high the prediction is."""
     title = f"preset {config.preset}, batch {config.batch_size}, {config.methods}, medians of {config.rounds} trainings"
-    table = Table(title=title, title_justify="left")
-    for column in (
-        "ranks", "loading, CPU ms/clip", "steps, CPU ms/clip", "predicted, clips/s", "measured", "predicted over it",
-        "measured, of own cores", "predicted over it",
-    ):  # fmt: skip
-        table.add_column(column, justify="right")
-    for count, said in predicted.items():
-        cells = [str(count), f"{1e3 * said['load_cpu_seconds']:.2f}", f"{1e3 * said['steps_cpu_seconds']:.1f}"]
-        cells.append(f"{said['predicted']:.1f}")
-        for kind in ("clips_per_second", "of_own_cores"):
-            values = [one[kind] for one in measured[count]]
-            middle = statistics.median(values)
-            cells += [f"{middle:.1f} ({min(values):.1f} to {max(values):.1f})", f"{said['predicted'] / middle:.2f}"]
-        table.add_row(*cells)
+    table = Table("", *(f"{count} on as many cores" for count in predicted), title=title, title_justify="left")
+    for kind, words in (("load_cpu_seconds", "loading, CPU ms/clip"), ("steps_cpu_seconds", "steps, CPU ms/clip")):
+        table.add_row(words, *(f"{1e3 * said[kind]:.2f}" for said in predicted.values()))
+    table.add_row("predicted, clips/s", *(f"{said['predicted']:.1f}" for said in predicted.values()))
+    for kind, words in (("clips_per_second", "measured, clips/s"), ("of_own_cores", "of cores of its own, clips/s")):
+        values = {count: [one[kind] for one in measured[count]] for count in predicted}
+        middles = {count: statistics.median(values[count]) for count in predicted}
+        table.add_row(
+            words, *(f"{middles[count]:.1f} ({min(of):.1f} to {max(of):.1f})" for count, of in values.items())
+        )
+        table.add_row(
+            "predicted over it", *(f"{said['predicted'] / middles[count]:.2f}" for count, said in predicted.items())
+        )
     return table
 
 

@@ -18,10 +18,10 @@ from avbench.methods import METHODS
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
-def run(name: str, *arguments: object) -> str:
+def run(name: str, *arguments: object, timeout: float = 300) -> str:
     """The output of a benchmark script, run as its docstring says."""
     command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -283,3 +283,39 @@ def test_the_engines_benchmark_times_modulation_under_each(tmp_path):
     assert written["ranks"] == 2
     assert {row["engine"] for row in written["results"]} == {"ddp", "zero0", "zero1", "zero2"}
     assert len(written["results"]) == 12 and all(row["seconds"] > 0 for row in written["results"])
+
+
+@pytest.fixture(scope="module")
+def many_steps(tmp_path_factory) -> Path:
+    """24 steps of four clips: enough to be killed and resumed in between, and to have checkpoints written beside."""
+    clips = {"train": 96, "val": 3, "test": 3}
+    return make_dataset(tmp_path_factory.mktemp("many") / "data", clips=clips, seconds=1.5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")
+def test_the_ranks_benchmark_measures_ranks_checkpoints_and_resuming(many_steps, tmp_path):
+    # The first checkpoint comes after step 8: steps 2 to 8 are usual ones, and in the ninth it was copied.
+    few = ("--batch-size", 4, "--rounds", 1, "--checkpoint-steps", 8)
+    output = run("ranks.py", many_steps, *few, "--json", tmp_path / "out.json", timeout=900)
+    assert "clips/s of two ranks over one's" in output
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    ((ranks,), (checkpoint,), (resume,)) = (results[name] for name in ("ranks", "checkpoint", "resume"))
+    assert ranks["ratio"] == pytest.approx(ranks["two"] / ranks["one"]) and ranks["one"] > 0
+    assert checkpoint["steps"]["usual"] >= 6 and checkpoint["steps"]["saving"] >= 1 and checkpoint["ratio"] > 0
+    assert resume["seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")
+def test_the_plan_is_checked_against_trainings_of_one_and_of_two_ranks(many_steps, tmp_path):
+    output = run("plan.py", many_steps, "--batch-size", 4, "--rounds", 1, "--json", tmp_path / "out.json", timeout=900)
+    assert "predicted over it" in output
+    one, two = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert (one["ranks"], two["ranks"]) == (1, 2)
+    for result in (one, two):
+        costs = result["load_cpu_seconds"] + result["steps_cpu_seconds"]
+        assert result["predicted"] == pytest.approx(result["ranks"] / costs)
+        (measured,) = result["measured"]
+        # Whatever else runs here: a core does no more than all of it can.
+        assert 0 < measured["clips_per_second"] <= 1.05 * measured["of_own_cores"]
