@@ -319,7 +319,7 @@ def _performance_row(one: Speed, quantities: Sequence[Quantity], *, several: boo
     who = f"{one.ranks} together" if one.rank is None and one.ranks > 1 else str(one.rank or 0)
     slowest = Cell(NOTHING)
     if one.slowest_rank is not None:
-        slowest = Cell(str(one.slowest_rank), f"{one.slowest_over_fastest:.2f}×", one.slowest_over_fastest)
+        slowest = Cell(str(one.slowest_rank), f"({one.slowest_over_fastest:.2f}×)", one.slowest_over_fastest)
     return (
         Cell(one.training),
         *_if(several, Cell(who)),
