@@ -115,9 +115,7 @@ def step_seconds(config: Config, out: Path) -> dict[str, Any]:
     saving = [record["step_seconds"] for record in records if record["checkpoint_writing_share"] > 0.0]
     usual = [record["step_seconds"] for record in records if record["checkpoint_writing_share"] == 0.0]
     if not saving or not usual:
-        raise SystemExit(
-            "no step fell into the writing of a checkpoint, or all did: change --checkpoint-steps, or use more clips"
-        )
+        raise SystemExit("no step fell into the writing of a checkpoint, or all did: change --checkpoint-steps, or use more clips")
     found = {"saving": statistics.median(saving), "usual": statistics.median(usual)}
     return {**found, "ratio": found["saving"] / found["usual"], "steps": {"saving": len(saving), "usual": len(usual)}}
 
