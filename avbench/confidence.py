@@ -312,7 +312,7 @@ class ConfidenceStore:
             raise RunError(f"{path}: no saved confidences; resume from an earlier checkpoint") from None
         except (ValueError, KeyError, AttributeError, TypeError):
             raise RunError(f"{path}: damaged; resume from an earlier checkpoint") from None
-        if checksum != _json_checksum(manifest):
+        if checksum != records.json_checksum(manifest):
             raise RunError(f"{path}: damaged (checksum); resume from an earlier checkpoint")
         ours = {
             "format": FORMAT,
@@ -389,7 +389,7 @@ class Frozen:
             "block_rows": _BLOCK_ROWS,
             "files": files,
         }
-        records.write_json(folder / f"{self.name}.json", {**manifest, "checksum": _json_checksum(manifest)})
+        records.write_json(folder / f"{self.name}.json", {**manifest, "checksum": records.json_checksum(manifest)})
         names = {entry["name"] for entry in files}
         for pattern in (f"{self.name}-*.rows", f".{self.name}-*.partial", f".{self.name}.json.*.partial"):
             for path in folder.glob(pattern):
@@ -592,10 +592,6 @@ def _read_rows(path: Path, entry: dict[str, Any], start: int, out: np.ndarray, *
 
 def _name(modality: Modality, seed: int) -> str:
     return f"{modality}-seed{seed}"
-
-
-def _json_checksum(value: object) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
 
 
 def _array(values: Tensor | np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from avbench.errors import RunError
 
@@ -104,6 +105,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: object) -> None:
     """Write a JSON file atomically, indented, keys in the given order."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def json_checksum(value: object) -> str:
+    """xxh3 of a value as JSON, whatever the order of its keys: what a manifest carries to show that it is whole."""
+    return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
 
 
 def write_table(path: Path, table: pa.Table) -> None:

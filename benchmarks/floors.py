@@ -139,6 +139,8 @@ class Material:
     @staticmethod
     def of(dataset: Dataset, preset: Preset, count: int) -> Material:
         """Decoded, cropped and encoded again from the dataset's first clips."""
+        if "spectrogram" in dataset.description:
+            raise UsageError(f"{dataset.path}: its sound is kept as a spectrogram; pack it with --audio-suffix flac")
         clip_ids = np.resize(np.arange(len(dataset)), count)
         audio: dict[str, list[bytes]] = {codec: [] for codec in CODECS}
         waveforms, cut, crops, sizes = [], [], [], []

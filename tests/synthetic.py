@@ -10,6 +10,7 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,12 @@ from avbench.dataset import (
     sha256_of,
     shard_name,
 )
+from avbench.loading.features import preset
+from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.records import SPLITS
 
 CODECS = {"flac": ("FLAC", "PCM_16"), "wav": ("WAV", "PCM_16"), "ogg": ("OGG", "VORBIS")}
+STORED = stored_spectrogram(preset("paper"))
 Size = tuple[int, int]
 
 
@@ -54,6 +58,7 @@ def make_dataset(
     clips: how many a split, by default 24 train, 12 val, 12 test; labels go round the classes, so each split has them
         all. seconds, size (width, height): one value, or several that the clips go round. A clip has a frame at 0 s,
         1 s, ... before its end. learnable: a class has a tone and a pattern of its own; otherwise labels mean nothing.
+    audio_suffix: of CODECS, or "stft" for preset `paper`'s spectrogram of what a flac would hold.
     """
     clips = {"train": 24, "val": 12, "test": 12} if clips is None else clips
     path.mkdir(parents=True)
@@ -99,6 +104,8 @@ def make_dataset(
         "rejects": {},
         "index_sha256": sha256_of(path / INDEX_FILE),
     }
+    if audio_suffix == "stft":
+        description["spectrogram"] = asdict(STORED)
     (path / DESCRIPTION_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
     return path
 
@@ -143,9 +150,12 @@ def _clip(
 ) -> dict[str, Any]:
     """One clip's index row without its places, and its encoded components."""
     sound = waveform(pattern, seconds=seconds, sample_rate=sample_rate, generator=generator)
-    container, subtype = CODECS[audio_suffix]
+    container, subtype = CODECS["flac" if audio_suffix == "stft" else audio_suffix]
     audio = io.BytesIO()
     soundfile.write(audio, sound, sample_rate, format=container, subtype=subtype)
+    encoded = audio.getvalue()
+    if audio_suffix == "stft":
+        encoded = STORED.encode(soundfile.read(io.BytesIO(encoded), dtype="int16")[0])
     frames = [
         simplejpeg.encode_jpeg(
             picture(pattern, size=size, generator=generator), quality=quality, colorspace="RGB", colorsubsampling="420"
@@ -165,7 +175,7 @@ def _clip(
         "planted_audio": None,
         "planted_visual": None,
         "audio_suffix": audio_suffix,
-        "audio": audio.getvalue(),
+        "audio": encoded,
         "frames": frames,
     }
 

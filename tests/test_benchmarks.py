@@ -13,6 +13,7 @@ import pytest
 import torch
 from synthetic import make_dataset
 
+from avbench.bench.data import made_up
 from avbench.methods import METHODS
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -163,6 +164,23 @@ def test_results_of_a_quick_run_are_refused(tmp_path):
         command = [sys.executable, str(BENCHMARKS / "results.py"), str(tmp_path / name)]
         refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
         assert refused.returncode == 2 and message in refused.stderr and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_packing_options_are_compared_in_bytes_time_and_accuracy(tmp_path):
+    media = made_up(tmp_path / "made-up", quick=True).media
+    output = run(
+        "packing_options.py", "--media", media, "--options", "flac-256,stft-64", "--clips", 4, "--rounds", 1,
+        "--batch-size", 2, "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert "Absolute differences from flac-256" in output
+    written = json.loads((tmp_path / "out.json").read_text())
+    flac, stft = written["results"]
+    assert set(flac["difference"].values()) == {0.0} and stft["audio_bytes"] == 1001 * 257
+    assert stft["picture_bytes"] < flac["picture_bytes"] and 0 < stft["difference"]["picture_mean"] < 60
+    # A byte is 0.085 wide: rounding to it is off by a quarter of that on average, but for the silence after 2 s, 0.
+    assert 0.2 * 0.085 / 4 * 0.8 < stft["difference"]["spectrogram_mean"] < 0.2 * 0.085 / 4 * 1.2
+    assert all(len(costs) == 1 and costs[0] > 0 for row in written["results"] for costs in row["cpu_seconds"].values())
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "avbench"
 LAYERS = (
     ("errors", "batch", "arguments"),
     ("records", "dataset", "distributed", "models"),
-    ("engine", "confidence", "packing", "loading", "analysis"),
-    ("methods",),
+    ("engine", "confidence", "loading", "analysis"),
+    ("methods", "packing"),  # packing keeps a preset's spectrogram
     ("training",),
     ("curation", "demo", "doctor", "bench", "config"),
     ("cli",),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -38,7 +38,6 @@ from avbench.loading.order import (
 )
 from avbench.loading.pipeline import (
     AudioFeed,
-    FeaturePipeline,
     Feed,
     VisualFeed,
     audio_buffers,
@@ -51,6 +50,14 @@ from avbench.loading.pipeline import (
     visual_pipeline,
     window_samples,
 )
+from avbench.loading.stored_spectrogram import (
+    SpectrogramFeed,
+    SpectrogramPipeline,
+    StoredSpectrogram,
+    spectrogram_of,
+)
+
+AnyFeed = Feed | SpectrogramFeed
 
 _SLICES_AT_ONCE = 32  # batches whose clips are computed together, see EpochOrder.rank_slices
 _CPU = torch.device("cpu")
@@ -111,7 +118,8 @@ class Loader:
         self.before_batch: Callable[[int, int], None] = lambda _epoch, _position: None
         self._clip_ids = clip_ids if training else np.sort(clip_ids)
         self._windows = ShardWindows.of(dataset.shards[clip_ids], shards=shuffle_shards) if shuffle_shards else None
-        self._pipelines: dict[Modality, FeaturePipeline] = {}
+        self._spectrogram: StoredSpectrogram | None = None
+        self._pipelines: dict[Modality, _Pipeline] = {}
         self._audio_buffers = audio_buffers(preset.audio, -(-batch_size // world.size))
         self._position = {"epoch": 0, "batch": 0}
         self._worker: _Worker | None = None
@@ -133,6 +141,8 @@ class Loader:
                 raise UsageError(unknown("modality", modality, MODALITIES))
         if "visual" in modalities:
             _check_frame_phase(self.dataset, self.preset)
+        if "audio" in modalities:
+            self._spectrogram = spectrogram_of(self.dataset, self.preset)
         self._modalities = tuple(modality for modality in MODALITIES if modality in modalities)
 
     def state_dict(self) -> dict[str, int]:
@@ -208,7 +218,8 @@ class Loader:
 
     def _prepare(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Prepared]:
         """Choose this rank's clips and check their bytes, batch by batch."""
-        reader = _Reader(self.dataset, self.preset, modalities, left_out=frozenset(self.left_out))
+        left_out = frozenset(self.left_out)
+        reader = _Reader(self.dataset, self.preset, modalities, left_out=left_out, spectrogram=self._spectrogram)
         order = self._order(epoch)
         for first in range(first_batch, len(order), _SLICES_AT_ONCE):
             positions = range(first, min(first + _SLICES_AT_ONCE, len(order)))
@@ -247,17 +258,19 @@ class Loader:
             flips(clip_ids, **key),
         )
 
-    def _pipeline(self, modality: Modality) -> FeaturePipeline:
+    def _pipeline(self, modality: Modality) -> _Pipeline:
         """The modality's pipeline, built when first asked for and kept."""
         if modality not in self._pipelines:
             clips = -(-self.batch_size // self.world.size)
             self._pipelines[modality] = self._build(modality, clips=clips, depth=self.prefetch)
         return self._pipelines[modality]
 
-    def _build(self, modality: Modality, *, clips: int, depth: int) -> FeaturePipeline:
+    def _build(self, modality: Modality, *, clips: int, depth: int) -> _Pipeline:
         options = {"threads": self.threads, "device": self.device, "depth": depth}
         if modality == "visual":
             return visual_pipeline(self.preset.visual, max_batch_size=clips * self.preset.visual.frames, **options)
+        if self._spectrogram is not None:
+            return SpectrogramPipeline(self._spectrogram, buffers=self._audio_buffers, device=self.device)
         # A look at the whole column, once: resampling has a price even where the rates are equal.
         resample = bool((self.dataset.sample_rates != self.preset.audio.sample_rate_hz).any())
         return audio_pipeline(self.preset.audio, resample=resample, max_batch_size=clips, **options)
@@ -295,6 +308,8 @@ class Loader:
         feed = prepared.feeds[modality]
         if isinstance(feed, AudioFeed):
             return finish_audio(taken, feed, buffers=self._audio_buffers)
+        if isinstance(feed, SpectrogramFeed):
+            return taken
         return finish_frames(taken, frames=visual.frames)
 
     def _undecodable(self, prepared: _Prepared, modality: Modality) -> DatasetError | None:
@@ -313,6 +328,14 @@ class Loader:
             f"{self.dataset.path}: {modality} of {', '.join(failed)} is as it was packed but cannot be decoded; "
             f"run `avbench verify {self.dataset.path} --quarantine` to set such clips aside"
         )
+
+
+class _Pipeline(Protocol):
+    """What makes numbers of a modality's bytes, batch by batch: DALI's, or our own for stored spectrograms."""
+
+    def feed(self, feed: Any) -> None: ...
+    def take(self) -> torch.Tensor: ...
+    def drain(self) -> None: ...
 
 
 def _check_frame_phase(dataset: Dataset, preset: Preset) -> None:
@@ -351,7 +374,7 @@ class _Prepared:
 
     position: int
     clip_ids: np.ndarray
-    feeds: Mapping[Modality, Feed]
+    feeds: Mapping[Modality, AnyFeed]
     valid: np.ndarray
     bad: Mapping[int, str]
 
@@ -376,12 +399,20 @@ class _Reader:
     """Checked bytes of clips, with stock ones in place of the bad."""
 
     def __init__(
-        self, dataset: Dataset, preset: Preset, modalities: Sequence[Modality], *, left_out: frozenset[int]
+        self,
+        dataset: Dataset,
+        preset: Preset,
+        modalities: Sequence[Modality],
+        *,
+        left_out: frozenset[int],
+        spectrogram: StoredSpectrogram | None,
     ) -> None:
         self.dataset = dataset
         self.left_out = left_out
         self.modalities = modalities
-        self._stock = _Encoded(stock_audio(preset.audio), [stock_picture()] * preset.visual.frames)
+        self._spectrogram = spectrogram
+        silence = stock_audio(preset.audio) if spectrogram is None else spectrogram.silence()
+        self._stock = _Encoded(silence, [stock_picture()] * preset.visual.frames)
         self._preset = preset.audio
 
     def prepare(self, position: int, clip_ids: np.ndarray, starts: np.ndarray, crops: _Crops) -> _Prepared:
@@ -404,9 +435,11 @@ class _Reader:
         starts: np.ndarray,
         crops: _Crops,
         valid: np.ndarray,
-    ) -> dict[Modality, Feed]:
-        feeds: dict[Modality, Feed] = {}
-        if len(clips) and "audio" in self.modalities:
+    ) -> dict[Modality, AnyFeed]:
+        feeds: dict[Modality, AnyFeed] = {}
+        if len(clips) and "audio" in self.modalities and self._spectrogram is not None:
+            feeds["audio"] = SpectrogramFeed([clip.audio for clip in clips])
+        elif len(clips) and "audio" in self.modalities:
             audio = self._preset
             feeds["audio"] = AudioFeed(
                 [clip.audio for clip in clips],

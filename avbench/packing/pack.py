@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import av
+import numpy as np
 import pyarrow as pa
 import webdataset
 
@@ -40,8 +41,10 @@ from avbench.dataset import (
     shard_name,
 )
 from avbench.errors import DatasetError, UsageError
+from avbench.loading.features import preset
+from avbench.loading.stored_spectrogram import StoredSpectrogram, stored_spectrogram
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
-from avbench.packing.recipes import Clip, Recipe, check_splits, classes_of, clips_of
+from avbench.packing.recipes import STFT_SUFFIX, Clip, Recipe, check_splits, classes_of, clips_of
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
 from avbench.records import SPLITS, atomic_path, write_json, write_text
 
@@ -234,7 +237,7 @@ def _write_clip(
 ) -> tuple[dict[str, Any], list[tuple[str, int, int]]]:
     """Write a clip's members; returns its row of the index, and its members as (suffix, offset, size)."""
     recipe = task.recipe
-    audio = encode_audio(media.waveform, recipe.sample_rate_hz, suffix=recipe.audio_suffix)
+    audio = _encode_audio(media.waveform, recipe)
     contents = {
         "json": json.dumps(_description(clip, media, recipe), ensure_ascii=False).encode(),
         recipe.audio_suffix: audio,
@@ -266,6 +269,18 @@ def _write_clip(
         "planted_visual": clip.planted_visual,
     }
     return row, written
+
+
+def _encode_audio(waveform: np.ndarray, recipe: Recipe) -> bytes:
+    spectrogram = _spectrogram(recipe)
+    if spectrogram is not None:
+        return spectrogram.encode(waveform)
+    return encode_audio(waveform, recipe.sample_rate_hz, suffix=recipe.audio_suffix)
+
+
+def _spectrogram(recipe: Recipe) -> StoredSpectrogram | None:
+    """How sound is kept where that is a spectrogram."""
+    return stored_spectrogram(preset(recipe.stft_preset)) if recipe.audio_suffix == STFT_SUFFIX else None
 
 
 def _description(clip: Clip, media: ClipMedia, recipe: Recipe) -> dict[str, Any]:
@@ -320,12 +335,14 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
     check_splits(_per_class(counts, classes), classes, where=where)
     _write_arrow(out / INDEX_FILE, index)
     per_class = _per_class(counts, classes)
+    spectrogram = _spectrogram(recipe)
     description = {
         "format": FORMAT,
         "version": FORMAT_VERSION,
         "name": recipe.name,
         "classes": list(classes),
         "audio_suffix": recipe.audio_suffix,
+        **({} if spectrogram is None else {"spectrogram": asdict(spectrogram)}),
         "clips": {split: sum(per_class[split]) for split in SPLITS},
         "clips_per_class": per_class,
         "shards": [

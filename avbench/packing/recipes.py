@@ -21,12 +21,13 @@ from typing import Any
 from urllib.parse import quote
 
 from avbench import shipped
-from avbench.errors import RecipeError, unknown
+from avbench.errors import RecipeError, UsageError, unknown
 from avbench.packing.media import AUDIO_SUFFIXES, Reject, seconds_of
 from avbench.packing.planted import PlantedConfig, render
 from avbench.records import SPLITS
 
 KINDS = ("folder", "planted")
+STFT_SUFFIX = "stft"  # of sound that is kept as a preset's spectrogram, see loading/stored_spectrogram.py
 VIDEO_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in ("3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "ts", "webm")
@@ -43,6 +44,7 @@ class Recipe:
 
     kind: "folder" or "planted". name: the dataset's. labels: the list, relative to the media folder.
     classes: names in order; empty: the labels found, sorted. window_seconds: 0 keeps videos whole.
+    stft_preset: whose spectrogram is kept in the place of sound, where audio_suffix is "stft"; else empty.
     val_fraction, test_fraction: share of the videos for a split that the list does not have.
     planted: the numbers of a planted recipe, its table [planted].
     """
@@ -55,6 +57,7 @@ class Recipe:
     val_fraction: float = 0.1
     test_fraction: float = 0.1
     audio_suffix: str = "flac"
+    stft_preset: str = ""
     sample_rate_hz: int = 48000
     short_side: int = 256
     jpeg_quality: int = 90
@@ -431,8 +434,8 @@ _KIND_NAMES = {int: "a whole number", float: "a number", str: "a text"}
 def _check(recipe: Recipe, path: Path) -> None:
     if recipe.kind not in KINDS:
         raise RecipeError(f"{path.name}: {unknown('kind', recipe.kind, KINDS)}")
-    if recipe.audio_suffix not in AUDIO_SUFFIXES:
-        raise RecipeError(f"{path.name}: {unknown('audio_suffix', recipe.audio_suffix, AUDIO_SUFFIXES)}")
+    if recipe.audio_suffix not in (suffixes := (*AUDIO_SUFFIXES, STFT_SUFFIX)):
+        raise RecipeError(f"{path.name}: {unknown('audio_suffix', recipe.audio_suffix, suffixes)}")
     expectations = {
         "name": (bool(recipe.name.strip()), "a name"),
         "labels": (bool(recipe.labels), "a file name"),
@@ -451,3 +454,26 @@ def _check(recipe: Recipe, path: Path) -> None:
             raise RecipeError(f"{path.name}: {name} is {getattr(recipe, name)!r}; expected {expected}")
     if recipe.val_fraction + recipe.test_fraction >= 1:
         raise RecipeError(f"{path.name}: val_fraction and test_fraction leave nothing for train; lower them")
+    _check_stft(recipe, path)
+
+
+def _check_stft(recipe: Recipe, path: Path) -> None:
+    """Whether audio_suffix, stft_preset and sample_rate_hz fit each other."""
+    if recipe.audio_suffix != STFT_SUFFIX:
+        if recipe.stft_preset:
+            raise RecipeError(
+                f"{path.name}: stft_preset is {recipe.stft_preset!r}, but audio_suffix is {recipe.audio_suffix!r}; "
+                f"it takes audio_suffix {STFT_SUFFIX!r}"
+            )
+        return
+    from avbench.loading.features import preset  # torch: a second, for this alone
+    from avbench.loading.stored_spectrogram import stored_spectrogram
+
+    try:
+        wanted_hz = stored_spectrogram(preset(recipe.stft_preset)).sample_rate_hz
+    except UsageError as error:
+        raise RecipeError(f"{path.name}: stft_preset: {error}") from None
+    if recipe.sample_rate_hz != wanted_hz:
+        raise RecipeError(
+            f"{path.name}: sample_rate_hz is {recipe.sample_rate_hz}; preset {recipe.stft_preset} is of {wanted_hz} Hz"
+        )

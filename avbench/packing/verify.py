@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -232,6 +233,11 @@ def _audio_problems(dataset: Dataset, clip_id: int) -> Iterator[str]:
     data = dataset.audio_bytes(clip_id)
     if checksum(data) != dataset.audio_checksums[clip_id]:
         yield f"the checksum of its {dataset.audio_suffix} is not the packed one"
+        return
+    spectrogram = dataset.description.get("spectrogram")
+    if spectrogram is not None:  # any bytes are one, if they are as many
+        if data.size != math.prod(spectrogram["shape"]):
+            yield f"its {dataset.audio_suffix} has {data.size} bytes, not those of {spectrogram['shape']}"
         return
     try:
         waveform, rate = soundfile.read(io.BytesIO(data.tobytes()), dtype="int16", always_2d=True)

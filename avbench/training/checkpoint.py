@@ -34,7 +34,7 @@ from avbench.confidence import ConfidenceStore, Frozen
 from avbench.distributed import current_world, gather_objects, on_main, open_group, over, together
 from avbench.engine import random_state, set_random_state
 from avbench.errors import RunError
-from avbench.records import atomic_path, write_json
+from avbench.records import atomic_path, json_checksum, write_json
 from avbench.training.background import Background
 from avbench.training.run import Run
 
@@ -268,7 +268,7 @@ class Checkpoints:
             "best": staged.best,
             "files": dict(sorted(checksums.items())),
         }
-        write_json(partial / "manifest.json", {**manifest, "checksum": _json_checksum(manifest)})
+        write_json(partial / "manifest.json", {**manifest, "checksum": json_checksum(manifest)})
 
     def _publish(self, partial: Path, final: Path) -> None:
         self._may_publish()
@@ -479,10 +479,6 @@ def _checksum(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _json_checksum(value: object) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
-
-
 def _best_meant_by(path: Path) -> list[str]:
     try:
         return _manifest(path)["best"]
@@ -498,7 +494,7 @@ def _fault(path: Path) -> str:
         return "its manifest is missing or broken"
     if version != VERSION:
         return f"it is of format version {version}, and this avbench goes on from {VERSION}"
-    if checksum != _json_checksum(manifest):
+    if checksum != json_checksum(manifest):
         return "its manifest is damaged (checksum)"
     for name, expected in files.items():
         file = path / name

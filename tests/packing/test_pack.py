@@ -10,6 +10,8 @@ import sys
 import tarfile
 import time
 from collections import Counter
+from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,9 @@ from make_video import click_track, make_labelled_folder, make_video, number_sho
 
 from avbench.dataset import Dataset, checksum
 from avbench.errors import DatasetError, RecipeError, UsageError
+from avbench.loading.features import preset
+from avbench.loading.stored_spectrogram import stored_spectrogram
+from avbench.packing.media import read_clip
 from avbench.packing.pack import pack
 from avbench.packing.recipes import Recipe, load_recipe
 from avbench.records import SPLITS
@@ -238,6 +243,9 @@ def test_no_clips_left_and_a_test_split_of_one_class_end_in_one_line(tmp_path):
 PACK = """
 import sys
 from pathlib import Path
+from avbench.loading.features import preset
+from avbench.loading.stored_spectrogram import stored_spectrogram
+from avbench.packing.media import read_clip
 from avbench.packing.pack import pack
 from avbench.packing.recipes import Recipe
 if __name__ == "__main__":
@@ -406,3 +414,42 @@ def test_the_recipe_chooses_the_codec(media, tmp_path, suffix):
     waveform, rate = soundfile.read(io.BytesIO(dataset.audio_bytes(3).tobytes()))
     assert (len(waveform), rate) == (dataset.samples[3], 48000)
     assert members(dataset.path / "shard-000000.tar")[1].endswith(f".{suffix}")
+
+
+STFT = replace(SMALL, audio_suffix="stft", stft_preset="paper")
+
+
+def test_sound_may_be_kept_as_a_presets_spectrogram_that_webdataset_reads(media, tmp_path, packed):
+    dataset = pack(STFT, media, out=tmp_path / "out", workers=2)
+    flac = Dataset(packed)
+    kept = stored_spectrogram(preset("paper"))
+    assert dataset.description["spectrogram"] == json.loads(json.dumps(asdict(kept)))
+    key = dataset.key(0)
+    assert members(dataset.path / "shard-000000.tar")[:3] == [f"{key}.json", f"{key}.stft", f"{key}.000.jpg"]
+    urls = [str(dataset.path / shard["name"]) for shard in dataset.description["shards"]]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert len(samples) == len(dataset) == 16
+    for clip_id, sample in enumerate(samples):
+        assert sample["__key__"] == dataset.key(clip_id) == flac.key(clip_id)
+        waveform, _ = soundfile.read(io.BytesIO(flac.audio_bytes(clip_id).tobytes()), dtype="int16")
+        assert sample["stft"] == dataset.audio_bytes(clip_id).tobytes() == kept.encode(waveform)
+        assert dataset.samples[clip_id] == flac.samples[clip_id]
+        assert sample["000.jpg"] == flac.frame_bytes(clip_id, 0).tobytes()
+
+
+def test_a_pack_of_spectrograms_that_stopped_and_went_on_equals_one_that_never_did(media, tmp_path, monkeypatch):
+    pack(STFT, media, out=tmp_path / "whole", workers=1)
+    beats = count()
+
+    def stopped(media, *, pictures, **rest):
+        if next(beats) == 7:
+            raise KeyboardInterrupt
+        return read_clip(media, pictures=pictures, **rest)
+
+    monkeypatch.setattr("avbench.packing.pack.read_clip", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        pack(STFT, media, out=tmp_path / "out", workers=1)
+    with pytest.raises(DatasetError, match="begun with audio_suffix 'stft', not 'flac'"):
+        pack(SMALL, media, out=tmp_path / "out", workers=1)
+    pack(STFT, media, out=tmp_path / "out", workers=1)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")

@@ -239,7 +239,12 @@ def test_classes_may_come_from_a_file(tmp_path):
     [
         ({"windows_seconds": 2}, ["unknown field 'windows_seconds'", "did you mean 'window_seconds'"]),
         ({"kind": "foldr"}, ["unknown kind 'foldr'", "did you mean 'folder'"]),
-        ({"audio_suffix": "mp3"}, ["unknown audio_suffix 'mp3'", "flac, ogg, wav"]),
+        ({"audio_suffix": "mp3"}, ["unknown audio_suffix 'mp3'", "flac, ogg, stft, wav"]),
+        ({"audio_suffix": "stft"}, ["stft_preset: unknown preset ''", "paper"]),
+        ({"audio_suffix": "stft", "stft_preset": "papr"}, ["unknown preset 'papr'", "did you mean 'paper'"]),
+        ({"audio_suffix": "stft", "stft_preset": "tiny"}, ["stft_preset: preset tiny", "presets that have it: paper"]),
+        ({"audio_suffix": "stft", "stft_preset": "paper", "sample_rate_hz": 16000}, ["is 16000", "is of 48000 Hz"]),
+        ({"stft_preset": "paper"}, ["audio_suffix is 'flac'", "takes audio_suffix 'stft'"]),
         ({"window_seconds": 0.5}, ["window_seconds is 0.5", "0, or 1 or more"]),
         ({"window_seconds": "two"}, ["window_seconds is 'two'", "a number"]),
         ({"seed": 1.5}, ["seed is 1.5", "a whole number"]),

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from make_video import make_labelled_folder
+from synthetic import make_dataset
 
 from avbench.dataset import Dataset
 from avbench.errors import DatasetError, UsageError
@@ -133,3 +134,20 @@ def test_what_is_no_dataset_is_refused(tmp_path, whole):
         verify(tmp_path, workers=1)
     with pytest.raises(UsageError, match="workers is 0"):
         verify(whole, workers=0)
+
+
+def test_stored_spectrograms_are_proved_by_checksum_and_size(tmp_path):
+    path = make_dataset(tmp_path / "data", clips={"train": 3, "test": 2}, seconds=1.0, audio_suffix="stft")
+    dataset = Dataset(path)
+    texts = [problem.text for problem in verify(path, workers=1)]
+    assert not [text for text in texts if "stft" in text]
+    flip(path / "shard-000000.tar", int(dataset.audio_offsets[1]) + 1000)
+    problems = verify(path, workers=1)
+    assert [problem.clip_id for problem in problems if "checksum of its stft" in problem.text] == [1]
+    flip(path / "shard-000000.tar", int(dataset.audio_offsets[1]) + 1000)
+    description = json.loads((path / "dataset.json").read_text())
+    description["spectrogram"]["shape"] = [1002, 257]
+    (path / "dataset.json").write_text(json.dumps(description))
+    problems = verify(path, workers=1)
+    wrong = [problem.clip_id for problem in problems if "has 257257 bytes, not those of [1002, 257]" in problem.text]
+    assert wrong == [0, 1, 2, 3, 4]

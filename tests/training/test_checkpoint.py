@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from avbench.cli import main
 from avbench.records import read_table
-from avbench.training.checkpoint import _put_tensors, _share, _take_tensors
+from avbench.training.checkpoint import _copies, _put_tensors, _share, _take_tensors
 from tests.synthetic import make_dataset
 
 FLAGS = ["--preset", "tiny", "--batch-size", "8", "--learning-rate", "0.01", "--schedule", "constant"]
@@ -26,6 +26,17 @@ def test_every_tensor_is_written_by_exactly_one_rank_and_none_writes_much_more_t
     assert sorted(name for share in shares for name in share) == sorted(tensors)
     heaviest = max(sum(tensors[name].numel() for name in share) for share in shares)
     assert heaviest <= sum(sizes) / ranks + max(sizes, default=0)
+
+
+def test_copies_are_of_now_and_in_the_memory_of_the_last_ones_where_it_fits() -> None:
+    weight = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    first = _copies({"weight": weight, "grown": torch.zeros(2), "gone": torch.zeros(1)}, kept={})
+    assert torch.equal(first["weight"], weight) and first["weight"].data_ptr() != weight.data_ptr()
+    memory = first["weight"].data_ptr()
+    weight += 1
+    second = _copies({"weight": weight, "grown": torch.ones(3)}, kept=first)
+    assert second["weight"].data_ptr() == memory and torch.equal(second["weight"], weight)
+    assert torch.equal(second["grown"], torch.ones(3)) and list(second) == ["weight", "grown"]
 
 
 def test_tensors_taken_out_of_a_state_are_put_back() -> None:
