@@ -143,8 +143,9 @@ class MetricsWriter:
     Records have `kind`: "step" (means over a logging interval: loss, accuracy, and whatever the method logs, each under
     "group/name", which the report draws as a curve a group), "epoch" (one run's accuracies of one epoch),
     "event" (anything a reader should know: early stop, divergence, a replaced clip) or "performance"; the rest are
-    plain numbers and strings, and of "performance" also lists of numbers by rank ("..._by_rank"). Numbers that are not
-    finite are written as strings ("nan", "inf"), so that every line is standard JSON.
+    plain numbers and strings, and of "performance" also lists of numbers by rank ("..._by_rank"); its `launch` counts
+    the starts of the training from 1. Numbers that are not finite are written as strings ("nan", "inf"), so that every
+    line is standard JSON.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,7 +1,7 @@
 """What does a clip cost, in CPU time, on its way from a packed dataset to tensors, beside what people use today?
 
     python benchmarks/loader.py DATASET [--media VIDEOS] [--json FILE]     the comparison
-    python benchmarks/loader.py DATASET --memory-epochs 20                 growth of memory over epochs
+    python benchmarks/loader.py DATASET --memory-epochs 20                 growth and peak of memory over epochs
 
 `avbench bench loader` runs it too. DATASET is a packed dataset of clips of about ten seconds (its codec is the codec of
 all contenders but the last). Contenders, each with preset `paper`'s outputs in batches of 32 (a 257 x 1001
@@ -73,7 +73,7 @@ class Config:
 
     dataset: a packed dataset; its clips are repeated to make `clips` an epoch. media: the videos that it was packed
     from, for torchcodec. peers: which to compare with. json: where to write the results.
-    memory_epochs: measure the growth of our memory over so many epochs, and nothing else.
+    memory_epochs: measure the growth and the peak of our memory over so many epochs, and nothing else.
     """
 
     dataset: Annotated[Path, tyro.conf.Positional]
@@ -113,6 +113,12 @@ def main(config: Config) -> None:
             sizes = [size[name] / 1e6 for size in results]
             console.print(f"{name} memory after epoch 1 {sizes[0]:.0f} MB, then growth by epoch, MB:")
             console.print(" ".join(f"{size - sizes[0]:+.1f}" for size in sizes[1:]))
+        peak, held = results[-1]["peak"] / 1e6, results[-1]["file"] / 1e6
+        console.print(
+            f"peak over what the imports take, batches of {config.batch_size}: {peak:.0f} MB, pages of mapped files "
+            f"included (now {held:.0f} MB, libraries' too)",
+            soft_wrap=True,
+        )
     else:
         _check_comparable(dataset)
         with tempfile.TemporaryDirectory() as folder:
@@ -364,17 +370,24 @@ def memory_growth(dataset: Dataset, config: Config) -> list[dict[str, int]]:
     """Resident bytes of this process after each epoch of our loader, both modalities.
 
     anonymous: its own memory. file: pages of mapped files (libraries, shards), which the page cache shares out and
-    takes back as it likes.
+    takes back as it likes. peak: the most of both together so far, less what there was before the loader was made.
     """
+    after_imports = status_bytes("VmRSS")
     epoch = avbench_loader(
         Task(dataset, tiled(dataset, config.clips), config.batch_size, MODALITIES, folder=Path(), media=None)
     )
     sizes = []
     for _ in track(range(config.memory_epochs), "epochs", console=Console(stderr=True)):
         consume(epoch())
-        fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-        sizes.append({name: 1024 * int(fields[field].split()[0]) for name, field in RESIDENT.items()})
+        sizes.append({name: status_bytes(field) for name, field in RESIDENT.items()})
+        sizes[-1]["peak"] = status_bytes("VmHWM") - after_imports
     return sizes
+
+
+def status_bytes(field: str) -> int:
+    """Of this process, from /proc/self/status, which counts KiB."""
+    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(fields[field].split()[0])
 
 
 def about_config(config: Config, dataset: Dataset) -> dict[str, Any]:

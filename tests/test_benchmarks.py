@@ -19,10 +19,10 @@ from avbench.methods import METHODS
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
 
-def run(name: str, *arguments: object) -> str:
+def run(name: str, *arguments: object, timeout: float = 300) -> str:
     """The output of a benchmark script, run as its docstring says."""
     command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -106,8 +106,13 @@ def test_work_that_goes_on_after_the_last_batch_is_waited_for(monkeypatch):
 
 def test_the_loaders_benchmark_measures_memory(dataset, tmp_path):
     pytest.importorskip("librosa", reason="peers are not installed")
-    run("loader.py", dataset, "--memory-epochs", 3, "--clips", 6, "--batch-size", 4, "--json", tmp_path / "out.json")
-    assert len(json.loads((tmp_path / "out.json").read_text())["results"]) == 3
+    few = ("--clips", 6, "--batch-size", 4)
+    output = run("loader.py", dataset, "--memory-epochs", 3, *few, "--json", tmp_path / "out.json")
+    assert "peak over what the imports take, batches of 4: " in output
+    sizes = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert len(sizes) == 3
+    # Four spectrograms alone are 4 MB; with DALI's libraries at work it is more, and the highest point never falls.
+    assert 4e6 < sizes[0]["peak"] <= sizes[1]["peak"] <= sizes[2]["peak"] < 2e9
 
 
 def test_the_floors_benchmark_measures_every_stage(dataset, tmp_path):
@@ -221,6 +226,39 @@ def test_the_methods_benchmark_times_one_pass_and_separate_runs(tmp_path):
     assert "all seven in one pass" in output
     (result,) = json.loads((tmp_path / "out.json").read_text())["results"]
     assert len(result["alone"]) == 7 and result["decoding"]["cpu_seconds"] > 0
+    # Only loaders' threads count: the loader alone takes about as much of them as of the process, a training far less.
+    assert 0 < result["decoding"]["loading_seconds"] < 1.02 * result["decoding"]["cpu_seconds"]
+    assert 0 < result["together"]["loading_seconds"] < 0.5 * result["together"]["cpu_seconds"]
+    assert sum(one["loading_seconds"] for one in result["alone"].values()) > 2 * result["together"]["loading_seconds"]
+
+
+def test_only_threads_that_load_count_as_loading_and_ended_ones_too(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import methods
+
+    def work() -> None:
+        while time.thread_time() < 0.3:
+            pass
+
+    with methods.loading_threads() as seconds:
+        for name in ("avbench-loader", "another"):
+            thread = threading.Thread(target=work, name=name)
+            thread.start()
+            thread.join()
+    assert sum(seconds.values()) == pytest.approx(0.3, abs=0.1)
+
+
+def test_the_fed_benchmark_trains_on_the_loader_and_on_a_resident_batch(dataset, tmp_path):
+    few = ("--batch-size", 4, "--steps", 2, "--rounds", 2, "--methods", "audio,baseline")
+    output = run("fed.py", dataset, *few, "--json", tmp_path / "out.json")
+    assert "fed over resident, CPU time" in output
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert len(written["results"]) == 2
+    for one in written["results"]:
+        assert set(one) == {"resident", "fed", "loader"}
+        assert all(0 <= timing["waiting_seconds"] <= timing["wall_seconds"] for timing in one.values())
+        assert one["resident"]["waiting_seconds"] < 0.01 * one["resident"]["wall_seconds"]
+        assert one["loader"]["thread_seconds"] < 0.5 * one["resident"]["thread_seconds"]  # it trains nothing
 
 
 def test_the_gpus_benchmark_ends_with_one_line_where_there_is_none():
@@ -292,3 +330,39 @@ def test_the_engines_benchmark_times_modulation_under_each(tmp_path):
     assert written["ranks"] == 2
     assert {row["engine"] for row in written["results"]} == {"ddp", "zero0", "zero1", "zero2"}
     assert len(written["results"]) == 12 and all(row["seconds"] > 0 for row in written["results"])
+
+
+@pytest.fixture(scope="module")
+def many_steps(tmp_path_factory) -> Path:
+    """24 steps of four clips: enough to be killed and resumed in between, and to have checkpoints written beside."""
+    clips = {"train": 96, "val": 3, "test": 3}
+    return make_dataset(tmp_path_factory.mktemp("many") / "data", clips=clips, seconds=1.5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")
+def test_the_ranks_benchmark_measures_ranks_checkpoints_and_resuming(many_steps, tmp_path):
+    # The first checkpoint comes after step 8: steps 2 to 8 are usual ones, and in the ninth it was copied.
+    few = ("--batch-size", 4, "--rounds", 1, "--checkpoint-steps", 8)
+    output = run("ranks.py", many_steps, *few, "--json", tmp_path / "out.json", timeout=900)
+    assert "clips/s of two ranks over one's" in output
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    ((ranks,), (checkpoint,), (resume,)) = (results[name] for name in ("ranks", "checkpoint", "resume"))
+    assert ranks["ratio"] == pytest.approx(ranks["two"] / ranks["one"]) and ranks["one"] > 0
+    assert checkpoint["steps"]["usual"] >= 6 and checkpoint["steps"]["saving"] >= 1 and checkpoint["ratio"] > 0
+    assert resume["seconds"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")
+def test_the_plan_is_checked_against_trainings_of_one_and_of_two_ranks(many_steps, tmp_path):
+    output = run("plan.py", many_steps, "--batch-size", 4, "--rounds", 1, "--json", tmp_path / "out.json", timeout=900)
+    assert "predicted over it" in output
+    one, two = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert (one["ranks"], two["ranks"]) == (1, 2)
+    for result in (one, two):
+        costs = result["load_cpu_seconds"] + result["steps_cpu_seconds"]
+        assert result["predicted"] == pytest.approx(result["ranks"] / costs)
+        (measured,) = result["measured"]
+        # Whatever else runs here: a core does no more than all of it can.
+        assert 0 < measured["clips_per_second"] <= 1.05 * measured["of_own_cores"]

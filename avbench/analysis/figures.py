@@ -22,6 +22,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 from avbench.analysis.classes import Selection
 from avbench.analysis.discrepancy import HEATMAP_BINS, MODALITIES, Counts, Floats, Mask, subsets
+from avbench.analysis.performance import DRAWN, QUANTITIES, Course
 from avbench.analysis.style import (
     COLUMN,
     INK,
@@ -660,6 +661,47 @@ def _draw_right_and_wrong(axes: Axes, name_of_run: str, values: Floats, correct:
             axes.stairs(100 * counts / mask.sum(), edges, label=name, **look)
     axes.set(xlim=(edges[0], edges[-1]), ylim=(0, None))
     axes.set_title(f"{name_of_run}: {kinds['right'][0].sum():,} right, {kinds['wrong'][0].sum():,} wrong")
+
+
+# How fast trainings ran
+
+
+def draw_performance(trainings: Mapping[str, Course], *, title: str) -> Figure:
+    """How fast trainings ran over their epochs: a panel a quantity, a line a training, broken between launches.
+
+    trainings: per run folder its course. Where a quantity was never measured, it has no panel.
+    """
+    measured = [one for one in QUANTITIES if one.name in DRAWN and any(one.name in each for each in trainings.values())]
+    names = shortened(trainings)
+    styles = line_styles(list(names), unimodal={})
+    with drawing():
+        figure = new_figure(PAGE, 0.75 + 1.2 * len(measured))
+        titled(figure, title)
+        (panels,) = figure.subplots(len(measured), 1, sharex=True, squeeze=False).T
+        for axes, quantity in zip(panels, measured, strict=True):
+            for training, lines in trainings.items():
+                _draw_course(axes, lines.get(quantity.name, ()), style=styles[training])
+            axes.grid(axis="y")
+            axes.set_ylabel(_on_two_lines(quantity.heading, 12))
+            axes.set_ylim(0, 100 if quantity.heading.endswith("(%)") else None)
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        panels[-1].set_xlabel("epoch")
+        panels[-1].set_xlim(0, None)
+        panels[-1].xaxis.set_major_locator(MaxNLocator(5, integer=panels[-1].get_xlim()[1] > 2))
+        figure.align_ylabels(panels)
+        keys = [line_key(names[training], styles[training]) for training in trainings if len(trainings) > 1]
+        legend_below(figure, keys, longest=max(map(len, names.values()), default=0))
+        return laid_out(figure)
+
+
+def _draw_course(axes: Axes, launches: Sequence[tuple[Floats, Floats]], *, style: LineStyle) -> None:
+    """A line a launch, all as coarse, and a dotted line where each but the first begins."""
+    points = sum(len(x) for x, _ in launches)
+    for number, (x, values) in enumerate(launches):
+        _draw_curve(axes, *thinned(x, values, most=max(1, _MOST_POINTS * len(x) // points)), style=style)
+        if number:
+            axes.axvline(x[0], color=style.colour, linestyle=(0, (1, 2)), linewidth=0.8)
 
 
 # Words and numbers on figures

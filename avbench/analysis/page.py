@@ -20,6 +20,7 @@ from avbench.analysis.discrepancy import MODALITIES, Floats, heatmap
 from avbench.analysis.evaluation import in_table_order, subset_name
 from avbench.analysis.figures import Figure
 from avbench.analysis.metrics import ACCURACY
+from avbench.analysis.performance import course
 from avbench.analysis.progress import progress
 from avbench.analysis.style import short, to_png, to_svg
 from avbench.analysis.tables import Sheet
@@ -52,6 +53,8 @@ _HEADINGS = {
     "utilization": "What each modality contributes",
     "parts": "Unimodal parts of joint networks",
 }
+# Of this kind is the one table that is no result of the methods; it has a place of its own.
+_PERFORMANCE = "performance"
 
 
 # What the curves of a method mean, where their names do not say it, by method.
@@ -94,6 +97,7 @@ def render_page(evaluation: Evaluation, results: Results) -> dict[str, bytes]:
         "thresholds": list(_plans_of_thresholds(evaluation, results)),
         "classes": list(_plans_of_classes(evaluation, results, rows)),
         "training": list(_plans_of_training(evaluation, results)),
+        "performance": list(_plans_of_performance(evaluation, results)),
     }
     pictures: dict[str, list[Picture]] = {group: [] for group in plans}
     total = sum(map(len, plans.values()))
@@ -275,6 +279,21 @@ def _plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[_Pl
         )
 
 
+def _plans_of_performance(evaluation: Evaluation, results: Results) -> Iterator[_Plan]:
+    if evaluation.speeds:
+        yield _Plan(
+            "performance",
+            partial(
+                figures.draw_performance,
+                {name: course(records) for name, records in results.performance.items()},
+                title=f"{short(evaluation.dataset, 30)}: how fast it trained",
+            ),
+            alt="Clips a second and shares of time over the epochs of training",
+            caption="All ranks together, logging interval by logging interval. At a dotted line the training was "
+            "launched again; the first interval of each launch is left out.",
+        )
+
+
 def _uncertainties(results: Results) -> dict[str, tuple[Floats, Any]]:
     """Per run that has them: uncertainties and correctness of all its seeds, one after the other."""
     found: dict[str, list[tuple[Floats, Any]]] = {}
@@ -392,7 +411,8 @@ def _page(evaluation: Evaluation, results: Results, pictures: Mapping[str, Seque
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         evaluation=evaluation,
         results=results,
-        sections=_sections(evaluation.sheets),
+        sections=_sections([sheet for sheet in evaluation.sheets if sheet.kind != _PERFORMANCE]),
+        performance=[sheet for sheet in evaluation.sheets if sheet.kind == _PERFORMANCE],
         pictures=pictures,
         dataset=dataset,
         splits=SPLITS,

@@ -20,6 +20,7 @@ from avbench.analysis.folder import check_report_folder, replace_report
 from avbench.analysis.metrics import MetricTable, metric_table
 from avbench.analysis.notes import notes
 from avbench.analysis.page import PAGE_FILE, render_page
+from avbench.analysis.performance import Speed, speeds
 from avbench.analysis.progress import progress
 from avbench.analysis.published import Published, published_rows
 from avbench.analysis.runs import Coverage, Epochs, Results, parse_epochs
@@ -45,6 +46,7 @@ class Evaluation:
     networks, may be without rows. utilization: what joint networks make of each modality; may be empty.
     comparisons: every method against every unimodal network. verdicts: the paper's question, one answer a threshold;
     conclusion: over all thresholds. published: the paper's rows where the dataset is one of its own, else ().
+    speeds: how fast each run folder's training ran; empty where none logged two intervals or more.
     networks: per run what its network is, "" where nobody said. notes: what a reader must know, a sentence or two each.
     page: the HTML page; it and everything else is in `folder`.
     """
@@ -66,6 +68,7 @@ class Evaluation:
     verdicts: tuple[Verdict, ...]
     conclusion: Conclusion
     published: tuple[Published, ...]
+    speeds: tuple[Speed, ...]
     networks: Mapping[str, str]
     notes: tuple[str, ...]
 
@@ -192,6 +195,7 @@ def _evaluated(results: Results, cuts: Sequence[float], *, folder: Path, epochs:
         verdicts=verdicts,
         conclusion=conclude(results.dataset, table, verdicts, comparisons),
         published=published_rows(results.dataset, str(recipe.get("name", ""))),
+        speeds=speeds(results.performance),
         networks=results.networks,
         notes=notes(results, epochs=epochs, resamples=resamples),
     )

@@ -41,11 +41,12 @@ _HISTORY_PART = re.compile(r"(?P<modality>[a-z]+)-seed(?P<seed>-?\d+)-epoch(?P<e
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """What a run folder says of itself: dataset.json, config.toml (its text), environment.json, runs.json, events.
+    """What a run folder says of itself: dataset.json, config.toml (its text), environment, runs.json, metrics.jsonl.
 
     runs: per run name, its method, network, modalities, options, and the modality whose confidence it is; {} in folders
         of earlier versions.
     events: what the training had to tell (early stops, divergence, clips left out), in order.
+    performance: its records of that kind, in order.
     settings: of config.toml what decides numbers, by name, such as "optimizer.momentum".
     """
 
@@ -55,6 +56,7 @@ class RunFolder:
     environment: Mapping[str, Any]
     runs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     events: tuple[str, ...] = ()
+    performance: tuple[Mapping[str, Any], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -117,6 +119,17 @@ class Results:
     def events(self) -> Mapping[str, tuple[str, ...]]:
         """Per run folder, what the training had to tell."""
         return {str(folder.path): folder.events for folder in self.folders}
+
+    @property
+    def performance(self) -> Mapping[str, tuple[Mapping[str, Any], ...]]:
+        """Per run folder its performance records, by the folder's name, or by its path where two have one name."""
+        names = Counter(folder.path.name for folder in self.folders)
+        return {
+            folder.path.name
+            if names[folder.path.name] == 1 and folder.path.name
+            else str(folder.path): folder.performance
+            for folder in self.folders
+        }
 
     @property
     def discrepancies(self) -> Floats:
@@ -310,8 +323,17 @@ def _read_folder(path: Path) -> RunFolder:
     for name in ("name", "classes", "index_sha256"):
         if not isinstance(dataset, dict) or name not in dataset:
             raise RunError(f"{path / 'dataset.json'}: has no {name!r}; it was not written by this version of avbench")
-    runs, events = _read_run_list(path), _read_events(path)
-    return RunFolder(path, dataset, config, environment, runs=runs, events=events, settings=settings)
+    told = _read_told(path)
+    return RunFolder(
+        path,
+        dataset,
+        config,
+        environment,
+        runs=_read_run_list(path),
+        events=tuple(str(record.get("text", "")) for record in told if record["kind"] == "event"),
+        performance=tuple(record for record in told if record["kind"] == "performance"),
+        settings=settings,
+    )
 
 
 def _read_run_list(path: Path) -> dict[str, dict[str, Any]]:
@@ -337,11 +359,9 @@ def _is_run(said: object) -> bool:
     )
 
 
-def _read_events(path: Path) -> tuple[str, ...]:
+def _read_told(path: Path) -> list[dict[str, Any]]:
     metrics = path / METRICS_FILE
-    if not metrics.exists():
-        return ()
-    return tuple(str(record.get("text", "")) for record in read_metrics(metrics, kinds=("event",)))
+    return read_metrics(metrics, kinds=("event", "performance")) if metrics.exists() else []
 
 
 def _read_diagnostics(path: Path) -> dict[tuple[str, int], Diagnostics]:

@@ -15,6 +15,7 @@ from rich.text import Text
 from avbench.analysis.discrepancy import MODALITIES
 from avbench.analysis.evaluation import SUBSETS, Accuracy, AccuracyTable, subset_name
 from avbench.analysis.metrics import METRICS, Measured, MetricTable
+from avbench.analysis.performance import QUANTITIES, Quantity, Speed
 from avbench.analysis.published import SOURCE, WARNING, Published
 from avbench.analysis.seeds import SeedCell, SeedTable
 from avbench.analysis.significance import ALPHA, Comparison
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ACCURACY_FILE = "accuracy.csv"
+ACCURACY_FILE, PERFORMANCE_FILE = "accuracy.csv", "performance.csv"
+MOST_RANKS = 8  # that have rows of their own on the page
 NOTHING = "–"
 _SMALLEST_P = 1e-6  # whatever is below it says no more; far above what rounding leaves of the transform
 
@@ -51,8 +53,8 @@ class Sheet:
     """One table. Its first `words` columns are words, aligned left; the rest are numbers, aligned right.
 
     name: unique, fit for a file name or an anchor, such as "accuracy-0.2". kind: tables of a kind differ by the
-    threshold only: "accuracy", "published", "significance", "metrics", "cross-seed", "parts", "utilization" or
-    "planted". title, caption: a heading of a few words, and what the numbers are, in a sentence or two.
+    threshold only: "accuracy", "published", "significance", "metrics", "cross-seed", "parts", "utilization", "planted"
+    or "performance". title, caption: a heading of a few words, and what the numbers are, in a sentence or two.
     """
 
     name: str
@@ -79,6 +81,7 @@ def sheets(evaluation: Evaluation) -> tuple[Sheet, ...]:
     found.append(_utilization_sheet(evaluation.utilization))
     if evaluation.planted is not None:
         found += [_planted_sheet(evaluation, evaluation.planted, threshold) for threshold in thresholds]
+    found.append(_performance_sheet(evaluation.speeds))
     return tuple(sheet for sheet in found if sheet.rows)
 
 
@@ -283,6 +286,55 @@ def _utilization_sheet(found: Sequence[Utilization]) -> Sheet:
     )  # fmt: skip
 
 
+def _performance_sheet(speeds: Sequence[Speed]) -> Sheet:
+    """All ranks of every training, and each of a few; columns without a number are left out."""
+    shown = [one for one in speeds if one.rank is None or one.ranks <= MOST_RANKS]
+    quantities = [quantity for quantity in QUANTITIES if any(quantity.name in one.values for one in shown)]
+    several = any(one.ranks > 1 for one in shown)
+    hidden = len(shown) < len(speeds)
+    together = (
+        " All ranks: shares are means over ranks, memory is the highest of one rank, the rest are sums. Slowest: the "
+        "rank whose step took longest most often, and how many times the fastest one's."
+    )
+    return Sheet(
+        name="performance",
+        kind="performance",
+        title="How fast it ran",
+        caption="Medians over logging intervals; each launch's first is left out."
+        + (together if several else "")
+        + (f" Each rank of more than {MOST_RANKS} is in {PERFORMANCE_FILE}." if hidden else ""),
+        words=2 if several else 1,
+        headings=(
+            "training",
+            *_if(several, "ranks"),
+            "intervals",
+            *(quantity.heading for quantity in quantities),
+            *_if(several, "slowest rank"),
+        ),
+        rows=tuple(_performance_row(one, quantities, several=several) for one in shown),
+    )
+
+
+def _performance_row(one: Speed, quantities: Sequence[Quantity], *, several: bool) -> tuple[Cell, ...]:
+    who = f"{one.ranks} together" if one.rank is None and one.ranks > 1 else str(one.rank or 0)
+    slowest = Cell(NOTHING)
+    if one.slowest_rank is not None:
+        slowest = Cell(str(one.slowest_rank), f"({one.slowest_over_fastest:.2f}×)", one.slowest_over_fastest)
+    return (
+        Cell(one.training),
+        *_if(several, Cell(who)),
+        Cell(f"{one.intervals:,}", value=float(one.intervals)),
+        *(_quantity_cell(quantity, one.values.get(quantity.name)) for quantity in quantities),
+        *_if(several, slowest),
+    )
+
+
+def _quantity_cell(quantity: Quantity, value: float | None) -> Cell:
+    if value is None:
+        return Cell(NOTHING)
+    return Cell(f"{quantity.scale * value:,.{quantity.digits}f}", value=value)
+
+
 # Parts of sheets
 
 
@@ -383,6 +435,7 @@ def table_files(evaluation: Evaluation) -> dict[str, bytes]:
         ],
         "utilization.csv": [_utilization_record(one) for one in evaluation.utilization],
         "published.csv": [{**record, "source": SOURCE} for record in _records(evaluation.published)],
+        PERFORMANCE_FILE: [_speed_record(one) for one in evaluation.speeds],
     }
     texts = {name: _csv(rows) for name, rows in records.items() if rows}
     texts["tables.md"] = markdown(evaluation)
@@ -433,6 +486,18 @@ def _utilization_record(one: Utilization) -> Record:
         "chance": one.chance,
         **{f"{modality}_utilization": one.conditional[modality] for modality in MODALITIES},
         **{f"{modality}_shapley": one.shapley[modality] for modality in MODALITIES},
+    }
+
+
+def _speed_record(one: Speed) -> Record:
+    return {
+        "training": one.training,
+        "ranks": one.ranks,
+        "rank": "all" if one.rank is None else one.rank,
+        "intervals": one.intervals,
+        **{quantity.name: one.values.get(quantity.name) for quantity in QUANTITIES},
+        "slowest_rank": one.slowest_rank,
+        "slowest_over_fastest": one.slowest_over_fastest,
     }
 
 

@@ -216,10 +216,11 @@ def describe_environment(*, world_size: int, device: torch.device, dtype: torch.
     }
 
 
-def record_launch(folder: RunFolder, environment: dict[str, Any]) -> None:
-    """Append a launch to environment.json: a resumed run lists every machine it ran on."""
+def record_launch(folder: RunFolder, environment: dict[str, Any]) -> int:
+    """Append a launch to environment.json: a resumed run lists every machine it ran on. Returns how many there are."""
     launches = json.loads(folder.environment.read_text("utf-8"))["launches"] if folder.environment.exists() else []
     write_json(folder.environment, {"launches": [*launches, environment]})
+    return len(launches) + 1
 
 
 def _version(package: str) -> str | None:

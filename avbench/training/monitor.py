@@ -25,12 +25,16 @@ _BY_RANK = (
     "gpu_data_wait_share",
     "cpu_use_share",
     "storage_bytes_per_second",
+    "peak_memory_bytes",
     "gpu_use_share",
+    "gpu_memory_bytes",
     "gpu_power_watts",
     "joules_per_clip",
 )
 _TOTALS = ("clips_per_second", "cpu_cores_busy", "storage_bytes_per_second", "gpu_power_watts")
 _IO = Path("/proc/self/io")
+# TensorBoard draws a curve a rank of no more ranks than these; metrics.jsonl has them all.
+_MOST_CURVES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +122,6 @@ class Monitor:
             **own,
             **_together(ranks),
             "checkpoint_writing_share": (self._writing_seconds() - self._written) / elapsed,
-            # Linux counts the peak in KiB.
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
         if self._world_size > 1:
             report.update(_across(ranks, self._machines))
@@ -144,6 +146,8 @@ class Monitor:
             "data_wait_share": self._waited / elapsed,
             "cpu_cores_busy": cpu_cores_busy,
             "cpu_use_share": cpu_cores_busy * ranks_on_this_node() / len(os.sched_getaffinity(0)),
+            # Linux counts the peak in KiB.
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **self._read_gpu(),
         }
         if self._device.type == "cuda":
@@ -181,6 +185,17 @@ class Monitor:
                 "gpu_memory_total_bytes": int(memory.total),
             }
         return {}
+
+
+def plotted(report: dict[str, Any]) -> dict[str, float]:
+    """A report as curves: `clips_per_second`, and by rank `clips_per_second_by_rank/0` and so on."""
+    curves: dict[str, float] = {}
+    for name, value in report.items():
+        if isinstance(value, list):
+            curves |= {f"{name}/{rank}": one for rank, one in enumerate(value[:_MOST_CURVES]) if one is not None}
+        else:
+            curves[name] = value
+    return curves
 
 
 def _together(ranks: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -42,7 +42,7 @@ from avbench.training.checkpoint import Checkpoints, Position
 from avbench.training.display import Display
 from avbench.training.folder import RunFolder, describe_environment, record_launch
 from avbench.training.memory import fits, largest_that_fits, memory_refused_in_one_line, too_large
-from avbench.training.monitor import Monitor
+from avbench.training.monitor import Monitor, plotted
 from avbench.training.parallel import SideBySide, longest_first
 from avbench.training.predict import counted, evaluate, prepare
 from avbench.training.profile import Profiler
@@ -258,6 +258,7 @@ class Trainer:
             on_failure=self.checkpoints.wait,
         )
         self.latest: dict[str, dict[str, Any]] = {}  # per run name its newest numbers, for the display
+        self.launch = 0  # which of the folder's, from 1; of rank 0
         self.metrics: MetricsWriter | None = None  # of rank 0
         self.board: SummaryWriter | None = None
 
@@ -460,8 +461,8 @@ class Trainer:
         taken = self._take_tallies()
         speed = self.monitor.report()
         step = epoch * len(self.loaders["train"]) + done
-        self._write({"kind": "performance", "epoch": epoch, "batch": done, **speed})
-        self._plot("performance", {name: value for name, value in speed.items() if not isinstance(value, list)}, step)
+        self._write({"kind": "performance", "launch": self.launch, "epoch": epoch, "batch": done, **speed})
+        self._plot("performance", plotted(speed), step)
         for run in self.runs:
             if run.name in taken:
                 numbers = taken[run.name]
@@ -605,7 +606,7 @@ class Trainer:
         write_json(self.folder.dataset, self.dataset.summary())
         write_json(self.folder.runs, {run.spec.name: run.describe() for run in self.runs})
         environment = describe_environment(world_size=self.world.size, device=self.device, dtype=self.dtype)
-        record_launch(self.folder, environment)
+        self.launch = record_launch(self.folder, environment)
 
     def _collect_bad_clips(self) -> None:
         """Make every rank's newly found bad clips known to all, and say so once for each."""

@@ -25,6 +25,7 @@ from avbench.analysis.figures import (
     draw_diagnostics,
     draw_distribution,
     draw_heatmap,
+    draw_performance,
     draw_thresholds,
     draw_uncertainty,
     thinned,
@@ -459,6 +460,15 @@ def ordinary_and_extreme_figures():
     long = {0: {LONG: {LONG: (np.arange(3.0), np.arange(3.0))}}}
     yield "diagnostics-long", lambda: draw_diagnostics(long, title=short(LONG, 60))
     yield "diagnostics-seeds", lambda: draw_diagnostics({seed: seed_curves() for seed in range(3)}, title="ogm-ge")
+    rate, share = (np.arange(1.0, 9), np.arange(8.0) * 1e5), (np.arange(1.0, 9), np.arange(8.0))
+    launches = {
+        "clips_per_second": [rate, (rate[0] + 8, rate[1])],
+        "data_wait_share": [share],
+        "gpu_use_share": [share],
+    }
+    yield "performance-long", lambda: draw_performance({LONG: launches, f"{LONG} 2": launches}, title=LONG)
+    slow = {"clips_per_second": [(np.array([0.5]), np.array([0.02]))]}
+    yield "performance-slow", lambda: draw_performance({"run": slow}, title="pets: how fast it trained")
     yield "uncertainty-long", lambda: draw_uncertainty({LONG: (nine[0], np.ones(9, bool))}, title="pets")
     yield (
         "uncertainty-three",
@@ -506,7 +516,8 @@ def test_every_letter_is_inside_the_picture_seven_points_or_more_and_over_no_oth
 
 
 @pytest.mark.parametrize("name", ["heatmap-one", "bars-few", "thresholds-few-300", "distribution-two", "classes-309",
-                                  "scatters-309", "diagnostics-seeds", "uncertainty-three"])  # fmt: skip
+                                  "scatters-309", "diagnostics-seeds", "performance-long",
+                                  "uncertainty-three"])  # fmt: skip
 def test_the_same_numbers_give_the_same_bytes(name):
     first, second = FIGURES[name](), FIGURES[name]()
     assert to_png(first) == to_png(second)

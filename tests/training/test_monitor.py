@@ -10,7 +10,7 @@ import torch
 from avbench.batch import Batch
 from avbench.distributed import current_world
 from avbench.training.display import _speed_text
-from avbench.training.monitor import Monitor, _across, _together
+from avbench.training.monitor import Monitor, _across, _together, plotted
 from tests.methods.steps import batch_of
 from tests.processes import run_on_ranks
 
@@ -114,6 +114,17 @@ def _bytes_from_storage(path: Path) -> Any:
         return counted() - before  # 0 on a file system in memory
 
     return read
+
+
+def test_each_rank_has_a_curve_of_its_own_where_they_are_few() -> None:
+    report = {"clips_per_second": 3.0, "clips_per_second_by_rank": [1.0, 2.0], "joules_per_clip_by_rank": [None, 4.0]}
+    assert plotted(report) == {
+        "clips_per_second": 3.0,
+        "clips_per_second_by_rank/0": 1.0,
+        "clips_per_second_by_rank/1": 2.0,
+        "joules_per_clip_by_rank/1": 4.0,
+    }
+    assert len(plotted({"clips_per_second_by_rank": [1.0] * 1000})) == 16
 
 
 class _NVML:

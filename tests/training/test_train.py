@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from avbench.batch import Batch, Clock, Outputs
@@ -177,6 +178,8 @@ def test_more_epochs_can_be_asked_for_on_resume(dataset: Path, trained: Path, tm
     epochs = read_metrics(tmp_path / "run/metrics.jsonl", kinds=["epoch"])
     assert [record["epoch"] for record in epochs] == [0, 1]
     assert len(json.loads((tmp_path / "run/environment.json").read_text())["launches"]) == 2
+    speeds = read_metrics(tmp_path / "run/metrics.jsonl", kinds=["performance"])
+    assert [record["launch"] for record in speeds] == [record["epoch"] + 1 for record in speeds]
 
 
 def test_a_run_is_the_same_alone_and_among_others(
@@ -215,6 +218,15 @@ def test_performance_records_say_processor_and_reading(trained: Path) -> None:
         assert record["cpu_cores_busy"] > 0 and record["cpu_use_share"] > 0
         assert record["storage_bytes_per_second"] >= 0
         assert "gpu_power_watts" not in record and not any(name.endswith("_by_rank") for name in record)
+
+
+def test_performance_is_drawn_in_tensorboard(trained: Path) -> None:
+    board = EventAccumulator(str(trained / "tensorboard"))
+    board.Reload()
+    records = read_metrics(trained / "metrics.jsonl", kinds=["performance"])
+    for name in ("clips_per_second", "data_wait_share", "cpu_use_share", "peak_memory_bytes"):
+        drawn = [event.value for event in board.Scalars(f"performance/{name}")]
+        assert drawn == pytest.approx([record[name] for record in records], rel=1e-6)
 
 
 def test_seeds_differ_in_initialization_and_share_the_order(dataset: Path, tmp_path: Path) -> None:
