@@ -76,7 +76,8 @@ def why_left_out(name: str, *, media: Path | None) -> str | None:
         importlib.import_module(f"peers.{peer.module}")
     except (ImportError, RuntimeError, OSError) as error:
         # torchcodec without FFmpeg's libraries, a compiled package for another torch.
-        return f"{name}: left out, does not load here: {str(error).strip().splitlines()[0].removesuffix(' Likely causes:')}"
+        reason = str(error).strip().splitlines()[0].removesuffix(" Likely causes:")
+        return f"{name}: left out, does not load here: {reason}"
     return None
 
 
