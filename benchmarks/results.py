@@ -151,13 +151,11 @@ def one_pass(results: dict[str, Any]) -> str:
         return statistics.median(of(result) for result in results["results"])
 
     rows = []
-    for kind in ("cpu_seconds", "wall_seconds"):
+    for kind, name in (("cpu_seconds", "CPU s"), ("wall_seconds", "wall s"), ("loading_seconds", "loading, CPU s")):
         together = median(lambda result, kind=kind: result["together"][kind])
         alone = median(lambda result, kind=kind: sum(one[kind] for one in result["alone"].values()))
         decoding = median(lambda result, kind=kind: result["decoding"][kind])
-        rows.append(
-            (kind.replace("_", " "), *(f"{v:.1f}" for v in (together, alone, decoding)), f"{together / alone:.2f}")
-        )
+        rows.append((name, *(f"{v:.1f}" for v in (together, alone, decoding)), f"{together / alone:.2f}"))
     title = f"All methods in one pass and each alone, one epoch: preset {results['config']['preset']}"
     return markdown(title, ("", "one pass", "alone, sum", "decoding once", "one pass / alone"), rows)
 
