@@ -29,7 +29,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -38,7 +38,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from methods import ALL, WithoutEstimates, synthetic_batch
+from methods import ALL, synthetic_batch, without_estimates
 from peers import Task
 from peers.plain_dali import make
 from rich.console import Console
@@ -56,7 +56,6 @@ from avbench.loading.features import PRESETS, preset
 from avbench.loading.gpu import check_driver, why_unused
 from avbench.loading.loader import Loader
 from avbench.methods import RunSpec, parse_methods
-from avbench.methods.gradient_blending import GradientBlending
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
 from avbench.records import read_metrics
@@ -144,7 +143,7 @@ def questions(
             yield "loader", f"{preset_name}, {codec}", partial(loaded, dataset, preset_name, config, device)
     for codec, dataset in datasets.items():
         yield "loader", f"plain DALI, {codec}", partial(loaded_plainly, dataset, folder / codec, config, device)
-    specs = all_methods()
+    specs = without_estimates(parse_methods([ALL]))
     for streams in (1, len(specs)):
         yield "training", f"{streams} stream(s)", partial(trained, datasets["flac"], specs, streams, config, device)
 
@@ -261,14 +260,6 @@ def loader_of(dataset: Dataset, preset_name: str, config: Config, device: torch.
 def tiled(dataset: Dataset, config: Config) -> np.ndarray:
     """Clips of train, repeated to an epoch."""
     return np.resize(dataset.clip_ids("train"), config.epoch_clips)
-
-
-def all_methods() -> tuple[RunSpec, ...]:
-    """Each once; Gradient-Blending without its estimates, which are passes of their own before some epochs."""
-    return tuple(
-        replace(spec, method=WithoutEstimates) if issubclass(spec.method, GradientBlending) else spec
-        for spec in parse_methods([ALL])
-    )
 
 
 def trained(

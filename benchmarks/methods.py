@@ -216,14 +216,19 @@ class WithoutEstimates(GradientBlending):
         """No passes over data."""
 
 
+def without_estimates(specs: Sequence[RunSpec]) -> tuple[RunSpec, ...]:
+    """The same, Gradient-Blending without its estimates, which are passes of their own before some epochs."""
+    return tuple(
+        replace(spec, method=WithoutEstimates) if issubclass(spec.method, GradientBlending) else spec for spec in specs
+    )
+
+
 def one_pass(config: Config) -> list[dict[str, Any]]:
     """Both ways, `rounds` times, interleaved; and what decoding and an estimate cost."""
     assert config.dataset is not None
     dataset = Dataset(config.dataset)
     specs = parse_methods([ALL])
-    without = tuple(
-        replace(spec, method=WithoutEstimates) if issubclass(spec.method, GradientBlending) else spec for spec in specs
-    )
+    without = without_estimates(specs)
     estimate = next(spec for spec in specs if issubclass(spec.method, GradientBlending))
     results = []
     for number in range(config.rounds):

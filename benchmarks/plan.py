@@ -21,18 +21,17 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import floors
 import torch
 import tyro
 from ranks import Config as RanksConfig
-from ranks import command, environment
+from ranks import latter_half
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -44,7 +43,6 @@ from avbench.bench.scripts import run_script
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.loading.features import preset
-from avbench.records import read_metrics
 
 RANKS = (1, 2)
 
@@ -109,30 +107,17 @@ def prediction(config: Config, *, ranks: int, cores: Sequence[int]) -> dict[str,
 
 def training(config: Config, *, ranks: int, cores: Sequence[int]) -> dict[str, float]:
     """Clips a second of an epoch's second half, and as many cores over its CPU seconds a clip."""
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "run")
-        records = records_of(config, out, ranks=ranks, cores=cores)
-    latter = records[len(records) // 2 :]
-    rate = statistics.harmonic_mean([record["clips_per_second"] for record in latter])
-    cpu = statistics.fmean(record["cpu_cores_busy"] / record["clips_per_second"] for record in latter)
-    return {"clips_per_second": rate, "of_own_cores": ranks / cpu}
-
-
-def records_of(config: Config, out: Path, *, ranks: int, cores: Sequence[int]) -> list[dict[str, Any]]:
-    """Performance records of a training's steps."""
     settings = RanksConfig(
         config.dataset,
         preset=config.preset,
         methods=",".join(chosen_methods(config.methods)),
         batch_size=config.batch_size,
     )
-    pinned = ["taskset", "--cpu-list", ",".join(map(str, cores))]
-    words = [*pinned, *command(settings, out, ranks=ranks, flags=["--checkpoint-steps", "1000000"])]
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    records = read_metrics(out / "metrics.jsonl", kinds=["performance"])
-    return [record for record in records if "clips_per_second" in record]
+    with tempfile.TemporaryDirectory() as folder:
+        records = latter_half(settings, Path(folder, "run"), cores=cores, ranks=ranks)
+    rate = statistics.harmonic_mean([record["clips_per_second"] for record in records])
+    cpu = statistics.fmean(record["cpu_cores_busy"] / record["clips_per_second"] for record in records)
+    return {"clips_per_second": rate, "of_own_cores": ranks / cpu}
 
 
 def table_of(

@@ -96,6 +96,12 @@ def environment() -> dict[str, str]:
 
 def clips_a_second(config: Config, out: Path, *, cores: Sequence[int], ranks: int) -> float:
     """Of the second half of a training's intervals, in all."""
+    records = latter_half(config, out, cores=cores, ranks=ranks)
+    return statistics.harmonic_mean([record["clips_per_second"] for record in records])
+
+
+def latter_half(config: Config, out: Path, *, cores: Sequence[int], ranks: int) -> list[dict[str, Any]]:
+    """Performance records of the second half of a training of one epoch, which makes no checkpoint within it."""
     pinned = ["taskset", "--cpu-list", ",".join(map(str, cores))]
     never = ["--checkpoint-steps", "1000000", "--epochs", "1"]
     done = subprocess.run(
@@ -104,8 +110,8 @@ def clips_a_second(config: Config, out: Path, *, cores: Sequence[int], ranks: in
     if done.returncode:
         raise SystemExit(done.stderr)
     records = read_metrics(out / "metrics.jsonl", kinds=["performance"])
-    rates = [record["clips_per_second"] for record in records if "clips_per_second" in record]
-    return statistics.harmonic_mean(rates[len(rates) // 2 :])
+    records = [record for record in records if "clips_per_second" in record]
+    return records[len(records) // 2 :]
 
 
 def step_seconds(config: Config, out: Path) -> dict[str, Any]:
