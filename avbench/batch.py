@@ -40,13 +40,20 @@ class Batch:
         return len(self.label)
 
     def select(self, rows: Tensor | slice) -> Batch:
-        """The batch with only these rows (bool mask [B], int64 indices, or a slice); `global_valid` is kept."""
+        """The batch with only these rows (a slice, or on the CPU a bool mask [B] or int64 indices); `global_valid` is
+        kept.
+        """
+        if isinstance(rows, Tensor) and rows.dtype == torch.bool:
+            rows = rows.nonzero().squeeze(1)
+        there = rows
+        if isinstance(rows, Tensor) and self.label.is_cuda:
+            there = rows.pin_memory().to(self.label.device, non_blocking=True)  # or the processor waits for the GPU
         return replace(
             self,
-            audio=None if self.audio is None else self.audio[rows],
-            frames=None if self.frames is None else self.frames[rows],
-            label=self.label[rows],
-            clip_id=self.clip_id[rows],
+            audio=None if self.audio is None else self.audio[there],
+            frames=None if self.frames is None else self.frames[there],
+            label=self.label[there],
+            clip_id=self.clip_id[there],
             valid=self.valid[rows],
         )
 

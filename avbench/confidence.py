@@ -5,6 +5,8 @@
     commit(epoch)                  written to the history, then folded into the totals
     save(), load(), export()       checkpoint at any world size; the table of confidence.parquet
 
+Exchanging, committing and saving may go on in another thread while the next epoch is recorded: see `committing`.
+
 Rank r of W owns the clips floor(r N / W) to floor((r + 1) N / W), so memory is O(N / W): 32 bytes a clip owned; 8 a
 clip recorded here since the last exchange, which every save makes, and 8 a call of record (together some 8 N / W at the
 end of an epoch without any); and the buffers of an exchange, which are bounded. Nothing is ever summed over clips or
@@ -17,7 +19,6 @@ import json
 import secrets
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -103,12 +104,13 @@ class ConfidenceStore:
         self._first, self._stop = owned_range(self.world.rank, self.world.size, clips=clips)
         self.block_values = max(1, buffer_bytes // _BYTES_IN_FLIGHT)
         self._pending = _Pending(self.block_values)
+        self._is_discarded = False
         self._rows = np.zeros(self._stop - self._first, ROW)
 
     @property
     def name(self) -> str:
         """Begins the name of every file of this store: `audio-seed0`."""
-        return _name(self.modality, self.seed)
+        return f"{self.modality}-seed{self.seed}"
 
     def record(
         self,
@@ -142,12 +144,7 @@ class ConfidenceStore:
 
         Worth calling now and then in a long epoch without saves: it gives back what was recorded, 8 bytes a clip.
         """
-        blocks = self._pending.take()
-        count = max(gather_objects(len(blocks)))
-        blocks.reverse()  # popped from the end, first recorded first: memory is given back as the exchange goes on
-        for _ in range(count):
-            # Not under a name: a block is given back before what it became is sent.
-            self._send(_first_of_each_clip(*(blocks.pop() if blocks else _Block(0)).columns()))
+        self._exchanging()()
 
     def commit(self, epoch: int) -> None:
         """End the open epoch: exchange, write its history, then fold it into the totals. A collective.
@@ -155,34 +152,75 @@ class ConfidenceStore:
         epoch: its number, from 0, as a guard: ValueError where it is not `self.epochs`, so nothing counts twice.
         Raises RunError on every rank, with nothing folded, where one cannot write its part of the history.
         """
+        self._check_is_next(epoch)
+        self.committing(epoch)()
+
+    def committing(self, epoch: int) -> Callable[[], None]:
+        """Take what was recorded by now out of the way of recording; what is returned commits it, as `commit` says.
+
+        It may be called in another thread, while the next epoch is recorded here, and so may what `saving` returns: one
+        after the other, in the order in which they were taken, by every rank. Until all were called, nothing else but
+        `record`, `discard` and taking is.
+        """
+        exchange = self._exchanging()
+
+        def commit() -> None:
+            self._check_is_next(epoch)
+            exchange()
+            if self.history is not None:
+                self._write_history(self.history)
+            for rows in self._chunks():
+                _fold(rows)
+            self.epochs += 1
+
+        return commit
+
+    def _check_is_next(self, epoch: int) -> None:
         if epoch != self.epochs:
             done = f"epochs 0 to {self.epochs - 1} are committed" if self.epochs else "none is committed"
             raise ValueError(f"{self.name}: cannot commit epoch {epoch}, {done}; next is {self.epochs}")
-        self.exchange()
-        if self.history is not None:
-            self._write_history(self.history)
-        for rows in self._chunks():
-            _fold(rows)
-        self.epochs += 1
 
     def discard(self) -> None:
         """Forget the open epoch, exchanged or not. Every rank does so, or some clips of the epoch stay."""
         self._pending.take()
-        for rows in self._chunks():
-            rows["precedence"] = 0
-            rows["value"] = 0
+        self._is_discarded = True  # what was exchanged goes when the rows are next touched, maybe in another thread
 
     def save(self, folder: Path) -> None:
-        """Exchange, then write totals and open epoch to a folder, as `Frozen.write` says. A collective."""
-        self.exchange()
-        self._as_it_is(self._rows).write(folder)
+        """Exchange, then write totals and open epoch to a folder: NAME.json and a file of rows a rank. A collective.
 
-    def frozen(self) -> Frozen:
-        """A copy of what this rank holds after an exchange, to be written while recording goes on."""
-        return self._as_it_is(self._rows.copy())
+        The manifest NAME.json is replaced last and the previous files are removed after it: whatever is killed when,
+        the folder holds one whole save. `np.fromfile(file, ROW)` reads a file.
+        Raises RunError on every rank, with the previous save intact, where one cannot write.
+        """
+        self.saving()(folder)
 
-    def _as_it_is(self, rows: np.ndarray) -> Frozen:
-        return Frozen(self.modality, self.seed, self.clips, self.epochs, self._first, rows)
+    def saving(self) -> Callable[[Path], None]:
+        """Take what was recorded by now; what is returned saves it to a folder, as `committing` says of itself."""
+        exchange = self._exchanging()
+
+        def save(folder: Path) -> None:
+            exchange()
+            self._write(folder)
+
+        return save
+
+    def _exchanging(self) -> Callable[[], None]:
+        """Take what was recorded, and whether the epoch was discarded before; what is returned exchanges it."""
+        blocks = self._pending.take()
+        is_discarded, self._is_discarded = self._is_discarded, False
+
+        def exchange() -> None:
+            if is_discarded:
+                for rows in self._chunks():
+                    rows["precedence"] = 0
+                    rows["value"] = 0
+            count = max(gather_objects(len(blocks)))
+            blocks.reverse()  # popped from the end, first recorded first: memory is given back as the exchange goes on
+            for _ in range(count):
+                # Not under a name: a block is given back before what it became is sent.
+                self._send(_first_of_each_clip(*(blocks.pop() if blocks else _Block(0)).columns()))
+
+        return exchange
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote, at any world size then and now, reading this rank's clips only. A collective.
@@ -200,6 +238,7 @@ class ConfidenceStore:
             raise
         finally:
             self._pending.take()
+            self._is_discarded = False
         if (history := self.history) is not None:
             problem = f"{history}: cannot remove newer epochs"
             together(problem, lambda: self._remove_stale(history, self.epochs, ranks=0))
@@ -292,6 +331,48 @@ class ConfidenceStore:
         for path in folder.glob(f".{self.name}-epoch*.partial"):  # nobody is writing now: all ranks are past it
             path.unlink()
 
+    def _write(self, folder: Path) -> None:
+        token = broadcast_object(secrets.token_hex(4))
+        path = folder / f"{self.name}-{token}-rank{self.world.rank:04d}.rows"
+        problem = f"{folder}: cannot save confidences"
+        try:
+            files = gather_objects(together(problem, lambda: self._write_rows(path)))
+            together(problem, lambda: self._write_manifest(folder, files))
+        except RunError:
+            path.unlink(missing_ok=True)
+            raise
+
+    def _write_rows(self, path: Path) -> dict[str, Any]:
+        """Write this rank's rows; its entry of the manifest."""
+        checksums = []
+        with records.atomic_path(path) as partial, partial.open("wb") as file:
+            for start in range(0, len(self._rows), _BLOCK_ROWS):
+                block = self._rows[start : start + _BLOCK_ROWS].view(np.uint8).data
+                checksums.append(xxhash.xxh3_64_hexdigest(block))
+                file.write(block)
+        return {"name": path.name, "first": self._first, "rows": len(self._rows), "checksums": checksums}
+
+    def _write_manifest(self, folder: Path, files: list[dict[str, Any]]) -> None:
+        """Rank 0 makes these files the save, and removes all others of this store."""
+        if not self.world.is_main:
+            return
+        manifest = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "modality": self.modality,
+            "seed": self.seed,
+            "clips": self.clips,
+            "epochs": self.epochs,
+            "block_rows": _BLOCK_ROWS,
+            "files": files,
+        }
+        records.write_json(folder / f"{self.name}.json", {**manifest, "checksum": records.json_checksum(manifest)})
+        names = {entry["name"] for entry in files}
+        for pattern in (f"{self.name}-*.rows", f".{self.name}-*.partial", f".{self.name}.json.*.partial"):
+            for path in folder.glob(pattern):
+                if path.name not in names:
+                    path.unlink()
+
     def _read(self, folder: Path) -> int:
         """Fill the rows from a save; its number of committed epochs."""
         manifest = self._read_manifest(folder / f"{self.name}.json")
@@ -327,74 +408,6 @@ class ConfidenceStore:
                     f"{path}: saved with {field} {manifest[field]}, this run has {value}; resume the run it is of"
                 )
         return manifest
-
-
-@dataclass(frozen=True, slots=True)
-class Frozen:
-    """A store as it was at one moment, this rank's part: what it writes, whatever the store does meanwhile.
-
-    epochs: that were committed. first: the id of the first clip of `rows`.
-    """
-
-    modality: Modality
-    seed: int
-    clips: int
-    epochs: int
-    first: int
-    rows: np.ndarray
-
-    @property
-    def name(self) -> str:
-        """The store's."""
-        return _name(self.modality, self.seed)
-
-    def write(self, folder: Path) -> None:
-        """Write totals and open epoch to a folder: NAME.json and a file of rows a rank. A collective.
-
-        The manifest NAME.json is replaced last and the previous files are removed after it: whatever is killed when,
-        the folder holds one whole save. `np.fromfile(file, ROW)` reads a file.
-        Raises RunError on every rank, with the previous save intact, where one cannot write.
-        """
-        token = broadcast_object(secrets.token_hex(4))
-        path = folder / f"{self.name}-{token}-rank{current_world().rank:04d}.rows"
-        problem = f"{folder}: cannot save confidences"
-        try:
-            files = gather_objects(together(problem, lambda: self._write_rows(path)))
-            together(problem, lambda: self._write_manifest(folder, files))
-        except RunError:
-            path.unlink(missing_ok=True)
-            raise
-
-    def _write_rows(self, path: Path) -> dict[str, Any]:
-        """Write this rank's rows; its entry of the manifest."""
-        checksums = []
-        with records.atomic_path(path) as partial, partial.open("wb") as file:
-            for start in range(0, len(self.rows), _BLOCK_ROWS):
-                block = self.rows[start : start + _BLOCK_ROWS].view(np.uint8).data
-                checksums.append(xxhash.xxh3_64_hexdigest(block))
-                file.write(block)
-        return {"name": path.name, "first": self.first, "rows": len(self.rows), "checksums": checksums}
-
-    def _write_manifest(self, folder: Path, files: list[dict[str, Any]]) -> None:
-        """Rank 0 makes these files the save, and removes all others of this store."""
-        if not current_world().is_main:
-            return
-        manifest = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "modality": self.modality,
-            "seed": self.seed,
-            "clips": self.clips,
-            "epochs": self.epochs,
-            "block_rows": _BLOCK_ROWS,
-            "files": files,
-        }
-        records.write_json(folder / f"{self.name}.json", {**manifest, "checksum": records.json_checksum(manifest)})
-        names = {entry["name"] for entry in files}
-        for pattern in (f"{self.name}-*.rows", f".{self.name}-*.partial", f".{self.name}.json.*.partial"):
-            for path in folder.glob(pattern):
-                if path.name not in names:
-                    path.unlink()
 
 
 class _Block:
@@ -588,10 +601,6 @@ def _read_rows(path: Path, entry: dict[str, Any], start: int, out: np.ndarray, *
                 raise RunError(f"{path}: damaged (checksum of rows {first} to {first + len(block) - 1}); {hint}")
             lower, upper = max(start, first), min(stop, first + len(block))
             out[lower - start : upper - start] = block[lower - first : upper - first]
-
-
-def _name(modality: Modality, seed: int) -> str:
-    return f"{modality}-seed{seed}"
 
 
 def _array(values: Tensor | np.ndarray) -> np.ndarray:

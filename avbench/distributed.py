@@ -142,7 +142,7 @@ def ranks_on_this_node() -> int:
 _thread = threading.local()
 
 
-def _group() -> Any | None:
+def current_group() -> Any | None:
     """The process group that this thread's collectives go over; None is the one that all joined."""
     return getattr(_thread, "group", None)
 
@@ -158,8 +158,10 @@ def open_group() -> Any | None:
 
 @contextmanager
 def over(group: Any | None) -> Iterator[None]:
-    """This thread's `together`, `on_main`, `gather_objects`, `broadcast_object` and `barrier` go over this group."""
-    before = _group()
+    """Meanwhile this group is what this thread's `together`, `on_main`, `gather_objects`, `broadcast_object`, `barrier`
+    and `all_to_all` go over; reductions do not.
+    """
+    before = current_group()
     _thread.group = group
     try:
         yield
@@ -226,7 +228,7 @@ class Board:
 def barrier() -> None:
     """Wait until every rank is here."""
     if current_world().size > 1:
-        dist.barrier(group=_group())
+        dist.barrier(group=current_group())
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -244,7 +246,7 @@ def gather_objects(value: T) -> list[T]:
     if world.size == 1:
         return [value]
     gathered: list[T] = [value] * world.size
-    dist.all_gather_object(gathered, value, group=_group())
+    dist.all_gather_object(gathered, value, group=current_group())
     return gathered
 
 
@@ -253,7 +255,7 @@ def broadcast_object(value: T) -> T:
     if current_world().size == 1:
         return value
     held: list[T] = [value]
-    dist.broadcast_object_list(held, src=0, group=_group())
+    dist.broadcast_object_list(held, src=0, group=current_group())
     return held[0]
 
 
@@ -292,13 +294,14 @@ def all_to_all(outgoing: Sequence[np.ndarray]) -> list[np.ndarray]:
     dtype = outgoing[0].dtype
     if world.size == 1:
         return [outgoing[0].copy()]
-    device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
+    group = current_group()
+    device = torch.device("cuda") if dist.get_backend(group) == "nccl" else torch.device("cpu")
     sent_counts = torch.tensor([array.nbytes for array in outgoing], dtype=torch.int64, device=device)
     received_counts = torch.empty_like(sent_counts)
-    dist.all_to_all_single(received_counts, sent_counts)
+    dist.all_to_all_single(received_counts, sent_counts, group=group)
     sizes = received_counts.tolist()
     flat = np.concatenate([np.ascontiguousarray(array).view(np.uint8) for array in outgoing])
     received = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
-    dist.all_to_all_single(received, torch.from_numpy(flat).to(device), sizes, sent_counts.tolist())
+    dist.all_to_all_single(received, torch.from_numpy(flat).to(device), sizes, sent_counts.tolist(), group=group)
     pieces = np.split(received.cpu().numpy(), np.cumsum(sizes)[:-1])
     return [piece.view(dtype) for piece in pieces]

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+
+from avbench.distributed import open_group, over
 
 
 class Background:
-    """Does what it is given, in that order; after a failure nothing more, until the failure has been raised."""
+    """Does what it is given, in that order; after a failure nothing more, until the failure has been raised.
+
+    Every rank makes one and gives it the same tasks in the same order, so a task may be a collective: it goes over a
+    process group of their own, and training's collectives go on meanwhile. Close it.
+    """
 
     def __init__(self, name: str) -> None:
-        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._group = open_group()
+        self._changed = threading.Condition()
+        self._tasks: deque[Callable[[], None] | None] = deque()
+        self._given = self._ended = 0  # tasks
         self._failure: BaseException | None = None
-        self._worked, self._since = (
-            0.0,
-            0.0,
-        )  # seconds of ended tasks; when the present one began, 0 where there is none
+        self._failed_at = 0  # the task that failed
+        self._worked = 0.0  # seconds of ended tasks
+        self._since = 0.0  # when the present one began; 0 where there is none
         # A daemon: where another rank is gone it waits for that rank for ever, and the process is to end all the same.
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
@@ -32,30 +40,53 @@ class Background:
         since = self._since
         return self._worked + (time.perf_counter() - since if since else 0.0)
 
-    def do(self, task: Callable[[], None]) -> None:
-        """Have it done when what came before is."""
-        self._tasks.put(task)
+    def do(self, task: Callable[[], None]) -> int:
+        """Have it done when what came before is; returns its number, from 1, for `wait`."""
+        with self._changed:
+            self._tasks.append(task)
+            self._given += 1
+            self._changed.notify_all()
+            return self._given
 
-    def wait(self) -> None:
-        """Until all is done; raises what went wrong, once."""
-        self._tasks.join()
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+    def wait(self, number: int | None = None) -> None:
+        """Until all is done, or all up to this task; raises what went wrong among it, once.
+
+        What failed later is left to a later call: ranks may not have come as far, and all are to raise it together.
+        """
+        with self._changed:
+            number = self._given if number is None else number
+            self._changed.wait_for(lambda: self._ended >= number)
+            if self._failure is None or self._failed_at > number:
+                return
+            failure, self._failure = self._failure, None
+        raise failure
 
     def close(self) -> None:
         """Take no more; the thread ends by itself when all is done."""
-        self._tasks.put(None)
+        with self._changed:
+            self._tasks.append(None)
+            self._changed.notify_all()
 
     def _work(self) -> None:
-        while (task := self._tasks.get()) is not None:
-            begun = self._since = time.perf_counter()
-            try:
-                if self._failure is None:
-                    task()
-            except BaseException as error:  # it belongs to whoever waits
-                self._failure = error
-            finally:
-                self._since = 0.0
-                self._worked += time.perf_counter() - begun
-                self._tasks.task_done()
+        with over(self._group):
+            while (task := self._next()) is not None:
+                begun = self._since = time.perf_counter()
+                failure: BaseException | None = None
+                try:
+                    if self._failure is None:
+                        task()
+                except BaseException as error:  # it belongs to whoever waits
+                    failure = error
+                task = None  # it may hold what an epoch left
+                with self._changed:
+                    self._ended += 1
+                    if failure is not None:
+                        self._failure, self._failed_at = failure, self._ended
+                    self._since = 0.0
+                    self._worked += time.perf_counter() - begun
+                    self._changed.notify_all()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._tasks))
+            return self._tasks.popleft()

@@ -30,8 +30,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from avbench.confidence import ConfidenceStore, Frozen
-from avbench.distributed import current_world, gather_objects, on_main, open_group, over, together
+from avbench.confidence import ConfidenceStore
+from avbench.distributed import current_group, current_world, gather_objects, on_main, together
 from avbench.engine import random_state, set_random_state
 from avbench.errors import RunError
 from avbench.records import atomic_path, json_checksum, write_json
@@ -68,29 +68,32 @@ class Position:
 class _Staged:
     """A copy of all that a checkpoint holds, as this rank writes it.
 
-    tensors: this rank's share, on the CPU. skeleton: of rank 0, each run's state with names for tensors.
+    tensors: this rank's share, on the CPU. skeleton: of rank 0, each run's state with names for tensors. stores: by
+    name, what writes the store as it was.
     """
 
     position: Position
     tensors: dict[str, Tensor]
     skeleton: dict[str, Any]
-    stores: dict[str, Frozen]
+    stores: dict[str, Callable[[Path], None]]
     best: list[str]
 
 
 class Checkpoints:
-    """The checkpoints of a run folder; every rank makes one and calls it at the same time as the others. Close it.
+    """The checkpoints of a run folder; every rank makes one and calls it at the same time as the others.
 
-    keep: how many of the newest to keep, beside the newest one made at an epoch's end. identity: what a checkpoint must
-    agree with to be gone on from (dataset, runs); one of another is refused by name of what differs. clips: identifies
-    the clips that are used, which may change between epochs (quarantine) but not within one. may_publish: asked by rank
-    0 before a checkpoint takes its place, raises RunError where the run folder is no longer ours.
+    background: what writes them. keep: how many of the newest to keep, beside the newest one made at an epoch's end.
+    identity: what a checkpoint must agree with to be gone on from (dataset, runs); one of another is refused by name of
+    what differs. clips: identifies the clips that are used, which may change between epochs (quarantine) but not within
+    one. may_publish: asked by rank 0 before a checkpoint takes its place, raises RunError where the run folder is no
+    longer ours.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
+        background: Background,
         keep: int,
         identity: dict[str, Any],
         clips: str,
@@ -101,8 +104,8 @@ class Checkpoints:
         self.identity = identity
         self.clips = clips
         self._may_publish = may_publish
-        self._group = open_group()
-        self._background = Background("avbench-checkpoint")
+        self._background = background
+        self._last = 0  # the background's number of the last one
         # Kept from one checkpoint to the next: fresh memory costs training several times what the copying does.
         self._copies: dict[str, Tensor] = {}
 
@@ -112,71 +115,47 @@ class Checkpoints:
         Waits for the previous one, so one copy is in memory at a time. Raises RunError, on every rank, where that one
         could not be written.
         """
-        self.wait()
+        self._background.wait(self._last)
         staged = self._stage(position, runs, stores)
-        self._background.do(lambda: self._write(staged))
-
-    def wait(self) -> None:
-        """Until everything is written. Raises RunError, on every rank, where something could not be."""
-        self._background.wait()
-
-    @property
-    def failed(self) -> bool:
-        """Whether something could not be written; `wait` then raises why."""
-        return self._background.failed
-
-    @property
-    def writing_seconds(self) -> float:
-        """Time spent writing so far, beside training."""
-        return self._background.worked_seconds
-
-    def close(self) -> None:
-        """End the thread that writes, once it has written what it has."""
-        self._background.close()
+        self._last = self._background.do(lambda: self._write(staged))
 
     def _stage(self, position: Position, runs: Sequence[Run], stores: Sequence[ConfidenceStore]) -> _Staged:
         world = current_world()
-        frozen = {}
-        for store in stores:
-            store.exchange()
-            frozen[_store_name(store)] = store.frozen()
+        savings = {_store_name(store): store.saving() for store in stores}
         shared: dict[str, Tensor] = {}
         skeleton = {run.name: _take_tensors(run.state_dict(), f"{_SHARED}/{run.name}", shared) for run in runs}
         own = {f"{_of_rank(world.rank)}/{name}": tensor for name, tensor in _rank_tensors(runs).items()}
         share = {name: shared[name] for name in _share(shared, world.rank, world.size)}
         self._copies = _copies({**share, **own}, kept=self._copies)
         best = [self.best_file(run).name for run in runs]
-        return _Staged(position, self._copies, skeleton if world.is_main else {}, frozen, best)
+        return _Staged(position, self._copies, skeleton if world.is_main else {}, savings, best)
 
     def _write(self, staged: _Staged) -> None:
-        """Write a staged checkpoint and put it in its place; in the background, a collective of its own group."""
+        """Write a staged checkpoint and put it in its place; in the background, a collective there."""
         final = self.folder / staged.position.name
         partial = self.folder / f"{_PARTIAL}{final.name}"
         problem = f"cannot write {final}"
-        with over(self._group):
-            try:
-                on_main(problem, lambda: _make_anew(partial))
-                for name, store in staged.stores.items():
-                    store.write(partial / name)
-                together(problem, lambda: self._write_tensors(staged.tensors, partial / _TENSORS))
-                on_main(problem, lambda: _save(staged.skeleton, partial / "state.pt"))
-                of_ranks = gather_objects(together(problem, lambda: _checksums(partial)))
-                checksums = {name: value for of_rank in of_ranks for name, value in of_rank.items()}
-                on_main(problem, lambda: self._write_manifest(partial, staged, checksums))
-            except RunError:
-                if current_world().is_main:
-                    shutil.rmtree(partial, ignore_errors=True)  # it would keep the disk full
-                raise
-            on_main(problem, lambda: self._publish(partial, final))
+        try:
+            on_main(problem, lambda: _make_anew(partial))
+            for name, save in staged.stores.items():
+                save(partial / name)
+            together(problem, lambda: self._write_tensors(staged.tensors, partial / _TENSORS))
+            on_main(problem, lambda: _save(staged.skeleton, partial / "state.pt"))
+            of_ranks = gather_objects(together(problem, lambda: _checksums(partial)))
+            checksums = {name: value for of_rank in of_ranks for name, value in of_rank.items()}
+            on_main(problem, lambda: self._write_manifest(partial, staged, checksums))
+        except RunError:
+            if current_world().is_main:
+                shutil.rmtree(partial, ignore_errors=True)  # it would keep the disk full
+            raise
+        on_main(problem, lambda: self._publish(partial, final))
 
     def _write_tensors(self, tensors: dict[str, Tensor], path: Path) -> None:
         writer = dcp.FileSystemWriter(path, sync_files=True)
         try:
             with _without_crc32():
-                if self._group is None:
-                    dcp.save(tensors, storage_writer=writer, no_dist=True)
-                else:
-                    dcp.save(tensors, storage_writer=writer, process_group=self._group)
+                group = current_group()
+                dcp.save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
         except (CheckpointException, OSError, RuntimeError) as error:
             raise _cause(error, path) from None
 
@@ -242,12 +221,11 @@ class Checkpoints:
             with atomic_path(path) as partial:
                 _save(network, partial)
 
-        with over(self._group):
-            on_main(f"cannot write {path}", write)
+        on_main(f"cannot write {path}", write)
 
     def load_best(self, run: Run, device: torch.device) -> None:
         """Give a run the network of its best epoch. Waits until that is written."""
-        self.wait()
+        self._background.wait()
         path = self.best_file(run)
         if not path.exists():
             raise RunError(f"{path}: missing, and run {run.name} is to predict from it; train it again")

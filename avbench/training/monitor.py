@@ -55,9 +55,9 @@ class Monitor:
     """Counts clips and seconds between reports, and reads the GPU where there is one.
 
     world_size: ranks that take as many clips. device: what this rank computes on; on a GPU its use, memory and energy
-    are read by NVML (`pynvml`). writing_seconds: how long checkpoints have been written beside training so far.
-    stalled_seconds: how long the GPU has waited for data that this rank had been handed, since last asked. Making one
-    is a collective.
+    are read by NVML (`pynvml`). writing_seconds: how long checkpoints and confidences have been written beside training
+    so far. stalled_seconds: how long the GPU has waited for data that this rank had been handed, since last asked.
+    Making one is a collective.
     `no_gpu_numbers`: why those of the GPU are missing, where there is one; else empty.
     """
 

@@ -38,6 +38,7 @@ from avbench.loading.loader import DEFAULT_PREFETCH, Loader
 from avbench.methods import RunSpec
 from avbench.methods.base import Part
 from avbench.records import SPLITS, MetricsWriter, write_json
+from avbench.training.background import Background
 from avbench.training.checkpoint import Checkpoints, Position
 from avbench.training.display import Display
 from avbench.training.folder import RunFolder, describe_environment, record_launch
@@ -241,8 +242,10 @@ class Trainer:
         self.parts: dict[Part, np.ndarray] = {"train": clip_ids["train"]}
         if asks_for_parts:
             self.parts = parts_of_train(dataset, clip_ids["train"])
+        self.background = Background("avbench-background")
         self.checkpoints = Checkpoints(
             folder.checkpoints,
+            background=self.background,
             keep=config.keep_checkpoints,
             identity={
                 "dataset": dataset.fingerprint,
@@ -254,8 +257,8 @@ class Trainer:
         )
         self.pulse = Pulse(
             hang_seconds=config.hang_seconds,
-            failed=lambda: self.checkpoints.failed,
-            on_failure=self.checkpoints.wait,
+            failed=lambda: self.background.failed,
+            on_failure=self.background.wait,
         )
         self.latest: dict[str, dict[str, Any]] = {}  # per run name its newest numbers, for the display
         self.launch = 0  # which of the folder's, from 1; of rank 0
@@ -279,7 +282,7 @@ class Trainer:
             self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
             for loader in self.loaders.values():
                 stack.callback(loader.close)
-            stack.callback(self.checkpoints.close)
+            stack.callback(self.background.close)
             stack.enter_context(self.pulse)
             position = Position(0, 0, 0, {})
             if resume:
@@ -288,7 +291,7 @@ class Trainer:
             self.monitor = Monitor(
                 self.device,
                 world_size=self.world.size,
-                writing_seconds=lambda: self.checkpoints.writing_seconds,
+                writing_seconds=lambda: self.background.worked_seconds,
                 stalled_seconds=self.loaders["train"].take_stalled_seconds,
             )
             self._say_what_a_gpu_lacks()
@@ -340,7 +343,7 @@ class Trainer:
         if self.done != self.saved:
             self._save(epoch, done)
         self.pulse.at("writing the last checkpoint")
-        self.checkpoints.wait()
+        self.background.wait()
         text = (
             f"interrupted by {interrupted.signal} in epoch {epoch} after {done} of {len(self.loaders['train'])} "
             f"batches; nothing is lost, go on with `avbench train --out {self.folder.path} --resume`"
@@ -490,11 +493,11 @@ class Trainer:
                 for name, buffer in run.buffers().items():
                     buffer.copy_(buffers[name])
             raise
-        self.pulse.at(f"epoch {epoch}: confidences to their ranks, and to the history")
         for run in self._training():
             run.progress.open_epoch = [0.0, 0.0, 0.0]
             if run.store is not None:
-                run.store.commit(epoch)
+                # To their ranks and to the history beside the next epoch, and before the checkpoint that holds it.
+                self.background.do(run.store.committing(epoch))
             numbers = {**training[run.name], **{f"val_{name}": value for name, value in validation[run.name].items()}}
             if run.progress.judge(epoch=epoch, accuracy=numbers["val_accuracy"], patience=self.config.patience):
                 self.checkpoints.save_best(run)
@@ -551,7 +554,7 @@ class Trainer:
     def _finish(self) -> None:
         """Write what the analysis reads: confidences, and predictions of each run's best epoch."""
         self.done = self.logged = self.saved
-        self.checkpoints.wait()
+        self.background.wait()
         self.pulse.at("writing confidence.parquet")
         runs = [run for run in self.runs if run.progress.finished != DIVERGED and run.progress.best_epoch >= 0]
         # A network that diverged is in no table, and cuts no subset either: not even with what it left when it was
