@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import nvidia.dali.fn as fn
@@ -86,6 +86,7 @@ class AudioFeed:
         """What to resample: file samples `read_from` to `read_from` + `read`, of which the first `skip` are dropped.
 
         `skip` counts samples at the preset's rate, so the margin before the start is a whole number at both rates.
+        `rows`: what is read as a matrix, of each row of which decimation keeps the first sample.
         """
         rates, wanted_hz = self.sample_rates_hz, self.preset.sample_rate_hz
         margin = np.ceil(rates * _RESAMPLING_MARGIN_SECONDS).astype(np.int64)
@@ -96,7 +97,15 @@ class AudioFeed:
             # Silence after a short clip's end would be repeated with it.
             read = np.where(self.fitted < self.preset.samples, self.samples, read)
         skip = before * wanted_hz // rates
-        return {"read_from": _column(self.starts - before), "read": _column(read), "skip": _column(skip)}
+        factor = np.maximum(rates // wanted_hz, 1)
+        rows = -(-read // factor)
+        return {
+            "read_from": _column(self.starts - before),
+            "read": _column(read),
+            "read_whole": _column(rows * factor),
+            "rows": np.stack([rows, factor], axis=1).astype(np.int32),
+            "skip": _column(skip),
+        }
 
 
 def window_samples(preset: AudioPreset, sample_rates_hz: np.ndarray) -> np.ndarray:
@@ -236,13 +245,27 @@ def _copied(output: Any, stream: torch.cuda.Stream) -> Tensor:
     return feed_ndarray(output, tensor, cuda_stream=stream)
 
 
-def audio_pipeline(preset: AudioPreset, *, resample: bool, **options: Any) -> FeaturePipeline:
+Resampling = Literal["none", "decimation", "interpolation"]
+
+
+def resampling_of(rates_hz: np.ndarray, wanted_hz: int) -> Resampling:
+    """How sound at any of these rates comes to the wanted one, by one graph.
+
+    "decimation": every rate is a multiple, so after the low-pass filter every so-many-th sample is kept, which is what
+    interpolating there would give, at a quarter of the time.
+    """
+    if (rates_hz == wanted_hz).all():
+        return "none"
+    return "decimation" if (rates_hz % wanted_hz == 0).all() else "interpolation"
+
+
+def audio_pipeline(preset: AudioPreset, *, resampling: Resampling, **options: Any) -> FeaturePipeline:
     """Encoded audio -> what `finish_audio` wants.
 
     Of an Stft powers |X|^2 or mel powers, time first: float32 [B, T, F]; of the other transforms the samples that enter
     them, float32 [B, samples].
 
-    resample: whether clips may have another sample rate than the preset's.
+    resampling: of the clips it is to be fed, see `resampling_of`.
     """
     moves, repeats = preset.window != "first", preset.short == "repeat"
 
@@ -250,8 +273,8 @@ def audio_pipeline(preset: AudioPreset, *, resample: bool, **options: Any) -> Fe
         encoded = _input("encoded", types.UINT8, 1)
         waveform, _ = fn.decoders.audio(encoded, dtype=types.FLOAT, downmix=True)
         start: Any = [0]
-        if resample:
-            waveform = _resampled(waveform, preset)
+        if resampling != "none":
+            waveform = _resampled(waveform, preset, resampling)
             start = _input("skip", types.INT32, 1)
         elif moves:
             start = _input("start", types.INT32, 1)
@@ -266,8 +289,9 @@ def audio_pipeline(preset: AudioPreset, *, resample: bool, **options: Any) -> Fe
     rate_hz = np.array([preset.sample_rate_hz])
     stock = AudioFeed([stock_audio(preset)], rate_hz, np.array([preset.samples]), np.array([0]), preset)
     inputs = ["encoded"]
-    if resample:
-        inputs += ["sample_rate", "low_pass", "read_from", "read", "skip"]
+    if resampling != "none":
+        inputs += ["low_pass", "read_from", "skip"]
+        inputs += ["read_whole", "rows"] if resampling == "decimation" else ["read", "sample_rate"]
     elif moves:
         inputs += ["start"]
     if repeats:
@@ -286,12 +310,17 @@ def _repeated(waveform: Any) -> Any:
     return fn.reshape(rows, shape=[-1])
 
 
-def _resampled(waveform: Any, preset: AudioPreset) -> Any:
+def _resampled(waveform: Any, preset: AudioPreset, resampling: Resampling) -> Any:
     """The part of a waveform of any rate that the preset wants, at the preset's rate, with margins."""
-    waveform = _slice(waveform, _input("read_from", types.INT32, 1), _input("read", types.INT32, 1))
+    decimates = resampling == "decimation"
+    read = _input("read_whole" if decimates else "read", types.INT32, 1)
+    waveform = _slice(waveform, _input("read_from", types.INT32, 1), read)
     # DALI's resampling interpolates only: what lies above the lower of the two Nyquist rates would fold back.
     row = fn.reshape(waveform, shape=[1, -1], layout="HW")
     row = fn.filter(row, _input("low_pass", types.FLOAT, 2), np.float32(0), border="constant")
+    if decimates:
+        rows = fn.reshape(row, shape=_input("rows", types.INT32, 1), layout="HW")
+        return fn.reshape(fn.slice(rows, start=[0], shape=[1], axes=[1]), shape=[-1], layout="t")
     waveform = fn.reshape(row, shape=[-1], layout="t")
     sample_rate = _input("sample_rate", types.FLOAT, 0)
     return fn.audio_resample(waveform, in_rate=sample_rate, out_rate=float(preset.sample_rate_hz))

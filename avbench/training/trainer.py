@@ -294,7 +294,7 @@ class Trainer:
                 writing_seconds=lambda: self.background.worked_seconds,
                 stalled_seconds=self.loaders["train"].take_stalled_seconds,
             )
-            self._say_what_a_gpu_lacks()
+            self._say_what_makes_it_slower()
             self.profiler = stack.enter_context(
                 Profiler(
                     self.folder.profile / f"rank-{self.world.rank}.json",
@@ -313,12 +313,15 @@ class Trainer:
             except Interrupted as interrupted:
                 raise self._interrupted(interrupted) from None
 
-    def _say_what_a_gpu_lacks(self) -> None:
+    def _say_what_makes_it_slower(self) -> None:
         """Once a launch, so that nothing is slower than it could be without a word."""
+        modalities = modalities_read(self.runs)
+        texts = [self.loaders["train"].resampling_text] if "audio" in modalities else []
         if self.device.type == "cuda":
-            decoding = jpeg_text(jpeg_engines(self.device)) if "visual" in modalities_read(self.runs) else ""
-            for text in filter(None, (self.nearby.text, decoding, self.monitor.no_gpu_numbers)):
-                self._event(text)
+            decoding = jpeg_text(jpeg_engines(self.device)) if "visual" in modalities else ""
+            texts += [self.nearby.text, decoding, self.monitor.no_gpu_numbers]
+        for text in filter(None, texts):
+            self._event(text)
 
     def _train(self, position: Position) -> None:
         for epoch in range(position.epoch, self.config.epochs):

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,16 @@ def test_every_preset_hears_the_right_part_of_each_clip(lengths, name):
             assert rate == audio.sample_rate_hz
             expected = audio_oracle(torch.from_numpy(waveform), audio, start=start)
             assert (ours[0] - expected).abs().median() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "rate_hz", "said"),
+    [("vggsound-ogm", 48_000, "sound is brought from 48000 to 16000 Hz"), ("paper", 48_000, ""), ("paper", 16_000, "")],
+)
+def test_that_sound_is_resampled_is_said_where_packing_could_spare_it(tmp_path, name, rate_hz, said):
+    dataset = Dataset(make_dataset(tmp_path / "dataset", clips={"train": 2}, seconds=1.0, sample_rate=rate_hz))
+    with closing(loader_of(dataset, preset=preset(name))) as loader:
+        assert loader.resampling_text.startswith(said) and bool(loader.resampling_text) == bool(said)
 
 
 def test_random_windows_change_with_the_epoch_and_middle_ones_do_not(lengths):
