@@ -57,10 +57,14 @@ class EngineConfig:
     """DeepSpeed's settings (default: launch/zero1.json with --clip-norm)."""
     accumulation: int = 1
     """Micro-batches into which each rank cuts its part of a batch, one after the other: less memory, same step."""
+    compile: bool = False
+    """Train with code that torch.compile makes of each network: minutes at the start, same step but for rounding."""
 
     def __post_init__(self) -> None:
         if self.accumulation < 1:
             raise UsageError(f"accumulation is {self.accumulation}, expected at least 1")
+        if self.compile and self.engine == "deepspeed":
+            raise UsageError("compile is asked for, and under --engine deepspeed it is untested; use --engine ddp")
         text = self.deepspeed_config
         is_settings = text.lstrip().startswith("{")
         if self.engine == "ddp":
@@ -117,16 +121,21 @@ def build_engine(
         return deepspeed_engine(
             model, optimizer=optimizer, device=device, dtype=dtype, accumulation=accumulation, settings=settings
         )
+    built: Engine
     if current_world().size == 1:
-        return Engine(model, optimizer=optimizer, device=device, dtype=dtype, accumulation=accumulation)
-    return DDPEngine(
-        model,
-        optimizer=optimizer,
-        device=device,
-        dtype=dtype,
-        accumulation=accumulation,
-        leaves_unused_parameters=leaves_unused_parameters,
-    )
+        built = Engine(model, optimizer=optimizer, device=device, dtype=dtype, accumulation=accumulation)
+    else:
+        built = DDPEngine(
+            model,
+            optimizer=optimizer,
+            device=device,
+            dtype=dtype,
+            accumulation=accumulation,
+            leaves_unused_parameters=leaves_unused_parameters,
+        )
+    if engine.compile:
+        built.compile()
+    return built
 
 
 def _read(path: Path) -> str:

@@ -25,17 +25,18 @@ class SideBySide:
 
     threads: how many torch uses for each run, on a CPU; a number of its own, so that a run computes the same bits
     whatever runs beside it and however many cores there are. streams: that runs are spread over on a GPU. With one, and
-    among several ranks (whose collectives must keep one order), runs take turns.
+    among several ranks (whose collectives must keep one order), runs take turns; also where steps are compiled while
+    training goes on, which torch does for one at a time.
     """
 
-    def __init__(self, *, threads: int, device: torch.device, streams: int = 1) -> None:
+    def __init__(self, *, threads: int, device: torch.device, streams: int = 1, compiles: bool = False) -> None:
         workers = 1
         self._device = device
         is_spread = device.type == "cuda" and streams > 1 and current_world().size == 1
         self._streams = [torch.cuda.Stream(device) for _ in range(streams)] if is_spread else []
         if device.type == "cpu":
             torch.set_num_threads(threads)
-            if current_world().size == 1:
+            if current_world().size == 1 and not compiles:
                 workers = max(1, len(os.sched_getaffinity(0)) // threads)
         self._pool = ThreadPoolExecutor(workers, "run") if workers > 1 else None
 

@@ -230,7 +230,8 @@ class Trainer:
             for seed in seeds
             for spec in specs
         ]
-        self.preset, self.optimizer, self.accumulation = preset, optimizer, engine.accumulation
+        self.preset, self.optimizer = preset, optimizer
+        self.accumulation, self.compiles = engine.accumulation, engine.compile
         self.bad_clips: dict[int, str] = {}  # of all ranks
         # (epoch, batches): that were trained on, that were logged, that the newest checkpoint holds.
         self.done = self.logged = self.saved = (0, 0)
@@ -277,7 +278,12 @@ class Trainer:
             if self.world.is_main:
                 self.metrics = stack.enter_context(closing(MetricsWriter(self.folder.metrics)))
             self.side_by_side = stack.enter_context(
-                SideBySide(threads=self.config.compute_threads, device=self.device, streams=self.config.streams)
+                SideBySide(
+                    threads=self.config.compute_threads,
+                    device=self.device,
+                    streams=self.config.streams,
+                    compiles=self.compiles,
+                )
             )
             self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
             for loader in self.loaders.values():
