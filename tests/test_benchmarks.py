@@ -184,6 +184,18 @@ def test_the_packing_options_are_compared_in_bytes_time_and_accuracy(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_packing_does_to_a_trained_networks_accuracy_is_compared(tmp_path):
+    output = run(
+        "packing_accuracy.py", "--sounds", "flac,stft", "--sides", 256, "--seeds", 1, "--clips", 4, "--seconds", 2,
+        "--classes", 2, "--epochs", 1, "--batch-size", 2, "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert "4 clips of 2 classes to train on" in output
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [row["name"] for row in results] == ["flac", "stft", "256 px"]
+    assert all(accuracy in (0.0, 0.25, 0.5, 0.75, 1.0) for row in results for accuracy in row["accuracies"])
+
+
+@pytest.mark.slow
 def test_the_packing_benchmark_packs_with_one_worker_and_with_all(real_clips, tmp_path):
     output = run("pack.py", real_clips, "--clips", 2, "--json", tmp_path / "out.json")
     assert "decoding alone" in output
