@@ -2,13 +2,13 @@
 
     python benchmarks/packing_accuracy.py [--sounds flac,ogg,stft] [--sides 256,224] [--seeds 2] [--json FILE]
 
-Made-up clips of ten seconds in VGG-Sound's format (`avbench pack planted`, 48 kHz, 256 px) are rendered once and packed
-once for each option; wav is left out, since it holds flac's samples bit for bit. At preset `paper` the trainer of
-`avbench train` then trains `audio` for each kind of sound and `visual` for each shorter side of the pictures, from
-scratch, with the same order, crops and seeds for every option, by the demo's optimizer. Test accuracy is that of the
-best epoch by validation, as everywhere; shown are its mean over seeds, and the smallest and largest. Two numbers differ
-by chance by what the seeds differ, and by about 1.4 times the standard error that one accuracy over so many test clips
-has.
+Made-up clips in VGG-Sound's format (`avbench pack planted`, 48 kHz, 256 px) are rendered once and packed once for each
+option; wav is left out, since it holds flac's samples bit for bit. At preset `paper` the trainer of `avbench train`
+trains `audio` and `visual` from scratch on the first sound and the first size, by the demo's optimizer; each network of
+its best epoch by validation is then tested on the same test clips as every option packs them. So an option's accuracy
+differs from the first one's by what packing did to the clips and by nothing else, and beside it stands for how many
+clips the predicted class changed, and by how much the true label's confidence, which discrepancies are made of, did on
+average. A network that was trained on the option itself is another question, which takes a training an option.
 
 Answer: benchmarks/README.md.
 """
@@ -16,48 +16,52 @@ Answer: benchmarks/README.md.
 from __future__ import annotations
 
 import json
-import math
 import os
 import statistics
 import tempfile
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import tyro
 from methods import here
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
 from avbench.arguments import comma_list
+from avbench.batch import true_label_confidence
 from avbench.bench.machine import describe, summary
 from avbench.bench.scripts import run_script
 from avbench.dataset import Dataset
-from avbench.engine import EngineConfig, OptimizerConfig
+from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
 from avbench.errors import UsageError
 from avbench.loading.features import preset
+from avbench.loading.loader import Loader
 from avbench.methods import parse_methods
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
-from avbench.records import read_table
 from avbench.training.folder import RunFolder
+from avbench.training.predict import evaluation_batches
+from avbench.training.run import Run
 from avbench.training.trainer import TrainerConfig, select_clips, train
 
 PRESET = preset("paper")
 # The demo's, launch/demo.toml.
 OPTIMIZER = OptimizerConfig(learning_rate=0.006, schedule="one-cycle", warmup=0.25)
-KEPT_SIDE = 256  # of the pictures where sound is what differs
+RENDERED_SIDE = 256  # of the videos
 
 
 @dataclass(frozen=True)
 class Config:
     """What to measure.
 
-    sounds, sides: the options, each list beside its first. clips: of train; test has as many, val a quarter. json:
-    where to write the results.
+    sounds, sides: the options; networks are trained on the first of each. clips: of train; test has as many, val a
+    quarter. json: where to write the results.
     """
 
     sounds: Annotated[tuple[str, ...], comma_list(str, "flac,stft")] = ("flac", "ogg", "stft")
@@ -66,37 +70,41 @@ class Config:
     clips: int = 240
     seconds: float = 10.0
     classes: int = 5
-    epochs: int = 5
+    epochs: int = 10
     batch_size: int = 8
     json: Path | None = None
 
 
 @dataclass(frozen=True)
-class Option:
-    """A dataset and the network that is trained on what differs in it."""
+class Said:
+    """What a network says of every test clip: the predicted class, the true label's confidence, the label; [clips]."""
 
-    method: str
-    sound: str
-    side: int
-
-    @property
-    def name(self) -> str:
-        """What differs."""
-        return self.sound if self.method == "audio" else f"{self.side} px"
+    predicted: np.ndarray
+    confidence: np.ndarray
+    label: np.ndarray
 
 
 def main(config: Config) -> None:
-    """Render, pack, train, print a table, write JSON."""
-    if config.seeds < 1 or not config.sounds:
-        raise UsageError("--seeds and --sounds: expected one or more")
+    """Render, pack, train, test, print a table, write JSON."""
+    if config.seeds < 1 or not config.sounds or not config.sides:
+        raise UsageError("--seeds, --sounds and --sides: expected one or more")
     machine = describe()
-    options = list(options_of(config))
+    sound, side = config.sounds[0], config.sides[0]
+    options = {"audio": [(each, side) for each in config.sounds], "visual": [(sound, each) for each in config.sides]}
+    wanted = dict.fromkeys(option for each in options.values() for option in each)
     with tempfile.TemporaryDirectory() as folder:
+        datasets = {
+            option: packed(*option, config, Path(folder))
+            for option in track(wanted, "packing", console=Console(stderr=True))
+        }
+        networks = trained(datasets[sound, side], config, Path(folder) / "run")
         results = []
-        for number, option in enumerate(track(options, "options", console=Console(stderr=True))):
-            dataset = packed(option, config, Path(folder), number)
-            accuracies = test_accuracies(option, dataset, config, Path(folder) / f"run-{number}")
-            results.append({"option": asdict(option), "name": option.name, "accuracies": accuracies})
+        for method, of_method in options.items():
+            said = [[said_of(datasets[option], run, config) for option in of_method] for run in networks[method]]
+            results += [
+                {"method": method, "option": option, "seeds": [compared(seed[0], seed[number]) for seed in said]}
+                for number, option in enumerate(of_method)
+            ]
     console = Console()
     console.print(table_of(results, config))
     console.print(summary(machine), soft_wrap=True)
@@ -106,34 +114,28 @@ def main(config: Config) -> None:
         config.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
-def options_of(config: Config) -> Iterator[Option]:
-    """Each kind of sound with one size of pictures, each size with the first kind of sound."""
-    yield from (Option("audio", sound, KEPT_SIDE) for sound in config.sounds)
-    yield from (Option("visual", config.sounds[0], side) for side in config.sides)
-
-
-def packed(option: Option, config: Config, folder: Path, number: int) -> Dataset:
-    """The option's dataset; the videos are rendered for the first one."""
+def packed(sound: str, side: int, config: Config, folder: Path) -> Dataset:
+    """An option's dataset; the videos are rendered for the first one."""
     clips = {"train": config.clips, "val": -(-config.clips // 4), "test": config.clips}
-    planted = {**clips, "classes": config.classes, "seconds": config.seconds, "size": KEPT_SIDE}
-    stft = {"stft_preset": PRESET.name} if option.sound == "stft" else {}
+    planted = {**clips, "classes": config.classes, "seconds": config.seconds, "size": RENDERED_SIDE}
+    stft = {"stft_preset": PRESET.name} if sound == "stft" else {}
     recipe = load_recipe(
         "planted",
         {
             **{f"planted.{name}": value for name, value in planted.items()},
             "sample_rate_hz": PRESET.audio.sample_rate_hz,
-            "audio_suffix": option.sound,
-            "short_side": option.side,
+            "audio_suffix": sound,
+            "short_side": side,
             **stft,
         },
     )
     workers = len(os.sched_getaffinity(0))
-    return pack(recipe, folder / "videos", out=folder / f"dataset-{number}", workers=workers)
+    return pack(recipe, folder / "videos", out=folder / f"{sound}-{side}", workers=workers)
 
 
-def test_accuracies(option: Option, dataset: Dataset, config: Config, folder: Path) -> list[float]:
-    """Of each seed's network."""
-    run, specs = RunFolder(folder), parse_methods([option.method])
+def trained(dataset: Dataset, config: Config, folder: Path) -> dict[str, list[Run]]:
+    """By method the network of each seed's best epoch."""
+    specs = parse_methods(["audio", "visual"])
     train(
         dataset,
         clip_ids=select_clips(dataset, classes=(), fraction=1.0),
@@ -143,40 +145,88 @@ def test_accuracies(option: Option, dataset: Dataset, config: Config, folder: Pa
         config=TrainerConfig(epochs=config.epochs, batch_size=config.batch_size),
         optimizer=OPTIMIZER,
         engine=EngineConfig(),
-        folder=run,
+        folder=RunFolder(folder),
         device=here(),
         save_config=lambda path: path.write_text(""),
     )
-    accuracies = []
-    for seed in range(config.seeds):
-        table = read_table(run.prediction_file(option.method, seed, "test"))
-        said = np.stack(table["probabilities"].to_numpy()).argmax(axis=1)
-        accuracies.append(float((said == table["label"].to_numpy()).mean()))
-    return accuracies
+    checkpoints = RunFolder(folder).checkpoints
+    *_, newest = sorted(checkpoints.glob("epoch-*"))
+    best = json.loads((newest / "manifest.json").read_text("utf-8"))["best"]
+    runs: dict[str, list[Run]] = {spec.name: [] for spec in specs}
+    for spec in specs:
+        for seed in range(config.seeds):
+            run = Run(
+                spec,
+                seed=seed,
+                classes=config.classes,
+                optimizer=OPTIMIZER,
+                engine=EngineConfig(),
+                device=here(),
+                dtype=precision(),
+                batch_norm="local",
+                store=None,
+            )
+            (name,) = (name for name in best if name.startswith(f"{run.name}-epoch"))
+            state = torch.load(checkpoints / "best" / name, map_location=here(), weights_only=True)
+            run.engine.model.load_state_dict(state)
+            runs[spec.name].append(run)
+    return runs
+
+
+def precision() -> torch.dtype:
+    """What the trainer computes in here."""
+    return getattr(torch, pick_precision("auto", here()))
+
+
+def said_of(dataset: Dataset, run: Run, config: Config) -> Said:
+    """What a network says of a dataset's test clips, by clip id."""
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    loader = Loader(
+        dataset,
+        dataset.clip_ids("test"),
+        preset=PRESET,
+        batch_size=config.batch_size,
+        seed=0,
+        training=False,
+        modalities=run.method.modalities,
+        device=here(),
+    )
+    with closing(loader), torch.no_grad():
+        for batch in evaluation_batches(loader, [run], precision()):
+            probabilities = run.predict(batch).probabilities
+            confidence = true_label_confidence(probabilities, batch.label)
+            parts.append((probabilities.argmax(dim=1), confidence, batch.label))
+    predicted, confidence, label = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+    return Said(predicted, confidence, label)
+
+
+def compared(first: Said, other: Said) -> dict[str, float]:
+    """Of an option, beside the one that the network was trained on."""
+    return {
+        "accuracy": float((other.predicted == other.label).mean()),
+        "changed": float((other.predicted != first.predicted).mean()),
+        "confidence_difference": float(np.abs(other.confidence - first.confidence).mean()),
+    }
 
 
 def table_of(results: list[dict[str, Any]], config: Config) -> Table:
-    """A row an option."""
+    """A row an option, means over seeds."""
     title = (
-        f"Test accuracy at preset {PRESET.name}: {config.clips} clips of {config.classes} classes to train on, as many "
-        f"to test, {config.epochs} epochs, {config.seeds} seeds; chance {1 / config.classes:.0%}"
+        f"Networks trained at preset {PRESET.name} on {config.sounds[0]}, {config.sides[0]} px: {config.clips} clips of "
+        f"{config.seconds:g} s, {config.classes} classes, {config.epochs} epochs, {config.seeds} seeds; tested on "
+        f"{config.clips} clips as each option packs them; chance {1 / config.classes:.0%}"
     )
     table = Table(title=title, title_justify="left")
-    for column in ("network", "packed", "accuracy", "of the seeds", "standard error", "from the first"):
+    for column in ("network", "packed", "accuracy", "predictions changed", "confidence, mean change"):
         table.add_column(column, justify="left" if column in ("network", "packed") else "right")
-    firsts: dict[str, float] = {}
     for row in results:
-        method, accuracies = row["option"]["method"], row["accuracies"]
-        mean = statistics.fmean(accuracies)
-        first = firsts.setdefault(method, mean)
-        table.add_row(
-            method,
-            row["name"],
-            f"{mean:.1%}",
-            f"{min(accuracies):.1%} to {max(accuracies):.1%}",
-            f"{math.sqrt(mean * (1 - mean) / config.clips):.1%}",
-            "" if first is mean else f"{100 * (mean - first):+.1f}",
+        accuracy, changed, confidence = (
+            statistics.fmean(seed[name] for seed in row["seeds"])
+            for name in ("accuracy", "changed", "confidence_difference")
         )
+        sound, side = row["option"]
+        packed_as = sound if row["method"] == "audio" else f"{side} px"
+        table.add_row(row["method"], packed_as, f"{accuracy:.1%}", f"{changed:.1%}", f"{confidence:.4f}")
     return table
 
 

@@ -184,15 +184,23 @@ def test_the_packing_options_are_compared_in_bytes_time_and_accuracy(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_packing_does_to_a_trained_networks_accuracy_is_compared(tmp_path):
+def test_a_trained_network_is_tested_on_what_each_option_of_packing_keeps(tmp_path):
     output = run(
-        "packing_accuracy.py", "--sounds", "flac,stft", "--sides", 256, "--seeds", 1, "--clips", 4, "--seconds", 2,
-        "--classes", 2, "--epochs", 1, "--batch-size", 2, "--json", tmp_path / "out.json",
+        "packing_accuracy.py", "--sounds", "flac,stft", "--sides", "256,224", "--seeds", 1, "--clips", 4,
+        "--seconds", 2, "--classes", 2, "--epochs", 1, "--batch-size", 2, "--json", tmp_path / "out.json",
     )  # fmt: skip
-    assert "4 clips of 2 classes to train on" in output
+    assert "predictions changed" in output
     results = json.loads((tmp_path / "out.json").read_text())["results"]
-    assert [row["name"] for row in results] == ["flac", "stft", "256 px"]
-    assert all(accuracy in (0.0, 0.25, 0.5, 0.75, 1.0) for row in results for accuracy in row["accuracies"])
+    assert [(row["method"], *row["option"]) for row in results] == [
+        ("audio", "flac", 256), ("audio", "stft", 256), ("visual", "flac", 256), ("visual", "flac", 224),
+    ]  # fmt: skip
+    for row in results:
+        (seed,) = row["seeds"]
+        assert seed["accuracy"] in (0.0, 0.25, 0.5, 0.75, 1.0)
+        if row["option"] == ["flac", 256]:
+            assert (seed["changed"], seed["confidence_difference"]) == (0, 0)
+        else:
+            assert 0 < seed["confidence_difference"] < 0.5
 
 
 @pytest.mark.slow
