@@ -212,8 +212,8 @@ def compared(first: Said, other: Said) -> dict[str, float]:
 def table_of(results: list[dict[str, Any]], config: Config) -> Table:
     """A row an option, means over seeds."""
     title = (
-        f"Networks trained at preset {PRESET.name} on {config.sounds[0]}, {config.sides[0]} px: {config.clips} clips of "
-        f"{config.seconds:g} s, {config.classes} classes, {config.epochs} epochs, {config.seeds} seeds; tested on "
+        f"Networks trained at preset {PRESET.name} on {config.sounds[0]}, {config.sides[0]} px: {config.clips} clips "
+        f"of {config.seconds:g} s, {config.classes} classes, {config.epochs} epochs, {config.seeds} seeds; tested on "
         f"{config.clips} clips as each option packs them; chance {1 / config.classes:.0%}"
     )
     table = Table(title=title, title_justify="left")
