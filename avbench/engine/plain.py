@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Outputs
 from avbench.distributed import World, current_world, sum_over_ranks
+from avbench.engine.batch_norm import is_over_ranks
 from avbench.engine.optimizer import OptimizerConfig, load_state
 from avbench.engine.random_state import random_state, set_random_state
 from avbench.errors import UsageError
@@ -189,11 +190,17 @@ class Engine:
 
         All else stays as it is: losses, what a method does with gradients, the optimizer, evaluation; also a batch of
         less than two clips, for which there would be code of its own, and forks, which do not live long enough.
-        Raises UsageError where there is no compiler that it could use.
+        Raises UsageError where there is no compiler that it could use, and for batch norm over several ranks.
         """
         _check_compiler(self.device)
+        if self.world.size > 1 and any(map(is_over_ranks, self.model.modules())):
+            # Traced, its sums over ranks lose their part of the gradient, without a word.
+            raise UsageError("compile is not for --batch-norm global over several ranks; leave one of the two out")
         # Else backward would free what a second one, as of `loss_grads`, needs.
         functorch.donated_buffer = False
+        # One graph, not one for each of DDP's buckets: cut within `no_grad` or another precision, a head would come
+        # out without gradients. The price: averaging overlaps less with backward.
+        torch._dynamo.config.optimize_ddp = False
         self._compiled = torch.compile(self._callable, backend=COMPILE_BACKEND)
 
     def set_learning_rate(self, rate: float) -> None:

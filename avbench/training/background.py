@@ -20,7 +20,8 @@ class Background:
     def __init__(self, name: str) -> None:
         self._group = open_group()
         self._changed = threading.Condition()
-        self._tasks: deque[Callable[[], None] | None] = deque()
+        self._tasks: deque[Callable[[], None]] = deque()
+        self._is_closed = False
         self._given = self._ended = 0  # tasks
         self._failure: BaseException | None = None
         self._failed_at = 0  # the task that failed
@@ -59,22 +60,23 @@ class Background:
             if self._failure is None or self._failed_at > number:
                 return
             failure, self._failure = self._failure, None
+            # What was to follow it: nobody will do that now.
+            self._ended += len(self._tasks)
+            self._tasks.clear()
         raise failure
 
     def close(self) -> None:
         """Take no more; the thread ends by itself when all is done."""
         with self._changed:
-            self._tasks.append(None)
+            self._is_closed = True
             self._changed.notify_all()
 
     def _work(self) -> None:
         with over(self._group):
             while (task := self._next()) is not None:
-                begun = self._since = time.perf_counter()
                 failure: BaseException | None = None
                 try:
-                    if self._failure is None:
-                        task()
+                    task()
                 except BaseException as error:  # it belongs to whoever waits
                     failure = error
                 task = None  # it may hold what an epoch left
@@ -82,11 +84,20 @@ class Background:
                     self._ended += 1
                     if failure is not None:
                         self._failure, self._failed_at = failure, self._ended
+                    self._worked += time.perf_counter() - self._since
                     self._since = 0.0
-                    self._worked += time.perf_counter() - begun
                     self._changed.notify_all()
 
     def _next(self) -> Callable[[], None] | None:
+        """The next task to do, None where none is going to come; what follows a failure is passed over."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._tasks))
-            return self._tasks.popleft()
+            while True:
+                self._changed.wait_for(lambda: bool(self._tasks) or self._is_closed)
+                if not self._tasks:
+                    return None
+                task = self._tasks.popleft()
+                if self._failure is None:
+                    self._since = time.perf_counter()
+                    return task
+                self._ended += 1
+                self._changed.notify_all()

@@ -9,13 +9,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from avbench.engine import EngineConfig, OptimizerConfig, plain
+from avbench.engine import EngineConfig, OptimizerConfig, build_engine, over_the_global_batch, plain
 from avbench.errors import UsageError
 from avbench.methods import parse_methods
 from avbench.training.predict import counted, prepare
 from avbench.training.run import Run
-from tests.engine.small import ADAM, CPU, alone, batch_of, engine_of, flat, take_steps
+from tests.engine.small import ADAM, CPU, SGD, alone, batch_of, engine_of, flat, own_slice, take_steps
 from tests.methods import steps
 from tests.methods.test_every_method import CONFIGURED
 from tests.processes import run_on_ranks
@@ -87,6 +88,41 @@ def test_ranks_average_gradients_of_compiled_steps(counts: Sequence[int], accumu
     assert compiled > 0
     assert np.array_equal(first, second)
     np.testing.assert_allclose(first, expected, rtol=1e-5, atol=1e-6)
+
+
+def step_of_a_method(text: str, is_compiled: bool) -> np.ndarray:
+    """Parameters after two steps of a method with 309 classes: its head alone is more than one of DDP's buckets."""
+    plain.COMPILE_BACKEND = TRACED
+    (spec,) = parse_methods([text])
+    run = Run(spec, seed=0, classes=309, optimizer=OptimizerConfig(), engine=EngineConfig(compile=is_compiled),
+              device=CPU, dtype=torch.float64, batch_norm="local", store=None)  # fmt: skip
+    for number in range(2):
+        whole = replace(steps.batch_of(5, seed=number), global_valid=None)
+        batch = counted(prepare(own_slice(whole, (3, 2)), torch.float64))
+        assert batch is not None
+        run.train_step(batch, epoch=0, epochs=1, total_steps=4)
+    return flat(run.engine).numpy()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["baseline:fusion=concat"])
+def test_ranks_average_a_whole_networks_gradients_of_compiled_steps(text: str) -> None:
+    compiled, own = (run_on_ranks(2, step_of_a_method, text, is_compiled) for is_compiled in (True, False))
+    np.testing.assert_allclose(compiled[0], own[0], rtol=1e-9, atol=1e-12)
+    assert np.array_equal(compiled[0], compiled[1])
+
+
+def compile_global_batch_norm() -> str:
+    model = over_the_global_batch(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
+    with pytest.raises(UsageError) as refused:
+        build_engine(model, optimizer=SGD, device=CPU, dtype=torch.float32, leaves_unused_parameters=False,
+                     engine=COMPILED)  # fmt: skip
+    return str(refused.value)
+
+
+def test_batch_norm_over_ranks_is_not_compiled() -> None:
+    for said in run_on_ranks(2, compile_global_batch_norm):
+        assert said == "compile is not for --batch-norm global over several ranks; leave one of the two out"
 
 
 def test_a_compiled_networks_state_and_forks_are_those_of_any_other(traced: None) -> None:
