@@ -23,7 +23,7 @@ from avbench.methods import parse_methods
 from avbench.methods.base import Method, Part
 from avbench.methods.gradient_blending import GradientBlending
 from tests.engine.small import own_slice, zero
-from tests.methods.steps import batch_of
+from tests.methods.steps import batch_of, thin
 from tests.methods.test_every_method import CONFIGURED
 from tests.methods.test_gradient_blending import InMemory
 from tests.processes import run_on_ranks
@@ -53,12 +53,17 @@ def smooth(module: nn.Module) -> nn.Module:
     return module
 
 
-def configured(text: str, config: EngineConfig, *, dtype: torch.dtype, batch_norm: str) -> tuple[Method, Engine]:
-    """A method and its engine; batch norm "evaluation" or "global", by neither of which slices matter."""
+def configured(
+    text: str, config: EngineConfig, *, dtype: torch.dtype, batch_norm: str, whole: bool = False
+) -> tuple[Method, Engine]:
+    """A method and its engine; batch norm "evaluation" or "global", by neither of which slices matter.
+
+    whole: with all of its network's channels.
+    """
     (spec,) = parse_methods([text])
     method = spec.method(spec.config, classes=3, seed=0)
     torch.manual_seed(0)
-    model = smooth(method.build_model())
+    model = smooth(method.build_model() if whole else thin(method.build_model()))
     engine = build_engine(
         over_the_global_batch(model) if batch_norm == "global" else model,
         optimizer=OptimizerConfig(),
@@ -101,7 +106,7 @@ def state_of(engine: Engine) -> dict[str, np.ndarray]:
 
 def estimate(text: str, config: EngineConfig) -> dict[str, float]:
     """Gradient-Blending's weights, from forks of its engine."""
-    method, engine = configured(text, config, dtype=torch.float32, batch_norm="global")
+    method, engine = configured(text, config, dtype=torch.float32, batch_norm="global", whole=True)
     assert isinstance(method, GradientBlending)
     method.before_epoch(Float32(engine, Clock(0, 0, 1), TWO))
     engine.release()

@@ -17,7 +17,7 @@ from avbench.methods import METHODS, parse_methods
 from avbench.methods.base import Method
 from avbench.methods.greedy import Greedy
 from avbench.records import read_metrics, read_table
-from tests.methods.steps import batch_of
+from tests.methods.steps import batch_of, thin
 from tests.processes import run_on_ranks
 from tests.synthetic import make_dataset
 
@@ -56,7 +56,7 @@ def train_on_slices(
     """Parameters, buffers, losses and logs after some steps on global batches that are cut into `counts`."""
     method = method_of(text)
     torch.manual_seed(0)
-    model = method.build_model()
+    model = thin(method.build_model())
     if batch_norm == "global":
         model = over_the_global_batch(model)
     engine = build_engine(
