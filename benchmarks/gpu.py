@@ -28,7 +28,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count
@@ -64,6 +64,7 @@ from avbench.training.predict import prepare
 from avbench.training.trainer import TrainerConfig, cores_of_a_rank, train
 
 CODECS = ("flac", "wav")
+Question = tuple[str, str, Callable[[], Any]]
 _REPORTED = (
     "clips_per_second",
     "data_wait_share",
@@ -78,15 +79,16 @@ _REPORTED = (
 class Config:
     """What to measure.
 
-    clips: to render, of train. preset: of all but the loader, presets: of that. batch_size: of all that is measured.
-    seconds: of each measurement. epoch_clips: that the clips are repeated to. minutes: after which nothing more is
-    begun. json: where to write the results.
+    clips: to render, of train. preset: of all but the loader, presets: of that. methods: to time steps of and to train.
+    batch_size: of all that is measured. seconds: of each measurement. epoch_clips: that the clips are
+    repeated to. minutes: after which nothing more is begun. json: where to write the results.
     """
 
     clips: int = 96
     clip_seconds: float = 10.0
     preset: str = "paper"
     presets: tuple[str, ...] = tuple(PRESETS)
+    methods: str = ALL
     batch_size: int = 64
     seconds: float = 4.0
     epoch_clips: int = 1024
@@ -117,33 +119,35 @@ def main(config: Config) -> None:
 def measure(config: Config, device: torch.device) -> dict[str, Any]:
     """All answers by name, and "left_out": a line for each there was no time for."""
     deadline = time.monotonic() + 60 * config.minutes
-    results: dict[str, Any] = {"left_out": []}
     with tempfile.TemporaryDirectory(prefix="avbench-gpu-") as name:
         folder = Path(name)
-        datasets = packed(folder, config)
-        for answer, key, question in questions(datasets, folder, config, device):
-            if time.monotonic() > deadline:
-                results["left_out"].append(f"{answer}, {key}: left out, {config.minutes:g} minutes are over")
-                continue
+        return answers(questions(packed(folder, config), folder, config, device), deadline)
+
+
+def answers(questions: Iterable[Question], deadline: float) -> dict[str, Any]:
+    """As `measure`. deadline: by time.monotonic, after which nothing more is begun."""
+    results: dict[str, Any] = {"left_out": []}
+    for answer, key, question in questions:
+        if time.monotonic() > deadline:
+            results["left_out"].append(f"{answer}, {key}: left out, the time is over")
+        else:
             results.setdefault(answer, {})[key] = question()
     return results
 
 
-def questions(
-    datasets: dict[str, Dataset], folder: Path, config: Config, device: torch.device
-) -> Iterator[tuple[str, str, Callable[[], Any]]]:
+def questions(datasets: dict[str, Dataset], folder: Path, config: Config, device: torch.device) -> Iterator[Question]:
     """(answer, row, how to find it), in the order of the docstring."""
     yield "agreement", "", partial(agreement, datasets["flac"], config, device)
-    for spec in parse_methods([ALL]):
+    for spec in parse_methods([config.methods]):
         yield "waits", spec.name, partial(waits_of_a_step, spec.name, config, device)
-    for spec in parse_methods([ALL]):
+    for spec in parse_methods([config.methods]):
         yield "steps", spec.name, partial(clips_per_second_of_steps, spec.name, config, device)
     for preset_name in config.presets:
         for codec, dataset in datasets.items():
             yield "loader", f"{preset_name}, {codec}", partial(loaded, dataset, preset_name, config, device)
     for codec, dataset in datasets.items():
         yield "loader", f"plain DALI, {codec}", partial(loaded_plainly, dataset, folder / codec, config, device)
-    specs = without_estimates(parse_methods([ALL]))
+    specs = without_estimates(parse_methods([config.methods]))
     for streams in (1, len(specs)):
         yield "training", f"{streams} stream(s)", partial(trained, datasets["flac"], specs, streams, config, device)
 

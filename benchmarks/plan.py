@@ -52,13 +52,15 @@ class Config:
     """What to measure.
 
     dataset: a packed dataset; an epoch of its train split is trained. methods: as for `avbench bench plan`. batch_size:
-    of the global batch. rounds: trainings of each kind. json: where to write the results.
+    of the global batch. clips: that loading is measured on, two batches at least. rounds: trainings of each kind. json:
+    where to write the results.
     """
 
     dataset: Annotated[Path, tyro.conf.Positional]
     preset: str = "tiny"
     methods: str = "baseline"
     batch_size: int = 64
+    clips: int = 64
     rounds: int = 3
     json: Path | None = None
 
@@ -89,7 +91,11 @@ def prediction(config: Config, *, ranks: int, cores: Sequence[int]) -> dict[str,
     dataset, names = Dataset(config.dataset), chosen_methods(config.methods)
     of_rank = config.batch_size // ranks
     measuring = floors.Config(
-        config.dataset, preset=config.preset, clips=max(64, 2 * of_rank), batch_size=of_rank, step_batch=of_rank
+        config.dataset,
+        preset=config.preset,
+        clips=max(config.clips, 2 * of_rank),
+        batch_size=of_rank,
+        step_batch=of_rank,
     )
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
