@@ -1,6 +1,7 @@
 """Training with code that torch.compile makes: the same steps, for every method, in one process and over ranks."""
 
 import copy
+import importlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -10,24 +11,30 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch._inductor.utils import fresh_cache
 
 from avbench.batch import Batch, Outputs
+from avbench.cli import main
 from avbench.distributed import gather_objects
 from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, over_the_global_batch
 from avbench.engine import compiled as compiling
 from avbench.engine.compiled import check_compiles
 from avbench.errors import UsageError
 from avbench.methods import parse_methods
+from avbench.records import read_table
 from avbench.training.predict import counted, prepare
 from avbench.training.run import Run
 from tests.engine.small import ADAM, CPU, Small, alone, batch_of, engine_of, flat, take_steps
 from tests.methods import steps
 from tests.methods.test_every_method import CONFIGURED
 from tests.processes import run_on_ranks
+from tests.synthetic import make_dataset
 
 COMPILED = EngineConfig(compile=True)
 # Traces and differentiates ahead as inductor does, and runs what it got by torch's own kernels: no compiler, same bits.
 TRACED = "aot_eager"
+
+needs_a_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
 
 
 @pytest.fixture
@@ -119,7 +126,7 @@ def test_gradients_of_one_loss_leave_the_compiled_graph_for_the_next(traced: Non
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+@needs_a_compiler
 def test_inductors_steps_are_torchs_to_rounding() -> None:
     torch._dynamo.reset()
     engine, expected = engine_of(COMPILED), alone()
@@ -127,6 +134,69 @@ def test_inductors_steps_are_torchs_to_rounding() -> None:
         take_steps(engine, [clips], [clips])
         take_steps(expected, [clips], [clips])
     torch.testing.assert_close(flat(engine), flat(expected))
+
+
+NARROW = """
+from torch import nn
+
+from avbench.batch import Outputs
+from avbench.methods.base import Method
+
+
+class Narrow(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        layers = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        self.encoders = nn.ModuleDict({"visual": nn.Sequential(*layers)})
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, batch):
+        return Outputs(self.head(self.encoders["visual"](batch.frames[:, 0])).float())
+
+
+class Cut(Method):
+    name = "cut"
+    network = "a convolution"
+    modalities = ("visual",)
+    stops_at = None
+
+    def build_model(self):
+        return Narrow(self.classes)
+
+    def train_step(self, engine, batch, clock):
+        if clock.step == self.stops_at:
+            raise KeyboardInterrupt
+        return super().train_step(engine, batch, clock)
+"""
+
+
+@pytest.mark.slow
+@needs_a_compiler
+def test_a_compiled_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled anew, from a batch of another size than the first that was compiled from."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("narrow.py").write_text(NARROW, encoding="utf-8")
+    make_dataset(tmp_path / "data", clips={"train": 20, "val": 3, "test": 6})
+    words = ["--methods", "narrow:Cut", "--preset", "tiny", "--batch-size", "7", "--epochs", "2", "--compile"]
+    words += ["--checkpoint-steps", "1", "--learning-rate", "0.1", "--precision", "float32"]
+
+    def train(*words: str) -> None:
+        torch._dynamo.reset()
+        with fresh_cache():
+            before = graphs()
+            main(["train", *words])
+            assert graphs() > before
+
+    train("data", "--out", "whole", *words)
+    narrow = importlib.import_module("narrow")
+    monkeypatch.setattr(narrow.Cut, "stops_at", 2)
+    with pytest.raises(SystemExit):
+        train("data", "--out", "resumed", *words)
+    monkeypatch.setattr(narrow.Cut, "stops_at", None)
+    train("--out", "resumed", "--resume")
+    whole, resumed = (read_table(Path(run, "predictions/cut-seed0-test.parquet")) for run in ("whole", "resumed"))
+    assert whole.equals(resumed)
 
 
 class Breaking(Small):
