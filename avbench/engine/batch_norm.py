@@ -77,8 +77,3 @@ def over_the_global_batch(module: nn.Module, device: torch.device = _CPU) -> nn.
         else:
             over_the_global_batch(child, device)
     return module
-
-
-def is_over_ranks(module: nn.Module) -> bool:
-    """Whether this very module is batch norm over the global batch."""
-    return isinstance(module, GlobalBatchNorm2d | nn.SyncBatchNorm)

@@ -14,6 +14,7 @@ from torch import nn
 
 from avbench import shipped
 from avbench.distributed import current_world
+from avbench.engine.compiled import check_compiles
 from avbench.engine.ddp import DDPEngine
 from avbench.engine.optimizer import OptimizerConfig
 from avbench.engine.plain import Engine
@@ -108,7 +109,7 @@ def build_engine(
 ) -> Engine:
     """The engine that is asked for; of ddp, the plain one in one process. A collective.
 
-    Raises UsageError for what DeepSpeed cannot do.
+    Raises UsageError for what DeepSpeed cannot do, or torch cannot compile.
     """
     accumulation = engine.accumulation
     if engine.engine == "deepspeed":
@@ -121,21 +122,21 @@ def build_engine(
         return deepspeed_engine(
             model, optimizer=optimizer, device=device, dtype=dtype, accumulation=accumulation, settings=settings
         )
-    built: Engine
-    if current_world().size == 1:
-        built = Engine(model, optimizer=optimizer, device=device, dtype=dtype, accumulation=accumulation)
-    else:
-        built = DDPEngine(
-            model,
-            optimizer=optimizer,
-            device=device,
-            dtype=dtype,
-            accumulation=accumulation,
-            leaves_unused_parameters=leaves_unused_parameters,
-        )
     if engine.compile:
-        built.compile()
-    return built
+        check_compiles(model, device)
+    if current_world().size == 1:
+        return Engine(
+            model, optimizer=optimizer, device=device, dtype=dtype, accumulation=accumulation, compiles=engine.compile
+        )
+    return DDPEngine(
+        model,
+        optimizer=optimizer,
+        device=device,
+        dtype=dtype,
+        accumulation=accumulation,
+        compiles=engine.compile,
+        leaves_unused_parameters=leaves_unused_parameters,
+    )
 
 
 def _read(path: Path) -> str:

@@ -24,12 +24,15 @@ class DDPEngine(Engine):
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         accumulation: int = 1,
+        compiles: bool = False,
         leaves_unused_parameters: bool = False,
     ) -> None:
-        super().__init__(model, optimizer=optimizer, device=device, dtype=dtype, accumulation=accumulation)
+        super().__init__(
+            model, optimizer=optimizer, device=device, dtype=dtype, accumulation=accumulation, compiles=compiles
+        )
         self._leaves_unused_parameters = leaves_unused_parameters
         self._callable = DistributedDataParallel(
-            self.model,
+            self._callable,
             device_ids=[device] if device.type == "cuda" else None,
             # Without it a branch that gets no gradient is not averaged, silently in the first step.
             find_unused_parameters=leaves_unused_parameters,

@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import copy
 import math
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from typing import Any
 
 import torch
-import torch._functorch.config as functorch
 from torch import Tensor, nn
 
 from avbench.batch import Batch, Outputs
 from avbench.distributed import World, current_world, sum_over_ranks
-from avbench.engine.batch_norm import is_over_ranks
+from avbench.engine.compiled import CompiledNetwork
 from avbench.engine.optimizer import OptimizerConfig, load_state
 from avbench.engine.random_state import random_state, set_random_state
 from avbench.errors import UsageError
-
-COMPILE_BACKEND = "inductor"
 
 
 class Engine:
     """A network and its optimizer in one process; the other engines are the same over many.
 
     model: float32 network, `forward(batch) -> Outputs`. dtype: what it computes in: bfloat16 is autocast, float64
-    converts the network. accumulation: micro-batches a step, see `micro_batches`.
+    converts the network. accumulation: micro-batches a step, see `micro_batches`. compiles: the network's forward and
+    backward in training, when it is first called.
     """
 
     def __init__(
@@ -40,6 +36,7 @@ class Engine:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         accumulation: int = 1,
+        compiles: bool = False,
     ) -> None:
         self.world: World = current_world()
         self.device = device
@@ -52,8 +49,7 @@ class Engine:
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = optimizer.build(self.parameters)
         self._frozen: set[nn.Parameter] = set()
-        self._callable: nn.Module = self.model
-        self._compiled: Callable[[Batch], Outputs] | None = None  # of the callable
+        self._callable: nn.Module = CompiledNetwork(self.model) if compiles else self.model
         self._is_cutting = False  # whether forward and backward see micro-batches, of which the next is
         self._is_first = self._is_last = True
 
@@ -76,10 +72,7 @@ class Engine:
 
     def forward(self, batch: Batch) -> Outputs:
         """The network's outputs; in training one call a backward. Outputs are float32 (float64 in a float64 run)."""
-        module: Callable[[Batch], Outputs] = self._callable if self.model.training else self.model
-        if self._compiled is not None and self.model.training and len(batch) > 1:
-            module = self._compiled
-            _leave_size_open(batch)
+        module = self._callable if self.model.training else self.model
         with self._autocast(), self._synchronization():
             return module(batch)
 
@@ -163,7 +156,8 @@ class Engine:
         """An engine over a copy of a part of the network, its optimizer in the state that it has here.
 
         part: of the network, a module that shares its parameters: itself, or one made of some of its modules. What the
-        fork does leaves this engine as it is: so a method tries out what it does not mean to keep. A collective.
+        fork does leaves this engine as it is: so a method tries out what it does not mean to keep. A collective. It is
+        not compiled: it does not live long enough.
         """
         original = part(self.model)
         fork = self._anew(copy.deepcopy(original))
@@ -185,24 +179,6 @@ class Engine:
 
     # What follows is the trainer's, not a method's.
 
-    def compile(self) -> None:
-        """Have torch.compile make code of the network's forward and backward in training, when it is first called.
-
-        All else stays as it is: losses, what a method does with gradients, the optimizer, evaluation; also a batch of
-        less than two clips, for which there would be code of its own, and forks, which do not live long enough.
-        Raises UsageError where there is no compiler that it could use, and for batch norm over several ranks.
-        """
-        _check_compiler(self.device)
-        if self.world.size > 1 and any(map(is_over_ranks, self.model.modules())):
-            # Traced, its sums over ranks lose their part of the gradient, without a word.
-            raise UsageError("compile is not for --batch-norm global over several ranks; leave one of the two out")
-        # Else backward would free what a second one, as of `loss_grads`, needs.
-        functorch.donated_buffer = False
-        # One graph, not one for each of DDP's buckets: cut within `no_grad` or another precision, a head would come
-        # out without gradients. The price: averaging overlaps less with backward.
-        torch._dynamo.config.optimize_ddp = False
-        self._compiled = torch.compile(self._callable, backend=COMPILE_BACKEND)
-
     def set_learning_rate(self, rate: float) -> None:
         """For the next step."""
         for group in self.optimizer.param_groups:
@@ -212,7 +188,7 @@ class Engine:
         """Free the optimizer's state and the gradients: no step is to follow. The network stays."""
         self.optimizer.state.clear()
         self.optimizer.zero_grad(set_to_none=True)
-        self._callable, self._compiled = self.model, None  # under DDP, its buckets are a copy of all gradients
+        self._callable = self.model  # under DDP, its buckets are a copy of all gradients
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -287,21 +263,3 @@ class Engine:
         count = max(1, min(self.accumulation, math.ceil(clips / self.world.size)))
         bounds = [number * len(batch) // count for number in range(count + 1)]
         return [batch.select(slice(first, end)) for first, end in pairwise(bounds)]
-
-
-def _leave_size_open(batch: Batch) -> None:
-    """Tell torch.compile that the number of clips changes from batch to batch, so that there is one code for all."""
-    for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id, batch.valid):
-        if tensor is not None:
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
-
-
-def _check_compiler(device: torch.device) -> None:
-    """Raises UsageError where torch.compile would find no compiler; it would say so in a page, at the first step."""
-    variable, names = ("CC", ("gcc", "clang")) if device.type == "cuda" else ("CXX", ("g++",))
-    wanted = [os.environ[variable]] if os.environ.get(variable) else list(names)
-    if not any(shutil.which(name) for name in wanted):
-        raise UsageError(
-            f"compile wants a compiler and finds no {' or '.join(wanted)}; install one, name one in {variable}, or "
-            f"leave --compile out"
-        )

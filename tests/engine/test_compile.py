@@ -1,34 +1,46 @@
 """Training with code that torch.compile makes: the same steps, for every method, in one process and over ranks."""
 
 import copy
+import importlib
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._inductor.utils import fresh_cache
 
-from avbench.engine import EngineConfig, OptimizerConfig, build_engine, over_the_global_batch, plain
+from avbench.batch import Batch, Outputs
+from avbench.cli import main
+from avbench.distributed import gather_objects
+from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, over_the_global_batch
+from avbench.engine import compiled as compiling
+from avbench.engine.compiled import check_compiles
 from avbench.errors import UsageError
 from avbench.methods import parse_methods
+from avbench.records import read_table
 from avbench.training.predict import counted, prepare
 from avbench.training.run import Run
-from tests.engine.small import ADAM, CPU, SGD, alone, batch_of, engine_of, flat, own_slice, take_steps
+from tests.engine.small import ADAM, CPU, Small, alone, batch_of, engine_of, flat, own_slice, take_steps
 from tests.methods import steps
 from tests.methods.test_every_method import CONFIGURED
 from tests.processes import run_on_ranks
+from tests.synthetic import make_dataset
 
 COMPILED = EngineConfig(compile=True)
 # Traces and differentiates ahead as inductor does, and runs what it got by torch's own kernels: no compiler, same bits.
 TRACED = "aot_eager"
 
+needs_a_compiler = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain, "COMPILE_BACKEND", TRACED)
+    monkeypatch.setattr(compiling, "BACKEND", TRACED)
 
 
 def graphs() -> int:
@@ -72,27 +84,27 @@ def test_one_code_serves_batches_of_every_size_and_evaluation_has_none(traced: N
     torch.testing.assert_close(flat(engine), flat(expected))
 
 
-def steps_over_ranks(counts: Sequence[int], accumulation: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Parameters after compiled steps, and after those of the plain engine on the whole batches; graphs compiled."""
-    plain.COMPILE_BACKEND = TRACED
-    before = graphs()
-    engine = engine_of(EngineConfig(compile=True, accumulation=accumulation))
-    take_steps(engine, counts, range(3))
-    expected = take_steps(alone(), [sum(counts)], range(3))
-    return flat(engine).numpy(), flat(expected).numpy(), graphs() - before
+def check_ranks(cases: Sequence[tuple[Sequence[int], int]]) -> None:
+    """Compiled steps over ranks are those of the plain engine on the whole batches."""
+    compiling.BACKEND = TRACED
+    for counts, accumulation in cases:
+        engine = engine_of(EngineConfig(compile=True, accumulation=accumulation))
+        take_steps(engine, counts, range(3))
+        torch.testing.assert_close(flat(engine), flat(take_steps(alone(), [sum(counts)], range(3))))
+        assert len(set(gather_objects(flat(engine).numpy().tobytes()))) == 1
+    assert graphs() > 0
+    with pytest.raises(UsageError, match="--batch-norm global cannot be compiled over several ranks"):
+        check_compiles(over_the_global_batch(nn.Sequential(nn.BatchNorm2d(2))), CPU)
 
 
-@pytest.mark.parametrize(("counts", "accumulation"), [((3, 4), 1), ((5, 1), 1), ((4, 5), 2)])
-def test_ranks_average_gradients_of_compiled_steps(counts: Sequence[int], accumulation: int) -> None:
-    (first, expected, compiled), (second, _, _) = run_on_ranks(2, steps_over_ranks, counts, accumulation)
-    assert compiled > 0
-    assert np.array_equal(first, second)
-    np.testing.assert_allclose(first, expected, rtol=1e-5, atol=1e-6)
+def test_ranks_average_gradients_of_compiled_steps() -> None:
+    # On a rank with one clip or none the network is not compiled.
+    run_on_ranks(2, check_ranks, [((3, 4), 1), ((5, 1), 1), ((6, 0), 1), ((4, 5), 2)])
 
 
 def step_of_a_method(text: str, is_compiled: bool) -> np.ndarray:
     """Parameters after two steps of a method with 309 classes: its head alone is more than one of DDP's buckets."""
-    plain.COMPILE_BACKEND = TRACED
+    compiling.BACKEND = TRACED
     (spec,) = parse_methods([text])
     run = Run(spec, seed=0, classes=309, optimizer=OptimizerConfig(), engine=EngineConfig(compile=is_compiled),
               device=CPU, dtype=torch.float64, batch_norm="local", store=None)  # fmt: skip
@@ -105,24 +117,11 @@ def step_of_a_method(text: str, is_compiled: bool) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("text", ["baseline:fusion=concat"])
-def test_ranks_average_a_whole_networks_gradients_of_compiled_steps(text: str) -> None:
+def test_ranks_average_a_whole_networks_gradients_of_compiled_steps() -> None:
+    text = "baseline:fusion=concat"
     compiled, own = (run_on_ranks(2, step_of_a_method, text, is_compiled) for is_compiled in (True, False))
     np.testing.assert_allclose(compiled[0], own[0], rtol=1e-9, atol=1e-12)
     assert np.array_equal(compiled[0], compiled[1])
-
-
-def compile_global_batch_norm() -> str:
-    model = over_the_global_batch(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)))
-    with pytest.raises(UsageError) as refused:
-        build_engine(model, optimizer=SGD, device=CPU, dtype=torch.float32, leaves_unused_parameters=False,
-                     engine=COMPILED)  # fmt: skip
-    return str(refused.value)
-
-
-def test_batch_norm_over_ranks_is_not_compiled() -> None:
-    for said in run_on_ranks(2, compile_global_batch_norm):
-        assert said == "compile is not for --batch-norm global over several ranks; leave one of the two out"
 
 
 def test_a_compiled_networks_state_and_forks_are_those_of_any_other(traced: None) -> None:
@@ -150,7 +149,7 @@ def test_gradients_of_one_loss_leave_the_compiled_graph_for_the_next(traced: Non
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+@needs_a_compiler
 def test_inductors_steps_are_torchs_to_rounding() -> None:
     torch._dynamo.reset()
     engine, expected = engine_of(COMPILED), alone()
@@ -160,12 +159,121 @@ def test_inductors_steps_are_torchs_to_rounding() -> None:
     torch.testing.assert_close(flat(engine), flat(expected))
 
 
-def test_deepspeed_and_a_machine_without_a_compiler_are_refused(
-    tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch
+NARROW = """
+from torch import nn
+
+from avbench.batch import Outputs
+from avbench.methods.base import Method
+
+
+class Narrow(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        layers = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+        self.encoders = nn.ModuleDict({"visual": nn.Sequential(*layers)})
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, batch):
+        return Outputs(self.head(self.encoders["visual"](batch.frames[:, 0])).float())
+
+
+class Cut(Method):
+    name = "cut"
+    network = "a convolution"
+    modalities = ("visual",)
+    stops_at = None
+
+    def build_model(self):
+        return Narrow(self.classes)
+
+    def train_step(self, engine, batch, clock):
+        if clock.step == self.stops_at:
+            raise KeyboardInterrupt
+        return super().train_step(engine, batch, clock)
+"""
+
+
+@pytest.mark.slow
+@needs_a_compiler
+def test_a_compiled_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled anew, from a batch of another size than the first that was compiled from."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("narrow.py").write_text(NARROW, encoding="utf-8")
+    make_dataset(tmp_path / "data", clips={"train": 20, "val": 3, "test": 6})
+    words = ["--methods", "narrow:Cut", "--preset", "tiny", "--batch-size", "7", "--epochs", "2", "--compile"]
+    words += ["--checkpoint-steps", "1", "--learning-rate", "0.1", "--precision", "float32"]
+
+    def train(*words: str) -> None:
+        torch._dynamo.reset()
+        with fresh_cache():
+            before = graphs()
+            main(["train", *words])
+            assert graphs() > before
+
+    train("data", "--out", "whole", *words)
+    narrow = importlib.import_module("narrow")
+    monkeypatch.setattr(narrow.Cut, "stops_at", 2)
+    with pytest.raises(SystemExit):
+        train("data", "--out", "resumed", *words)
+    monkeypatch.setattr(narrow.Cut, "stops_at", None)
+    train("--out", "resumed", "--resume")
+    whole, resumed = (read_table(Path(run, "predictions/cut-seed0-test.parquet")) for run in ("whole", "resumed"))
+    assert whole.equals(resumed)
+
+
+class Breaking(Small):
+    """Asks for a number while it computes, which cannot be traced."""
+
+    def forward(self, batch: Batch) -> Outputs:
+        return super().forward(batch) if float(self.head.bias.detach().sum()) < 9.0 else Outputs(batch.clip_id)
+
+
+def built(model: nn.Module) -> Engine:
+    return build_engine(
+        model, optimizer=ADAM, device=CPU, dtype=torch.float32, leaves_unused_parameters=True, engine=COMPILED
+    )
+
+
+def test_a_network_that_cannot_be_compiled_as_a_whole_is_refused(traced: None) -> None:
+    with pytest.raises(UsageError, match=r"cannot compile Breaking as a whole \(.+\); leave --compile out"):
+        take_steps(built(Breaking()), [4], [0])
+
+
+class Powered(Small):
+    """A power of the logits, by its name: for each there is code of its own."""
+
+    def __init__(self, power: str) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, batch: Batch) -> Outputs:
+        return Outputs(super().forward(batch).logits ** len(self.power))
+
+
+def test_more_variants_of_a_network_than_are_compiled_are_an_error(
+    traced: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compiling, "_MOST_VARIANTS", 2)
+    for power in ("x", "xx"):
+        take_steps(built(Powered(power)), [4], [0])
+    with pytest.raises(UsageError, match="cannot compile Powered as a whole"):
+        take_steps(built(Powered("xxx")), [4], [0])
+
+
+def test_deepspeed_is_refused() -> None:
     with pytest.raises(UsageError, match="under --engine deepspeed it is untested; use --engine ddp"):
         EngineConfig(engine="deepspeed", compile=True)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(UsageError, match=r"finds no g\+\+; install one, name one in CXX, or leave --compile out"):
-        engine_of(COMPILED)
+
+
+def test_a_machine_without_a_compiler_is_refused_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(tmp_path / "no-compiler")))
+    compiling._why_nothing_compiles.cache_clear()
+    try:
+        with pytest.raises(UsageError, match=r"can compile nothing here \(.*No working C\+\+ compiler.*\); it wants"):
+            engine_of(COMPILED)
+    finally:
+        compiling._why_nothing_compiles.cache_clear()
