@@ -327,7 +327,7 @@ class Trainer:
             decoding = jpeg_text(jpeg_engines(self.device)) if "visual" in modalities else ""
             texts += [self.nearby.text, decoding, self.monitor.no_gpu_numbers]
         for text in filter(None, texts):
-            self._event(text)
+            self.display.say(text)  # not in the metrics: a resumed run would have it twice
 
     def _train(self, position: Position) -> None:
         for epoch in range(position.epoch, self.config.epochs):
