@@ -14,7 +14,6 @@ Answers: benchmarks/README.md.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -25,13 +24,13 @@ from typing import Any
 
 import torch
 import tyro
-from methods import about, here, synthetic_batch
+from methods import about, here, synchronize, synthetic_batch
 from rich.console import Console
 from rich.table import Table
 
 from avbench import shipped
 from avbench.batch import Batch, Clock
-from avbench.bench.scripts import run_script
+from avbench.bench.scripts import run_script, write_results
 from avbench.distributed import current_world, gather_objects, process_group
 from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, pick_precision
 from avbench.methods import parse_methods
@@ -61,10 +60,7 @@ def main(config: Config) -> None:
         results = measure(config)
         if world.is_main:
             Console().print(table_of(results, config))
-            if config.json:
-                config.json.write_text(
-                    json.dumps({**about(config), "ranks": world.size, "results": results}, indent=1), encoding="utf-8"
-                )
+            write_results(config, **about(), ranks=world.size, results=results)
 
 
 def measure(config: Config) -> list[dict[str, Any]]:
@@ -125,8 +121,7 @@ def seconds_of(action: Callable[[], object]) -> float:
     gather_objects(None)  # all begin at once
     started = time.perf_counter()
     action()
-    if here().type == "cuda":
-        torch.cuda.synchronize()
+    synchronize(here())
     return max(gather_objects(time.perf_counter() - started))
 
 

@@ -24,7 +24,6 @@ Answers: benchmarks/README.md.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import threading
@@ -38,14 +37,14 @@ from typing import Annotated
 import numpy as np
 import torch
 import tyro
-from methods import here
+from methods import here, synchronize
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from avbench.batch import Batch
 from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script
+from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
 from avbench.loading.features import preset
@@ -101,10 +100,7 @@ def main(config: Config) -> None:
     console = Console()
     console.print(table_of(results, config, cores))
     console.print(summary(machine), soft_wrap=True)
-    if config.json:
-        about = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-        record = {"machine": machine, "config": about, "cores": asdict(cores), "results": results}
-        config.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_results(config, machine=machine, cores=asdict(cores), results=results)
 
 
 @dataclass(frozen=True)
@@ -196,7 +192,7 @@ class Bench:
 
     def _timed(self, batches: Iterable[Batch], action: Callable[[Batch], None]) -> Timing:
         clips, waiting, iterator = 0, 0.0, iter(batches)
-        synchronize()
+        synchronize(here())
         started, thread = time.perf_counter(), time.thread_time()
         for _ in range(self.steps):
             asked = time.perf_counter()
@@ -204,7 +200,7 @@ class Bench:
             waiting += time.perf_counter() - asked
             action(batch)
             clips += len(batch)
-        synchronize()
+        synchronize(here())
         wall, thread = time.perf_counter() - started, time.thread_time() - thread
         self.loader.close_epoch()
         return Timing(wall / clips, waiting / clips, thread / clips)
@@ -229,12 +225,6 @@ def _copy(batch: Batch) -> Batch:
     """The batch in memory of its own, which no later one is written into."""
     audio, frames = (None if tensor is None else tensor.clone() for tensor in (batch.audio, batch.frames))
     return replace(batch, audio=audio, frames=frames)
-
-
-def synchronize() -> None:
-    """Wait for the GPU, where there is one."""
-    if here().type == "cuda":
-        torch.cuda.synchronize()
 
 
 def table_of(results: list[dict[str, dict[str, float]]], config: Config, cores: Cores) -> Table:

@@ -29,12 +29,11 @@ Answer: benchmarks/RESULTS.md.
 from __future__ import annotations
 
 import io
-import json
 import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,7 +50,7 @@ from rich.table import Table
 
 from avbench.batch import MODALITIES, Clock, Modality
 from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script
+from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset, checksum, shard_name
 from avbench.engine import Engine, OptimizerConfig, pick_precision
 from avbench.errors import UsageError
@@ -114,9 +113,7 @@ def main(config: Config) -> None:
     if costs["steps"]:
         console.print(step_table(costs, config))
     console.print(summary(machine), soft_wrap=True)
-    if config.json:
-        about = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-        config.json.write_text(json.dumps({"machine": machine, "config": about, **costs}, indent=1), encoding="utf-8")
+    write_results(config, machine=machine, **costs)
 
 
 @dataclass(frozen=True)

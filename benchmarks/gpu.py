@@ -24,12 +24,11 @@ Not run on a GPU yet: no answers.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -38,7 +37,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from methods import ALL, synthetic_batch, without_estimates
+from methods import ALL, synchronize, synthetic_batch, without_estimates
 from peers import Task
 from peers.plain_dali import make
 from rich.console import Console
@@ -48,7 +47,7 @@ from torch import Tensor
 
 from avbench.batch import MODALITIES, Batch
 from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import check_json, run_script
+from avbench.bench.scripts import check_json, run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
 from avbench.errors import UsageError
@@ -111,9 +110,7 @@ def main(config: Config) -> None:
     for line in results["left_out"]:
         console.print(line, soft_wrap=True, markup=False)
     console.print(summary(machine), soft_wrap=True)
-    if config.json:
-        about = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-        config.json.write_text(json.dumps({"machine": machine, "config": about, **results}, indent=1), "utf-8")
+    write_results(config, machine=machine, **results)
 
 
 def measure(config: Config, device: torch.device) -> dict[str, Any]:
@@ -302,11 +299,6 @@ def per_second(action: Callable[[], object], seconds: float, device: torch.devic
         synchronize(device)  # else the processor would run ahead of the clock
         done += 1
     return done / (time.perf_counter() - begun)
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def tables_of(results: dict[str, Any]) -> Iterator[Table]:

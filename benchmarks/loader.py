@@ -24,7 +24,6 @@ Answers: benchmarks/RESULTS.md and benchmarks/README.md.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import statistics
@@ -52,7 +51,7 @@ from torch import Tensor
 from avbench.arguments import comma_list
 from avbench.batch import MODALITIES, Modality
 from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script
+from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import AvbenchError, DatasetError, UsageError, unknown
 from avbench.loading.loader import Loader
@@ -126,9 +125,8 @@ def main(config: Config) -> None:
         console.print(table(measured, dataset))
         console.print(summary(machine), soft_wrap=True)
         results = [asdict(measurement) for measurement in measured]
-    if config.json:
-        about = {"machine": machine, **about_config(config, dataset), "left_out": left_out}
-        config.json.write_text(json.dumps({**about, "results": results}, indent=1), encoding="utf-8")
+    about = {"clips_of_dataset": len(dataset), "audio_suffix": dataset.audio_suffix, "preset": PRESET.name}
+    write_results(config, machine=machine, **about, left_out=left_out, results=results)
 
 
 def _check_comparable(dataset: Dataset) -> None:
@@ -388,16 +386,6 @@ def status_bytes(field: str) -> int:
     """Of this process, from /proc/self/status, which counts KiB."""
     fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
     return 1024 * int(fields[field].split()[0])
-
-
-def about_config(config: Config, dataset: Dataset) -> dict[str, Any]:
-    """What a result means nothing without."""
-    return {
-        "config": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()},
-        "clips_of_dataset": len(dataset),
-        "audio_suffix": dataset.audio_suffix,
-        "preset": PRESET.name,
-    }
 
 
 if __name__ == "__main__":

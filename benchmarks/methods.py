@@ -22,7 +22,6 @@ Answers: benchmarks/README.md.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import statistics
@@ -31,7 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +44,7 @@ from rich.progress import track
 from rich.table import Table
 
 from avbench.batch import MODALITIES, Batch, Clock
-from avbench.bench.scripts import run_script
+from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine import Engine, EngineConfig, OptimizerConfig, pick_precision
 from avbench.loading.features import preset
@@ -91,8 +90,7 @@ def main(config: Config) -> None:
     else:
         results = list(one_pass(config))
         console.print(one_pass_table(results, config))
-    if config.json:
-        config.json.write_text(json.dumps({**about(config), "results": results}, indent=1), encoding="utf-8")
+    write_results(config, **about(), results=results)
 
 
 # Own work
@@ -178,11 +176,17 @@ def seconds_of(action: Callable[[], object], device: torch.device) -> float:
         started = time.process_time()
         action()
         return time.process_time() - started
-    torch.cuda.synchronize(device)
+    synchronize(device)
     started = time.perf_counter()
     action()
-    torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter() - started
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the GPU, where it is one."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def own_work_table(results: Sequence[dict[str, Any]], config: Config) -> Table:
@@ -363,10 +367,9 @@ def one_pass_table(results: Sequence[dict[str, Any]], config: Config) -> Table:
     return table
 
 
-def about(config: Config) -> dict[str, Any]:
+def about() -> dict[str, Any]:
     """What a result means nothing without."""
     return {
-        "config": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()},
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "processor": platform.processor() or platform.machine(),
         "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,

@@ -14,7 +14,6 @@ Answer: benchmarks/RESULTS.md.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import resource
 import shutil
@@ -31,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script
+from avbench.bench.scripts import run_script, write_results
 from avbench.errors import RecipeError
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
@@ -66,8 +65,7 @@ def main(config: Config) -> None:
     console = Console()
     console.print(table(results))
     console.print(summary(machine), soft_wrap=True)
-    if config.json:
-        config.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1), encoding="utf-8")
+    write_results(config, machine=machine, results=results)
 
 
 def some_of(media: Path, folder: Path, count: int) -> list[Path]:

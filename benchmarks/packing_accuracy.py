@@ -20,7 +20,7 @@ import os
 import statistics
 import tempfile
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +36,7 @@ from torch import Tensor
 from avbench.arguments import comma_list
 from avbench.batch import true_label_confidence
 from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script
+from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
 from avbench.errors import UsageError
@@ -108,10 +108,7 @@ def main(config: Config) -> None:
     console = Console()
     console.print(table_of(results, config))
     console.print(summary(machine), soft_wrap=True)
-    if config.json:
-        about = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-        record = {"machine": machine, "config": about, "results": results}
-        config.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_results(config, machine=machine, results=results)
 
 
 def packed(sound: str, side: int, config: Config, folder: Path) -> Dataset:

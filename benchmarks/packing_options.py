@@ -21,7 +21,6 @@ Answer: benchmarks/README.md.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -44,7 +43,7 @@ from avbench.arguments import comma_list
 from avbench.batch import MODALITIES, Modality
 from avbench.bench.data import made_up
 from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script
+from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.loading.features import preset
@@ -128,10 +127,7 @@ def main(config: Config) -> None:
     console.print(differences_table(results))
     console.print(f"A scale of its own for each clip would make stft's steps {finer:.0%} finer.")
     console.print(summary(machine), soft_wrap=True)
-    if config.json:
-        about = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-        record = {"machine": machine, "config": about, "clips_of_dataset": len(first), "results": results}
-        config.json.write_text(json.dumps({**record, "scale_a_clip_finer": finer}, indent=1), encoding="utf-8")
+    write_results(config, machine=machine, clips_of_dataset=len(first), results=results, scale_a_clip_finer=finer)
 
 
 def _overrides(option: str) -> dict[str, object]:

@@ -18,12 +18,11 @@ Answers: benchmarks/README.md.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +38,7 @@ from rich.table import Table
 from avbench.batch import MODALITIES
 from avbench.bench.machine import describe, summary
 from avbench.bench.plan import Costs, Machines, chosen_methods, make_plan
-from avbench.bench.scripts import run_script
+from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.loading.features import preset
@@ -80,10 +79,8 @@ def main(config: Config) -> None:
     console = Console()
     console.print(table_of(predicted, measured, config))
     console.print(summary(machine), soft_wrap=True)
-    if config.json:
-        about = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-        results = [{"ranks": count, **predicted[count], "measured": measured[count]} for count in RANKS]
-        config.json.write_text(json.dumps({"machine": machine, "config": about, "results": results}, indent=1), "utf-8")
+    results = [{"ranks": count, **predicted[count], "measured": measured[count]} for count in RANKS]
+    write_results(config, machine=machine, results=results)
 
 
 def prediction(config: Config, *, ranks: int, cores: Sequence[int]) -> dict[str, float]:

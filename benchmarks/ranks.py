@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from avbench.bench.scripts import write_results
 from avbench.records import read_metrics
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120")
@@ -76,8 +77,7 @@ def main(config: Config) -> None:
         with tempfile.TemporaryDirectory() as folder:
             results["resume"].append({"seconds": resume_seconds(config, Path(folder, "run"))})
     Console().print(table_of(results))
-    if config.json:
-        config.json.write_text(json.dumps({**about(config), "results": results}, indent=1), encoding="utf-8")
+    write_results(config, **about(), results=results)
 
 
 def command(config: Config, out: Path, *, ranks: int = 1, flags: Sequence[str] = ()) -> list[str]:
@@ -184,10 +184,9 @@ def table_of(results: dict[str, list[dict[str, Any]]]) -> Table:
     return table
 
 
-def about(config: Config) -> dict[str, Any]:
-    """The machine, versions, configuration."""
+def about() -> dict[str, Any]:
+    """The machine and versions."""
     return {
-        "config": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "platform": platform.platform(),
         "cores": len(os.sched_getaffinity(0)),

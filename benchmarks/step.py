@@ -25,7 +25,6 @@ Answers: benchmarks/README.md.
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -35,12 +34,13 @@ from typing import Any
 
 import torch
 import tyro
-from methods import about, here, synthetic_batch
+from methods import about, here, synchronize, synthetic_batch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from avbench.batch import Batch
+from avbench.bench.scripts import write_results
 from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
 from avbench.methods import parse_methods
 from avbench.training.predict import prepare
@@ -79,8 +79,7 @@ def main(config: Config) -> None:
     for result in results if config.compile else ():
         for name, row in result["contenders"].items():
             console.print(f"{result['method']}, {name}: first step {row['first_step_seconds']:.1f} s")
-    if config.json:
-        config.json.write_text(json.dumps({**about(config), "results": results}, indent=1), encoding="utf-8")
+    write_results(config, **about(), results=results)
 
 
 def compared(method: str, batch: Batch, config: Config) -> dict[str, Any]:
@@ -126,16 +125,16 @@ def timed(
     for name, step in steps.items():
         begun = time.perf_counter()
         step()
-        synchronize()
+        synchronize(here())
         first[name] = time.perf_counter() - begun
         step()
     times: dict[str, dict[str, list[float]]] = {name: {"cpu": [], "wall": []} for name in steps}
     for number in range(rounds):
         for name in sorted(steps, reverse=bool(number % 2)):
-            synchronize()
+            synchronize(here())
             cpu, wall = time.process_time(), time.perf_counter()
             steps[name]()
-            synchronize()
+            synchronize(here())
             times[name]["cpu"].append(time.process_time() - cpu)
             times[name]["wall"].append(time.perf_counter() - wall)
     return first, times
@@ -258,12 +257,6 @@ def counting() -> str:
 def spread(values: Sequence[float]) -> float:
     """Half the distance of the extremes, as a share of the median."""
     return (max(values) - min(values)) / 2 / statistics.median(values)
-
-
-def synchronize() -> None:
-    """Wait for the GPU, where there is one."""
-    if here().type == "cuda":
-        torch.cuda.synchronize()
 
 
 def table_of(results: Sequence[dict[str, Any]], config: Config) -> Table:

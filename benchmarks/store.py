@@ -46,7 +46,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ from rich.console import Console
 from rich.table import Table
 
 from avbench import confidence
-from avbench.bench.scripts import run_script
+from avbench.bench.scripts import run_script, write_results
 from avbench.confidence import PENDING_BYTES, ROW, ConfidenceStore
 from avbench.distributed import all_to_all, barrier, current_world, process_group
 from avbench.errors import UsageError
@@ -106,9 +106,7 @@ def main(config: Config) -> None:
     console.print(measured_table(results, config))
     forecasts = [forecast(results, ranks, config) for ranks in config.target_ranks]
     console.print(forecast_table(forecasts, config))
-    if config.json:
-        record = {**about(config), "results": results, "forecasts": forecasts}
-        config.json.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_results(config, **about(), results=results, forecasts=forecasts)
 
 
 def refuse_what_does_not_fit(clips: int, config: Config, folder: Path) -> None:
@@ -375,10 +373,9 @@ def forecast_table(forecasts: Sequence[dict[str, Any]], config: Config) -> Table
     return table
 
 
-def about(config: Config) -> dict[str, Any]:
+def about() -> dict[str, Any]:
     """What a result means nothing without."""
     return {
-        "config": {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()},
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

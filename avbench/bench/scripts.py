@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,13 @@ def check_json(path: Path) -> None:
     """UsageError where results could not be written there: before anything is measured."""
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise UsageError(f"--json {path}: is a folder or lies in none; name a file in a folder that exists")
+
+
+def write_results(config: Any, **results: Any) -> None:
+    """Results and, under "config", the script's options as JSON, into the file that its option `json` names, if any."""
+    if config.json:
+        options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+        config.json.write_text(json.dumps({"config": options, **results}, indent=1), encoding="utf-8")
 
 
 def run_script(main: Callable[[], None]) -> None:
