@@ -140,6 +140,11 @@ class Dataset:
                 f"{path}: not a quarantine list; run `avbench verify {self.path} --quarantine`"
             ) from None
 
+    @cached_property
+    def distinct_sample_rates(self) -> np.ndarray:
+        """The values that `sample_rates` has, ascending, int32."""
+        return np.sort(self._table.column("sample_rate").unique().to_numpy())
+
     def clip_ids(self, split: str) -> np.ndarray:
         """Ids of the clips of a split that are not quarantined, ascending, int64."""
         ids = np.flatnonzero(self.splits == SPLITS.index(split))

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 import tyro
 from methods import here
+from packing_options import PRESET, overrides_of
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -40,7 +41,6 @@ from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
 from avbench.errors import UsageError
-from avbench.loading.features import preset
 from avbench.loading.loader import Loader
 from avbench.methods import parse_methods
 from avbench.packing.pack import pack
@@ -50,7 +50,6 @@ from avbench.training.predict import evaluation_batches
 from avbench.training.run import Run
 from avbench.training.trainer import TrainerConfig, select_clips, train
 
-PRESET = preset("paper")
 # The demo's, launch/demo.toml.
 OPTIMIZER = OptimizerConfig(learning_rate=0.006, schedule="one-cycle", warmup=0.25)
 RENDERED_SIDE = 256  # of the videos
@@ -115,15 +114,12 @@ def packed(sound: str, side: int, config: Config, folder: Path) -> Dataset:
     """An option's dataset; the videos are rendered for the first one."""
     clips = {"train": config.clips, "val": -(-config.clips // 4), "test": config.clips}
     planted = {**clips, "classes": config.classes, "seconds": config.seconds, "size": RENDERED_SIDE}
-    stft = {"stft_preset": PRESET.name} if sound == "stft" else {}
     recipe = load_recipe(
         "planted",
         {
             **{f"planted.{name}": value for name, value in planted.items()},
             "sample_rate_hz": PRESET.audio.sample_rate_hz,
-            "audio_suffix": sound,
-            "short_side": side,
-            **stft,
+            **overrides_of(f"{sound}-{side}"),
         },
     )
     workers = len(os.sched_getaffinity(0))

@@ -98,7 +98,7 @@ class Difference:
 def main(config: Config) -> None:
     """Pack, measure, print tables, write JSON."""
     torch.set_num_threads(1)
-    overrides = {option: _overrides(option) for option in config.options}
+    overrides = {option: overrides_of(option) for option in config.options}
     if not overrides:
         raise UsageError("--options is empty; name some, flac-256 say")
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +130,7 @@ def main(config: Config) -> None:
     write_results(config, machine=machine, clips_of_dataset=len(first), results=results, scale_a_clip_finer=finer)
 
 
-def _overrides(option: str) -> dict[str, object]:
+def overrides_of(option: str) -> dict[str, object]:
     """Fields of the recipe for an option like flac-256."""
     suffix, _, short_side = option.partition("-")
     if not short_side.isdecimal():

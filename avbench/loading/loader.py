@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -311,19 +310,15 @@ class Loader:
             return visual_pipeline(self.preset.visual, max_batch_size=clips * self.preset.visual.frames, **options)
         if self._spectrogram is not None:
             return SpectrogramPipeline(self._spectrogram, buffers=self._audio_buffers, device=self.device)
-        resampling = resampling_of(self._sample_rates_hz, self.preset.audio.sample_rate_hz)
+        resampling = resampling_of(self.dataset.distinct_sample_rates, self.preset.audio.sample_rate_hz)
         return audio_pipeline(self.preset.audio, resampling=resampling, max_batch_size=clips, **options)
-
-    @cached_property
-    def _sample_rates_hz(self) -> np.ndarray:
-        """Those that there are in the dataset; a look at the whole column."""
-        return np.unique(self.dataset.sample_rates)
 
     @property
     def resampling_text(self) -> str:
         """What could be spared where sound is packed at a higher rate than the preset's; else empty."""
         wanted_hz = self.preset.audio.sample_rate_hz
-        higher = self._sample_rates_hz[self._sample_rates_hz > wanted_hz]
+        rates_hz = self.dataset.distinct_sample_rates
+        higher = rates_hz[rates_hz > wanted_hz]
         if self._spectrogram is not None or not len(higher):
             return ""
         rates = ", ".join(map(str, higher))
