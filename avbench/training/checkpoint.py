@@ -18,7 +18,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +44,41 @@ VERSION = 2
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
+@dataclass(frozen=True, slots=True)
+class Within:
+    """How far a run is with the passes over data that its method makes before an epoch: an estimate, say.
+
+    passes: begun. batches: of all of them. clips: over all ranks. seconds: over all launches.
+    """
+
+    run: str
+    passes: int = 0
+    batches: int = 0
+    clips: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class Position:
     """Where a pass is: the next batch to train on, and what the run folder held by then.
 
-    An epoch that is trained and not yet judged has as many batches done as it has.
+    An epoch that is trained and not yet judged has as many batches done as it has. prepared: how many of the training
+    runs have done what they do before this epoch's first batch. within: where the next of them is amid it.
     """
 
     epoch: int
     batch: int
     metrics_offset: int
     bad_clips: dict[int, str]
-    prepared: int = 0  # runs that have done their passes before this epoch's first batch
+    prepared: int = 0
+    within: Within | None = None
 
     @property
     def name(self) -> str:
         """The checkpoint's name; sorted by it, a later one comes later. No two of a pass have the same."""
-        prepared = f"-prepared-{self.prepared:04d}" if self.prepared else ""
-        return f"epoch-{self.epoch:04d}-batch-{self.batch:06d}{prepared}"
+        prepared = f"-prepared-{self.prepared:04d}" if self.prepared or self.within else ""
+        within = f"{_WITHIN}{self.within.batches:07d}" if self.within else ""
+        return f"epoch-{self.epoch:04d}-batch-{self.batch:06d}{prepared}{within}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,8 +216,9 @@ class Checkpoints:
         for store in stores:
             store.load(path / _store_name(store))
         bad_clips = {int(clip): reason for clip, reason in manifest["bad_clips"].items()}
+        within = Within(**manifest["within"]) if manifest.get("within") else None
         return Position(
-            manifest["epoch"], manifest["batch"], manifest["metrics_offset"], bad_clips, manifest["prepared"]
+            manifest["epoch"], manifest["batch"], manifest["metrics_offset"], bad_clips, manifest["prepared"], within
         )
 
     def best_file(self, run: Run) -> Path:
@@ -238,6 +256,7 @@ class Checkpoints:
             "epoch": position.epoch,
             "batch": position.batch,
             "prepared": position.prepared,
+            "within": asdict(position.within) if position.within else None,
             "metrics_offset": position.metrics_offset,
             "bad_clips": {str(clip): reason for clip, reason in position.bad_clips.items()},
             "world_size": current_world().size,
@@ -262,8 +281,9 @@ class Checkpoints:
 
     def _changed_clips(self, path: Path) -> str:
         manifest = _manifest(path)
-        if manifest["batch"] and manifest["clips"] != self.clips:
-            return "was saved within an epoch over other clips (the quarantine has changed)"
+        if (manifest["batch"] or manifest.get("within")) and manifest["clips"] != self.clips:
+            amid = "an epoch" if manifest["batch"] else "the passes before an epoch"
+            return f"was saved within {amid} over other clips (the quarantine has changed)"
         return ""
 
     def _all(self) -> list[Path]:
@@ -274,7 +294,7 @@ class Checkpoints:
         everything = self._all()
         kept = everything[: self.keep]
         # An epoch's end can always be gone on from, also over other clips.
-        ends = [path for path in everything if _AT_EPOCHS_END in path.name]
+        ends = [path for path in everything if _AT_EPOCHS_END in path.name and _WITHIN not in path.name]
         if ends and ends[0] not in kept:
             kept.append(ends[0])
         for path in set(everything) - set(kept):
@@ -293,6 +313,7 @@ _SHARED, _OF_RANK, _RANDOM = "shared", "rank", "random"
 _TENSOR = "the tensor"  # the one key of a dictionary that stands for a tensor
 _BLOCK_BYTES = 1 << 20
 _AT_EPOCHS_END = "-batch-000000"
+_WITHIN = "-pass-batch-"
 
 
 def _make_anew(partial: Path) -> None:
@@ -406,10 +427,10 @@ def _load_rank(tensors: Mapping[str, Tensor], saved_world_size: int, runs: Seque
     same = saved_world_size == world.size
     ranks = [world.rank] if same else range(saved_world_size)
     for run in runs:
-        if run.is_training:
-            for name, buffer in run.buffers().items():
-                saved = [tensors[f"{_of_rank(rank)}/{run.name}/{name}"] for rank in ranks]
-                buffer.copy_(torch.stack(saved).mean(dim=0))
+        first = f"{_of_rank(ranks[0])}/{run.name}/"
+        names = [name.removeprefix(first) for name in tensors if name.startswith(first)]
+        saved = {name: [tensors[f"{_of_rank(rank)}/{run.name}/{name}"] for rank in ranks] for name in names}
+        run.load_buffers({name: torch.stack(of_ranks).mean(dim=0) for name, of_ranks in saved.items()})
     prefix = f"{_of_rank(world.rank)}/{_RANDOM}/"
     random = {name.removeprefix(prefix): state for name, state in tensors.items() if name.startswith(prefix)}
     if same and random:

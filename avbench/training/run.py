@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,6 +146,9 @@ class Run:
         )
         self._optimizer = optimizer
         self.progress = Progress()
+        self.forks: dict[str, Engine] = {}  # that `before_epoch` has made, until it is done
+        self._saved_forks: dict[str, dict[str, Any]] = {}  # those of the checkpoint that was gone on from
+        self._saved_buffers: dict[str, Tensor] = {}  # theirs
         self.learning_rate = 0.0  # of the last step
         self.tally = Tally.zero(device)
         self._logged: dict[str, list[Tensor | float]] = {}
@@ -254,6 +257,23 @@ class Run:
         self._unrecorded.clear()
         return Taken(totals, log)
 
+    def fork(self, name: str, part: Callable[[nn.Module], nn.Module]) -> Engine:
+        """A fork of the engine, part of the run's state until `forget_forks`; as it was saved, where it was. A
+        collective.
+        """
+        fork = self.forks[name] = self.engine.fork(part)
+        if name in self._saved_forks:
+            fork.load_state_dict(self._saved_forks.pop(name))
+            for buffer_name, buffer in _float_buffers(fork):
+                buffer.copy_(self._saved_buffers[_of_fork(name, buffer_name)])
+        return fork
+
+    def forget_forks(self) -> None:
+        """They have done what they were made for."""
+        self.forks.clear()
+        self._saved_forks.clear()
+        self._saved_buffers.clear()
+
     def release(self) -> None:
         """Give up what only training needs: a run that has stopped costs nothing more. Its network stays."""
         self.engine.release()
@@ -270,7 +290,10 @@ class Run:
         progress = {name: getattr(self.progress, name) for name in Progress.__slots__}
         if not self.is_training:
             return {"progress": progress}
-        return {"progress": progress, "engine": self.engine.state_dict(), "method": self.method.state_dict()}
+        state = {"progress": progress, "engine": self.engine.state_dict(), "method": self.method.state_dict()}
+        if self.forks:
+            state["forks"] = {name: fork.state_dict() for name, fork in self.forks.items()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
@@ -278,10 +301,34 @@ class Run:
         if "engine" in state:
             self.engine.load_state_dict(state["engine"])
             self.method.load_state_dict(state["method"])
+            self._saved_forks = dict(state.get("forks", {}))
 
     def buffers(self) -> dict[str, Tensor]:
-        """Batch norm's buffers of this rank, by name."""
-        return {name: buffer for name, buffer in self.engine.model.named_buffers() if buffer.is_floating_point()}
+        """Batch norm's buffers of this rank, by name; those of forks too."""
+        own = dict(_float_buffers(self.engine))
+        of_forks = {
+            _of_fork(name, buffer_name): buffer
+            for name, fork in self.forks.items()
+            for buffer_name, buffer in _float_buffers(fork)
+        }
+        return {**own, **of_forks}
+
+    def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Take up what `buffers` gave; those of forks once they are made again."""
+        own = dict(_float_buffers(self.engine))
+        for name, buffer in buffers.items():
+            if name in own:
+                own[name].copy_(buffer)
+            else:
+                self._saved_buffers[name] = buffer
+
+
+def _float_buffers(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    return ((name, buffer) for name, buffer in engine.model.named_buffers() if buffer.is_floating_point())
+
+
+def _of_fork(fork: str, buffer: str) -> str:
+    return f"fork {fork}: {buffer}"
 
 
 def _check_network(method: Method, model: nn.Module, text: str) -> None:

@@ -39,9 +39,10 @@ from avbench.methods import RunSpec
 from avbench.methods.base import Part
 from avbench.records import SPLITS, MetricsWriter, write_json
 from avbench.training.background import Background
-from avbench.training.checkpoint import Checkpoints, Position
+from avbench.training.checkpoint import Checkpoints, Position, Within
 from avbench.training.display import Display
 from avbench.training.folder import RunFolder, describe_environment, record_launch
+from avbench.training.interruption import Stop
 from avbench.training.memory import fits, largest_that_fits, memory_refused_in_one_line, too_large
 from avbench.training.monitor import Monitor, plotted
 from avbench.training.parallel import SideBySide, longest_first
@@ -235,6 +236,9 @@ class Trainer:
         self.bad_clips: dict[int, str] = {}  # of all ranks
         # (epoch, batches): that were trained on, that were logged, that the newest checkpoint holds.
         self.done = self.logged = self.saved = (0, 0)
+        # The passes before an epoch that are under way, and how many runs are done with theirs.
+        self.preparing: tuple[View, int] | None = None
+        self.is_trained = False  # predictions are what is left
         self.loaders = {
             split: self._loader(split, clip_ids[split], config.order_seed, split == "train", modalities_read(self.runs))
             for split in SPLITS
@@ -311,7 +315,8 @@ class Trainer:
             )
             if self.world.is_main:
                 step = position.epoch * len(self.loaders["train"]) + position.batch
-                board = SummaryWriter(str(self.folder.tensorboard), purge_step=step if resume else None)
+                # What was logged at this step itself was logged before the checkpoint, and is not logged again.
+                board = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1 if resume else None)
                 self.board = stack.enter_context(board)
             try:
                 self._train(position)
@@ -336,52 +341,68 @@ class Trainer:
             first_batch = position.batch if epoch == position.epoch else 0
             self.done = self.logged = self.saved = (epoch, first_batch)
             if first_batch == 0:
-                self._prepare_epoch(epoch, prepared=position.prepared if epoch == position.epoch else 0)
+                self._prepare_epoch(epoch, position if epoch == position.epoch else Position(epoch, 0, 0, {}))
             self._train_epoch(epoch, first_batch=first_batch)
             self._judge_epoch(epoch)
             self._save(epoch + 1, 0)
 
     def _interrupted(self, interrupted: Interrupted) -> Interrupted:
-        """Save what was trained since the last checkpoint, and say where it goes on. A collective.
-
-        Estimates and predictions are not gone on from within: those under way are made again.
-        """
+        """Save what was done since the last checkpoint, and say where it goes on. A collective."""
         epoch, done = self.done
         if self.done != self.logged:
             self._log_steps(epoch, done)
         if self.done != self.saved:
             self._save(epoch, done)
+        within, is_kept = None, True
+        if self.preparing is not None:
+            view, prepared = self.preparing
+            within, is_kept = view.within, view.run.method.resumes_passes
+            if is_kept and not view.is_saved:
+                self._save(epoch, 0, prepared=prepared, within=within)
         self.pulse.at("writing the last checkpoint")
         self.background.wait()
-        text = (
-            f"interrupted by {interrupted.signal} in epoch {epoch} after {done} of {len(self.loaders['train'])} "
-            f"batches; nothing is lost, go on with `avbench train --out {self.folder.path} --resume`"
-        )
-        self._write({"kind": "event", "text": f"interrupted by {interrupted.signal}", "epoch": epoch, "batch": done})
-        marker = {"signal": interrupted.signal, "epoch": epoch, "batch": done}
-        on_main(str(self.folder.path), lambda: write_json(self.folder.interrupted, marker))
-        return Interrupted(interrupted.signal, text)
+        batches = len(self.loaders["train"])
+        stop = Stop(interrupted.signal, epoch, done, batches, within, is_kept, is_trained=self.is_trained)
+        self._write({"kind": "event", "text": f"interrupted by {stop.signal}", "epoch": epoch, "batch": done})
+        on_main(str(self.folder.path), lambda: write_json(self.folder.interrupted, stop.marker()))
+        return Interrupted(stop.signal, stop.text(self.folder.path))
 
-    def _prepare_epoch(self, epoch: int, *, prepared: int) -> None:
+    def _prepare_epoch(self, epoch: int, position: Position) -> None:
         """Let each method do what it wants done before an epoch; what took passes over data is saved at once.
 
-        prepared: how many runs did so before the checkpoint that is gone on from; theirs is not done again.
+        position: gone on from; what runs did before it is not done again.
         """
-        for run in self._training():
-            view = self._view(run, Clock(epoch, run.progress.step, self.config.epochs))
-            before = random_state(self.device)
-            try:
-                with closing(view):
-                    run.method.before_epoch(view)
-            finally:
-                set_random_state(before, self.device)
-            if view.passes:
-                numbers = {"before_epoch_seconds": view.seconds, "passes": view.passes, "clips": int(view.clips)}
-                self._write({"kind": "performance", **_key(run), "epoch": epoch, "batch": 0, **numbers})
-                prepared += 1
-                self._save(epoch, 0, prepared=prepared)
+        for number, run in enumerate(self._training()):
+            if number >= position.prepared:
+                within = position.within if number == position.prepared else None
+                self._prepare_run(run, epoch, prepared=number, within=within or Within(run.name))
 
-    def _view(self, run: Run, clock: Clock) -> View:
+    def _prepare_run(self, run: Run, epoch: int, *, prepared: int, within: Within) -> None:
+        before = random_state(self.device)
+
+        def save() -> None:
+            # What the run's own training goes on with; passes draw no number from torch's global generators.
+            inside = random_state(self.device)
+            set_random_state(before, self.device)
+            self._save(epoch, 0, prepared=prepared, within=view.within)
+            set_random_state(inside, self.device)
+
+        view = self._view(run, Clock(epoch, run.progress.step, self.config.epochs), within=within, save=save)
+        try:
+            self.preparing = view, prepared
+            with closing(view):
+                run.method.before_epoch(view)
+        finally:
+            set_random_state(before, self.device)
+        self.preparing = None
+        run.forget_forks()
+        if view.passes:
+            done = view.within
+            numbers = {"before_epoch_seconds": done.seconds, "passes": done.passes, "clips": done.clips}
+            self._write({"kind": "performance", **_key(run), "epoch": epoch, "batch": 0, **numbers})
+            self._save(epoch, 0, prepared=prepared + 1)
+
+    def _view(self, run: Run, clock: Clock, *, within: Within, save: Callable[[], None]) -> View:
         return View(
             run,
             clock,
@@ -394,6 +415,9 @@ class Trainer:
             side_by_side=self.side_by_side,
             display=self.display,
             say=lambda text, numbers: self._event(f"{run.name}: {text}", run=run, epoch=clock.epoch, **numbers),
+            within=within,
+            save=save,
+            save_batches=self.config.checkpoint_steps,
         )
 
     def _train_epoch(self, epoch: int, *, first_batch: int) -> None:
@@ -524,10 +548,12 @@ class Trainer:
         evaluate(self.loaders[split], runs, clock=clock, dtype=self.dtype, side_by_side=self.side_by_side)
         return {run.name: _means(taken.totals) for run, taken in self._tallies_of(runs)}
 
-    def _save(self, epoch: int, batch: int, *, prepared: int = 0) -> None:
+    def _save(self, epoch: int, batch: int, *, prepared: int = 0, within: Within | None = None) -> None:
         self._collect_bad_clips()
+        if self.board is not None:
+            self.board.flush()  # what a resumed run does not log again
         offset = self.metrics.offset() if self.metrics is not None else 0
-        position = Position(epoch, batch, offset, dict(self.bad_clips), prepared)
+        position = Position(epoch, batch, offset, dict(self.bad_clips), prepared, within)
         self.saved = (epoch, batch)
         self.pulse.at(f"copying checkpoint {position.name}")
         self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
@@ -563,6 +589,7 @@ class Trainer:
     def _finish(self) -> None:
         """Write what the analysis reads: confidences, and predictions of each run's best epoch."""
         self.done = self.logged = self.saved
+        self.is_trained = True
         self.background.wait()
         self.pulse.at("writing confidence.parquet")
         runs = [run for run in self.runs if run.progress.finished != DIVERGED and run.progress.best_epoch >= 0]
