@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -26,6 +28,7 @@ from rich.console import Console
 
 from avbench.arguments import comma_list
 from avbench.errors import INTERRUPTED_STATUS, AvbenchError, Interrupted, RankLost, UsageError, unknown
+from avbench.streams import forgiving_streams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # A full or read-only disk, a folder that belongs to somebody else.
+_NEARLY_FULL = 1 << 20  # bytes left
 _NOT_OURS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -426,16 +430,23 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script: runs a command and exits with 0, or with 2 and one line after a user's mistake."""
+    words = sys.argv[1:] if argv is None else argv
+    with forgiving_streams():
+        _exit_as_it_ends(words)
+
+
+def _exit_as_it_ends(words: Sequence[str]) -> None:
     try:
-        _dispatch(sys.argv[1:] if argv is None else argv)
+        _dispatch(words)
     except AvbenchError as error:
         print(f"avbench: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in _NOT_OURS_TO_MEND:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"avbench: {place}{error.strerror}; make room or give the right to write, then go on", file=sys.stderr)
+        place = error.filename or _written_to(words, is_full=error.errno == errno.ENOSPC)
+        text = os.strerror(error.errno)  # libraries put their own words around it
+        print(f"avbench: {place}: {text}; make room or give the right to write, then go on", file=sys.stderr)
         sys.exit(2)
     except Interrupted as interrupted:
         if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
@@ -529,6 +540,19 @@ def _value_of(argv: Sequence[str], flag: str) -> str | None:
         if word.startswith(f"{flag}="):
             return word.partition("=")[2]
     return None
+
+
+def _written_to(argv: Sequence[str], *, is_full: bool) -> str:
+    """The folder or file that a command writes to, for an error that names none; of several the one that is full."""
+    named = [_value_of(argv, flag) for flag in ("--out", "--export", "--json")]
+    places = [place for place in named if place] or [word for word in argv[1:] if not word.startswith("-")][:1] or ["."]
+    full = [place for place in (*places, tempfile.gettempdir()) if is_full and _free_bytes(Path(place)) < _NEARLY_FULL]
+    return (full or places)[0]
+
+
+def _free_bytes(path: Path) -> int:
+    there = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), Path("/"))
+    return shutil.disk_usage(there).free
 
 
 def _check_not_empty(argv: Sequence[str], *flags: str) -> None:

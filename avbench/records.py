@@ -92,8 +92,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.chmod(0o644)  # mkstemp makes files that only their owner can read
         partial.replace(path)
+    except OSError as error:
+        raise _placed(error, path) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _placed(error: OSError, path: Path) -> OSError:
+    """The error with the file that was being written, where it names none: a full disk is found by it."""
+    if error.filename is not None or error.errno is None:
+        return error
+    return OSError(error.errno, os.strerror(error.errno), str(path))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -150,13 +159,18 @@ class MetricsWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._path = path
+        self._file = path.open("ab", buffering=0)  # or closing it would fail again where the disk is full
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; it is in the file when this returns."""
         line = json.dumps({name: _plain(value) for name, value in record.items()}, ensure_ascii=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        left = memoryview(line.encode() + b"\n")
+        try:
+            while left:
+                left = left[self._file.write(left) or 0 :]  # a disk that is nearly full takes a part
+        except OSError as error:
+            raise _placed(error, self._path) from None
 
     def offset(self) -> int:
         """Size of the file in bytes: what a checkpoint keeps, so that a resumed run cuts later lines off."""

@@ -119,8 +119,8 @@ class View:
     def batches(self, part: Part, *, epoch: int, training: bool, first_batch: int = 0) -> Iterator[Batch]:
         """A pass over a part's clips."""
         loader = self._loader(part, training=training)
-        self.passes += first_batch == 0  # one that is gone on with was counted when it was begun
         for batch in loader.epoch(epoch, first_batch=first_batch):
+            self.passes += batch.position == 0
             self._display.note(
                 f"{self.run.name}, before epoch {self.clock.epoch}: pass {self.passes}, over the {part} part, "
                 f"batch {batch.position + 1}/{len(loader)}"
