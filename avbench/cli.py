@@ -27,7 +27,16 @@ import tyro
 from rich.console import Console
 
 from avbench.arguments import comma_list
-from avbench.errors import INTERRUPTED_STATUS, AvbenchError, Interrupted, RankLost, UsageError, unknown
+from avbench.errors import (
+    DIVERGED_STATUS,
+    INTERRUPTED_STATUS,
+    AllDiverged,
+    AvbenchError,
+    Interrupted,
+    RankLost,
+    UsageError,
+    unknown,
+)
 from avbench.streams import forgiving_streams
 
 if TYPE_CHECKING:
@@ -227,6 +236,7 @@ def _run_training(args: TrainArgs) -> None:
     from avbench.loading.features import preset
     from avbench.loading.gpu import check_driver, why_unused
     from avbench.methods import parse_methods
+    from avbench.training.closing import all_diverged
     from avbench.training.folder import RunFolder
     from avbench.training.trainer import is_finished, select_clips, train
 
@@ -245,6 +255,8 @@ def _run_training(args: TrainArgs) -> None:
     with process_group(device=device, timeout_seconds=max(1800.0, 2 * config.training.hang_seconds)) as world:
         resume = args.resume
         if args.auto_resume:
+            if text := on_main(str(config.out), lambda: all_diverged(folder)):
+                raise AllDiverged(text)
             # Rank 0 looks, for all: a moment later its own config.toml is there.
             resume = on_main(str(config.out), lambda: _is_begun(folder, config))
             if resume and on_main(str(config.out), lambda: is_finished(folder, epochs=config.training.epochs)):
@@ -255,7 +267,7 @@ def _run_training(args: TrainArgs) -> None:
         clip_ids = select_clips(dataset, classes=config.classes, fraction=config.fraction)
         if args.tune:
             config = _tuned(config, dataset, clip_ids, specs, device=device, resume=resume, overwrite=args.overwrite)
-        train(
+        said = train(
             dataset,
             clip_ids=clip_ids,
             specs=specs,
@@ -270,6 +282,8 @@ def _run_training(args: TrainArgs) -> None:
             resume=resume,
             overwrite=args.overwrite,
         )
+        if world.is_main:
+            print(said, flush=True)
 
 
 def _tuned(
@@ -449,9 +463,13 @@ def _exit_as_it_ends(words: Sequence[str]) -> None:
         print(f"avbench: {place}: {text}; make room or give the right to write, then go on", file=sys.stderr)
         sys.exit(2)
     except Interrupted as interrupted:
-        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        if _is_first_rank():
             print(f"avbench: {interrupted}", file=sys.stderr)
         sys.exit(INTERRUPTED_STATUS)
+    except AllDiverged as diverged:
+        if _is_first_rank():
+            print(f"avbench: {diverged}", file=sys.stderr)
+        sys.exit(int(os.environ.get("AVBENCH_DIVERGED_STATUS", DIVERGED_STATUS)))
     except RankLost as lost:
         print(f"avbench: {lost}", file=sys.stderr, flush=True)
         # Threads may be waiting for the rank that is gone, and so would the interpreter.
@@ -459,6 +477,10 @@ def _exit_as_it_ends(words: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("avbench: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def _dispatch(argv: Sequence[str]) -> None:

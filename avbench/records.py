@@ -146,6 +146,29 @@ def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
     return table
 
 
+DIVERGED_FILE = "diverged.json"
+_MOST_NAMED = 3
+
+
+def described_divergence(folder: Path) -> str:
+    """What a run folder says of its runs where all of them diverged, which first; empty of any other folder."""
+    try:
+        runs = json.loads((folder / DIVERGED_FILE).read_text(encoding="utf-8"))["runs"]
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError):
+        return "all its runs diverged"
+    more = [f"{len(runs) - _MOST_NAMED} more"] if len(runs) > _MOST_NAMED else []
+    count = "its only run" if len(runs) == 1 else f"all its {len(runs)} runs"
+    return f"{count} diverged ({'; '.join([*map(_diverged, runs[:_MOST_NAMED]), *more])})"
+
+
+def _diverged(run: Mapping[str, Any]) -> str:
+    if run.get("epoch") is None:
+        return str(run.get("run"))
+    return f"{run['run']} in epoch {run['epoch']} by step {run['step']} at learning rate {run['learning_rate']:g}"
+
+
 class MetricsWriter:
     """Appends records to metrics.jsonl, one JSON object a line.
 

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 # Room may come back; of anything else (a closed pipe, a lost terminal) nothing more is to be hoped for.
@@ -69,8 +70,9 @@ class Forgiving:
 
 @contextmanager
 def forgiving_streams() -> Iterator[None]:
-    """Meanwhile nothing that is printed can fail. At the end it is said on one stream where the other one's disk was full;
-    a reader that has gone wants to hear no more.
+    """Meanwhile nothing that is printed can fail.
+
+    At the end it is said on one stream where the other one's disk was full; a reader that has gone wants no more.
     """
     _open_closed_descriptors()
     before = sys.stdout, sys.stderr
@@ -90,7 +92,7 @@ def forgiving_streams() -> Iterator[None]:
 
 
 def _nowhere() -> TextIO:
-    return open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  for as long as the process lives
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _open_closed_descriptors() -> None:

@@ -23,7 +23,15 @@ from avbench.analysis.configuration import check_alike, settings_of
 from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_epochs, average_over_seeds, discrepancy
 from avbench.analysis.evaluation import Scores, modalities_of
 from avbench.errors import RunError, UsageError, unknown
-from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA, SPLITS, predictions_schema, read_metrics, read_table
+from avbench.records import (
+    CONFIDENCE_SCHEMA,
+    HISTORY_SCHEMA,
+    SPLITS,
+    described_divergence,
+    predictions_schema,
+    read_metrics,
+    read_table,
+)
 
 Ids = NDArray[np.int64]
 Epochs = Literal["all", "best"] | tuple[int, int]
@@ -427,6 +435,10 @@ def _check_ids_once(clip_ids: Ids, path: Path) -> None:
 def _read_predictions(folder: RunFolder, split: str) -> list[_Predictions]:
     files = sorted((folder.path / "predictions").glob("*.parquet"))
     if not files:
+        if diverged := described_divergence(folder.path):
+            raise RunError(
+                f"{folder.path}: {diverged}; there is nothing to evaluate, train with a lower --learning-rate"
+            )
         raise RunError(
             f"{folder.path}: holds no predictions; did the training end? `avbench train ... --resume` finishes it"
         )

@@ -1,4 +1,4 @@
-"""Gradient-Blending's measuring: branches of a network, each trained alone for some epochs, their losses before and after.
+"""Gradient-Blending's measuring: branches of a network, each trained alone for some epochs, and their losses.
 
 It may be left between any two batches and gone on with: what it has done so far is in its state.
 """

@@ -99,7 +99,8 @@ class _Staged:
 class Checkpoints:
     """The checkpoints of a run folder; every rank makes one and calls it at the same time as the others.
 
-    background: what writes them. keep: how many of the newest to keep, beside the newest one made at an epoch's end.
+    background: what writes them. keep: how many of the newest to keep, beside the newest one made at an epoch's end;
+    at least one.
     identity: what a checkpoint must agree with to be gone on from (dataset, runs); one of another is refused by name of
     what differs. clips: identifies the clips that are used, which may change between epochs (quarantine) but not within
     one. may_publish: asked by rank 0 before a checkpoint takes its place, raises RunError where the run folder is no
@@ -287,8 +288,7 @@ class Checkpoints:
         return ""
 
     def _all(self) -> list[Path]:
-        """Newest first."""
-        return sorted((path for path in self.folder.glob("epoch-*") if path.is_dir()), reverse=True)
+        return _newest_first(self.folder)
 
     def _prune(self) -> None:
         everything = self._all()
@@ -304,6 +304,24 @@ class Checkpoints:
         for file in (self.folder / "best").glob("*.pt"):
             if file.name not in needed:
                 file.unlink(missing_ok=True)
+
+
+def keep_only_best(folder: Path) -> None:
+    """Remove all of a folder of checkpoints but the best networks that the newest one means. On rank 0.
+
+    Killed in between it may be called again: the newest checkpoint goes last.
+    """
+    everything = _newest_first(folder)
+    needed = {name for path in everything[:1] for name in _best_meant_by(path)}
+    for file in (folder / "best").glob("*"):
+        if needed and file.name not in needed:
+            file.unlink(missing_ok=True)
+    for path in [*folder.glob("unused-*"), *folder.glob(f"{_PARTIAL}*"), *reversed(everything)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("epoch-*") if path.is_dir()), reverse=True)
 
 
 _PARTIAL = ".partial-"

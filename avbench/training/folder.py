@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from avbench.errors import RunError
-from avbench.records import write_json
+from avbench.records import DIVERGED_FILE, write_json
 
 _PACKAGES = ("avbench", "torch", "torchaudio", "torchvision", "nvidia-dali-cuda120", "numpy", "pyarrow", "deepspeed")
 # A writer touches its lock while it works; one of another host that is older than this has lost its process.
@@ -51,6 +51,7 @@ class RunFolder:
     lock = property(lambda self: self.path / "lock.json")
     interrupted = property(lambda self: self.path / "interrupted.json")
     finished = property(lambda self: self.path / "finished.json")
+    diverged = property(lambda self: self.path / DIVERGED_FILE)
 
     def prediction_file(self, run: str, seed: int, split: str) -> Path:
         """Predictions of one run on one split."""

@@ -45,7 +45,10 @@ class Stop:
             count = f"{self.within.passes} {'pass' if self.within.passes == 1 else 'passes'}"
             batches = f"{self.within.batches} {'batch' if self.within.batches == 1 else 'batches'}"
             where = f"before epoch {self.epoch}, in what {self.within.run} does there ({count} begun, {batches} done)"
-            return where, "" if self.is_kept else f"{self.within.run}'s method cannot go on from within, so they are made"
+            return (
+                where,
+                "" if self.is_kept else f"{self.within.run}'s method cannot go on from within, so they are made",
+            )
         if self.batch == self.batches:
             return f"after all {self.batches} batches of epoch {self.epoch}, before it was judged", "that is done"
         return f"in epoch {self.epoch} after {self.batch} of {self.batches} batches", ""

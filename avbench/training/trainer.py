@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from avbench.distributed import (
     ranks_on_this_node,
 )
 from avbench.engine import EngineConfig, OptimizerConfig, Precision, pick_precision, random_state, set_random_state
-from avbench.errors import DatasetError, Interrupted, RunError, UsageError, unknown
+from avbench.errors import AllDiverged, DatasetError, Interrupted, RunError, UsageError, unknown
 from avbench.loading.cores import Nearby, cores_near
 from avbench.loading.features import Preset
 from avbench.loading.gpu import jpeg_engines, jpeg_text
@@ -39,8 +40,20 @@ from avbench.methods import RunSpec
 from avbench.methods.base import Part
 from avbench.models.resnet import WIDTH
 from avbench.records import SPLITS, MetricsWriter, write_json
+from avbench.training.audit import Audit, Count, said_of
 from avbench.training.background import Background
 from avbench.training.checkpoint import Checkpoints, Position, Within
+from avbench.training.closing import (
+    all_diverged,
+    closing_table,
+    divergence,
+    divergences,
+    end,
+    is_without_checkpoints,
+    next_command,
+    tidied,
+    what_is_kept,
+)
 from avbench.training.display import Display
 from avbench.training.folder import RunFolder, describe_environment, record_launch
 from avbench.training.interruption import Stop
@@ -76,6 +89,7 @@ class TrainerConfig:
     checkpoint_steps: int = 1000
     """Steps between checkpoints within an epoch; one is always made at each epoch's end."""
     keep_checkpoints: int = 2
+    """The newest ones are kept, so many; 0: while training the newest one, at the end none, only the best networks."""
     log_steps: int = 20
     """Steps between records in metrics.jsonl."""
     loader_threads: int = 0
@@ -103,7 +117,6 @@ class TrainerConfig:
             "epochs",
             "batch_size",
             "checkpoint_steps",
-            "keep_checkpoints",
             "log_steps",
             "compute_threads",
             "streams",
@@ -115,7 +128,7 @@ class TrainerConfig:
             raise UsageError(f"exchange-megabytes is {self.exchange_megabytes}, expected at least 1")
         if not 1.0 <= self.hang_seconds < math.inf:
             raise UsageError(f"hang-seconds is {self.hang_seconds}, expected at least 1")
-        for name in ("patience", "loader_threads", "prefetch", "order_seed", "profile"):
+        for name in ("patience", "keep_checkpoints", "loader_threads", "prefetch", "order_seed", "profile"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 0")
 
@@ -159,14 +172,21 @@ def train(
     save_config: Callable[[Path], None],
     resume: bool = False,
     overwrite: bool = False,
-) -> None:
+) -> str:
     """Train every run in one pass, into a run folder that is new or, with `resume`, interrupted. A collective.
 
     save_config writes config.toml. overwrite: an earlier run in the folder is removed, once nothing can refuse the new.
-    Raises RunError, UsageError or DatasetError, on every rank, with the folder as it was.
+    Returns what a person wants to read at the end: a table of the runs, what is kept, what to do next.
+    Raises RunError, UsageError or DatasetError, on every rank, with the folder as it was; AllDiverged, with it
+    complete, where no run is left.
     """
     where = str(folder.path)
     on_main(where, folder.check_resumable if resume else partial(folder.check_new, overwrite=overwrite))
+    if resume and (text := on_main(where, lambda: all_diverged(folder))):
+        raise RunError(text)
+    keep = config.keep_checkpoints
+    if resume and on_main(where, lambda: is_without_checkpoints(folder, epochs=config.epochs, keep_checkpoints=keep)):
+        return on_main(where, lambda: tidied(folder, epochs=config.epochs, save_config=save_config))
     with ExitStack() as stack:
         stack.enter_context(memory_refused_in_one_line())
         trainer = Trainer(
@@ -184,7 +204,8 @@ def train(
         on_main(where, lambda: stack.enter_context(folder.locked()))
         if overwrite and not resume:
             on_main(where, folder.clear)
-        trainer.fit(resume=resume, save_config=save_config)
+        return trainer.fit(resume=resume, save_config=save_config)
+    raise AssertionError("the stack swallows no exception")
 
 
 class Trainer:
@@ -244,6 +265,7 @@ class Trainer:
         # The passes before an epoch that are under way, and how many runs are done with theirs.
         self.preparing: tuple[View, int] | None = None
         self.is_trained = False  # predictions are what is left
+        self.began = time.monotonic()  # all launches together
         self.loaders = {
             split: self._loader(split, clip_ids[split], config.order_seed, split == "train", modalities_read(self.runs))
             for split in SPLITS
@@ -252,11 +274,12 @@ class Trainer:
         self.parts: dict[Part, np.ndarray] = {"train": clip_ids["train"]}
         if asks_for_parts:
             self.parts = parts_of_train(dataset, clip_ids["train"])
+        self.audit = Audit(self.parts)
         self.background = Background("avbench-background")
         self.checkpoints = Checkpoints(
             folder.checkpoints,
             background=self.background,
-            keep=config.keep_checkpoints,
+            keep=max(1, config.keep_checkpoints),
             identity={
                 "dataset": dataset.fingerprint,
                 "runs": [run.name for run in self.runs],
@@ -275,10 +298,11 @@ class Trainer:
         self.metrics: MetricsWriter | None = None  # of rank 0
         self.board: SummaryWriter | None = None
 
-    def fit(self, *, resume: bool, save_config: Callable[[Path], None]) -> None:
-        """Train to the end, write predictions and confidences. A collective.
+    def fit(self, *, resume: bool, save_config: Callable[[Path], None]) -> str:
+        """Train to the end, write predictions and confidences; returns what is said at the end. A collective.
 
-        Raises Interrupted, on every rank, where a signal asked for it; what was trained is saved by then.
+        Raises Interrupted, on every rank, where a signal asked for it; what was trained is saved by then. Raises
+        AllDiverged, on every rank, where no run is left.
         """
         with ExitStack() as stack:
             if not resume:
@@ -328,6 +352,17 @@ class Trainer:
                 self._finish()
             except Interrupted as interrupted:
                 raise self._interrupted(interrupted) from None
+        # All that was open is closed: what follows is the last word.
+        if self._all_diverged():
+            raise AllDiverged(on_main(str(self.folder.path), lambda: all_diverged(self.folder)))
+        return on_main(str(self.folder.path), self._closing_words)
+
+    def _closing_words(self) -> str:
+        table = closing_table(self.runs, epochs=self.config.epochs)
+        return "\n".join([table, what_is_kept(self.folder), next_command(self.folder)])
+
+    def _all_diverged(self) -> bool:
+        return all(run.progress.finished == DIVERGED for run in self.runs)
 
     def _say_what_makes_it_slower(self) -> None:
         """Once a launch, so that nothing is slower than it could be without a word."""
@@ -484,17 +519,20 @@ class Trainer:
         """Each training run's means since last asked, its sums added to its open epoch; says so when one diverges."""
         means = {}
         for run, taken in self._tallies_of(self._training()):
-            run.progress.open_epoch = [a + b for a, b in zip(run.progress.open_epoch, taken.totals, strict=True)]
+            run.progress.count(taken)
             means[run.name] = {**_means(taken.totals), "learning_rate": run.learning_rate, **taken.log}
         return means
 
     def _tallies_of(self, runs: Sequence[Run]) -> list[tuple[Run, Taken]]:
         """What the runs have counted, of those that did not diverge; the others stop here."""
+        for run in runs:
+            run.progress.seconds = time.monotonic() - self.began
         tallies = list(zip(runs, take_tallies(runs), strict=True))
         for run in runs:
             if not run.is_training:
                 run.release()
-                self._event(f"{run.name} stopped: {run.progress.finished}", run=run)
+                text = f"{run.name} stopped: {run.progress.finished}, {divergence(run)}"
+                self._event(text, run=run, **(run.progress.diverged or {}))
         return [(run, taken) for run, taken in tallies if run.is_training]
 
     def _log_steps(self, epoch: int, done: int) -> None:
@@ -515,6 +553,7 @@ class Trainer:
     def _judge_epoch(self, epoch: int) -> None:
         """Evaluate, commit the confidences of the epoch, and let each run stop or go on."""
         self._take_tallies()
+        self._collect_bad_clips()  # those of this epoch are expected nowhere
         runs = self._training()
         training = {run.name: _means(run.progress.open_epoch) for run in runs}
         clock = Clock(epoch, runs[0].progress.step if runs else 0, self.config.epochs)
@@ -532,7 +571,8 @@ class Trainer:
                     buffer.copy_(buffers[name])
             raise
         for run in self._training():
-            run.progress.open_epoch = [0.0, 0.0, 0.0]
+            audited = self._audited(run, epoch)
+            run.progress.close_epoch()
             if run.store is not None:
                 # To their ranks and to the history beside the next epoch, and before the checkpoint that holds it.
                 self.background.do(run.store.committing(epoch))
@@ -540,12 +580,22 @@ class Trainer:
             if run.progress.judge(epoch=epoch, accuracy=numbers["val_accuracy"], patience=self.config.patience):
                 self.checkpoints.save_best(run)
             self.latest.setdefault(run.name, {}).update(numbers)
-            self._write({"kind": "epoch", **_key(run), "epoch": epoch, **numbers})
+            self._write({"kind": "epoch", **_key(run), "epoch": epoch, **numbers, **audited})
             step = (epoch + 1) * len(self.loaders["train"])
             self._plot(run.name, {f"epoch_{name}": value for name, value in numbers.items()}, step)
             if not run.is_training:
                 run.release()
                 self._event(f"{run.name} stopped after epoch {epoch}: {run.progress.finished}", run=run)
+
+    def _audited(self, run: Run, epoch: int) -> dict[str, Any]:
+        """What the epoch's record says of the clips that the run has counted."""
+        counted = run.progress.counted
+        record = self.audit.record(
+            run.trains_on, None if counted is None else Count(*counted), left_out=self.bad_clips.keys()
+        )
+        if text := said_of(run.name, epoch, record):
+            self._event(text, run=run, epoch=epoch)
+        return record
 
     def _evaluate(self, split: str, runs: Sequence[Run], clock: Clock) -> dict[str, dict[str, float]]:
         if not runs:
@@ -581,6 +631,7 @@ class Trainer:
             if not run.is_training:
                 self.display.say(f"{run.name} had stopped and stays so: {run.progress.finished}")
         self.bad_clips = position.bad_clips
+        self.began -= max(run.progress.seconds for run in self.runs)
         if self.metrics is not None:
             self.metrics.cut_back(position.metrics_offset)
         return position
@@ -632,8 +683,13 @@ class Trainer:
                     dtype=self.dtype,
                     side_by_side=self.side_by_side,
                 )
+        if self._all_diverged():
+            self._write({"kind": "event", "text": "no run is left: all diverged"})
+            on_main(str(self.folder.path), lambda: write_json(self.folder.diverged, divergences(self.runs)))
+            return
         self._write({"kind": "event", "text": "finished"})
-        on_main(str(self.folder.path), lambda: write_json(self.folder.finished, {"epochs": self.config.epochs}))
+        epochs, keep = self.config.epochs, self.config.keep_checkpoints
+        on_main(str(self.folder.path), lambda: end(self.folder, epochs=epochs, keep_checkpoints=keep))
 
     def _feature_means(self, runs: Sequence[Run]) -> dict[str, Means]:
         """What replaces a modality's features: their mean over train, as evaluation sees it."""
@@ -659,7 +715,8 @@ class Trainer:
             for clip, reason in of_rank.items():
                 if clip not in self.bad_clips:
                     self.bad_clips[clip] = reason
-                    self._event(f"clip {self.dataset.key(clip)} is left out: {reason}")
+                    text = f"clip {self.dataset.key(clip)} is left out: {reason}"
+                    self._event(text, clip_id=clip, epoch=self.done[0])
 
     def _training(self) -> list[Run]:
         return [run for run in self.runs if run.is_training]

@@ -103,9 +103,7 @@ class View:
     @property
     def within(self) -> Within:
         """How far the run is. Waits for the device."""
-        return Within(
-            self.run.name, self.passes, self._batches, int(self._clips), time.perf_counter() - self._started
-        )
+        return Within(self.run.name, self.passes, self._batches, int(self._clips), time.perf_counter() - self._started)
 
     @property
     def is_saved(self) -> bool:

@@ -1,4 +1,4 @@
-"""`python -m tests.training.stopped BEATS -- train ...`: avbench, which is sent SIGTERM after so many batches of any kind.
+"""`python -m tests.training.stopped BEATS -- train ...`: avbench, sent SIGTERM after so many batches of any kind.
 
 Under torchrun, rank 0 is.
 """

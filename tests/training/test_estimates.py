@@ -1,4 +1,4 @@
-"""A run that is interrupted again and again while its method makes passes before an epoch: it gets on, to the same bits."""
+"""A run that is interrupted again and again in the passes before an epoch gets on, to the same bits."""
 
 import json
 import os
