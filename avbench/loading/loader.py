@@ -349,6 +349,7 @@ class Loader:
             clip_id=on_device(prepared.clip_ids, self.device),
             valid=torch.from_numpy(prepared.valid),  # stays on the CPU: to ask it must not wait for a GPU
             position=prepared.position,
+            rows=torch.from_numpy(prepared.clip_ids),
         )
         return _Finished(batch, prepared.bad, ready=None if self._stream is None else self._stream.record_event())
 

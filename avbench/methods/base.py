@@ -84,12 +84,22 @@ class Method:
     modalities: ClassVar[Sequence[Modality]] = MODALITIES  # what it reads
     confidence_of: ClassVar[Modality | None] = None  # its true-label probability feeds that store
     leaves_unused_parameters: ClassVar[bool] = False  # told to DDP
-    parts: ClassVar[Sequence[Part]] = ("train",)  # whose clips it reads
+    parts: ClassVar[Sequence[Part]] = ("train",)  # whose clips it reads before epochs
 
     def __init__(self, config: Any, *, classes: int, seed: int) -> None:
         self.config = config
         self.classes = classes
         self.seed = seed
+
+    @property
+    def trains_on(self) -> Part:
+        """The part of train whose clips `train_step` gets; the same for all of a run, an option may decide it.
+
+        All runs of a pass see the same batches of train; of each a run gets the rows of its part, and where no rank has
+        one there is no step. A clip that it does not get counts nowhere in its training: not in its losses and
+        accuracies, not in a confidence store.
+        """
+        return "train"
 
     def build_model(self) -> nn.Module:
         """The network, freshly initialized from torch's global generator: `forward(batch) -> Outputs`, `.encoders`."""

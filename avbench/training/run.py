@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from avbench.distributed import sum_over_ranks
 from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, over_the_global_batch
 from avbench.errors import UsageError
 from avbench.methods import RunSpec
-from avbench.methods.base import Method, Step
+from avbench.methods.base import Method, Part, Step
 
 DIVERGED = "diverged: loss or confidence not finite"
 
@@ -110,6 +110,7 @@ class Run:
     """A configured method under one seed while it trains.
 
     store: the confidence store that the run feeds, if its method is a unimodal network.
+    trains_on: the part of train whose clips it is trained on, and which alone count in its training's numbers.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class Run:
         self.seed = seed
         self.store = store
         self.method = spec.method(spec.config, classes=classes, seed=seed)
+        self.trains_on = _checked_part(self.method, spec.text)
         # Only the seed decides the initialization, so a run is the same alone and among others.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -169,6 +171,7 @@ class Run:
             "network": self.method.network,
             "modalities": list(self.method.modalities),
             "confidence_of": self.method.confidence_of,
+            "trains_on": self.trains_on,
             "options": dataclasses.asdict(self.spec.config),
         }
 
@@ -282,6 +285,14 @@ class Run:
     def buffers(self) -> dict[str, Tensor]:
         """Batch norm's buffers of this rank, by name."""
         return {name: buffer for name, buffer in self.engine.model.named_buffers() if buffer.is_floating_point()}
+
+
+def _checked_part(method: Method, text: str) -> Part:
+    """Which part of train a method is trained on. Raises UsageError where it names none."""
+    part = method.trains_on
+    if part not in get_args(Part):
+        raise UsageError(f"--methods {text}: trains_on is {part!r}, expected one of {', '.join(get_args(Part))}")
+    return part
 
 
 def _check_network(method: Method, model: nn.Module, text: str) -> None:
