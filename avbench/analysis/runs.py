@@ -36,6 +36,16 @@ METRICS_FILE = "metrics.jsonl"
 # Columns of predictions; what networks' own parts say came later, and tables without it are read too.
 _ALWAYS_THERE = pa.schema([column for column in predictions_schema(1) if not column.name.endswith("_prediction")])
 
+# What numbers of a method were called in folders of earlier versions: (method, old name) -> name.
+_RENAMED = {
+    **{
+        ("greedy", f"{group}/{modality}"): f"{group}/{modality}_branch"
+        for group in ("speed", "rebalancing")
+        for modality in MODALITIES
+    },
+    ("greedy", "difference/speed"): "difference/audio_minus_visual_branch",
+}
+
 _HISTORY_PART = re.compile(r"(?P<modality>[a-z]+)-seed(?P<seed>-?\d+)-epoch(?P<epoch>\d+)-rank\d+\.parquet")
 
 
@@ -375,7 +385,7 @@ def _read_diagnostics(path: Path) -> dict[tuple[str, int], Diagnostics]:
     for record in records:
         epoch = record["epoch"] + record["batch"] / batches
         for place, value in record.items():
-            group, slash, name = place.partition("/")
+            group, slash, name = _RENAMED.get((record.get("method"), place), place).partition("/")
             if slash and isinstance(value, int | float):  # "nan" and "inf" are written as strings
                 groups = points.setdefault((record["run"], record["seed"]), {})
                 groups.setdefault(group, {}).setdefault(name, []).append((epoch, float(value)))

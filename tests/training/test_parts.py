@@ -156,10 +156,11 @@ def test_a_run_on_a_part_goes_on_after_an_interruption_as_if_there_had_been_none
             raise KeyboardInterrupt
         return step(method, engine, batch, clock)
 
-    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    words = ["train", str(dataset), "--out", str(cut), "--methods", "estimating,held-out", *FLAGS]
+    with monkeypatch.context() as patch:
         patch.setattr(Thin, "train_step", interrupted)
-        main(["train", str(dataset), "--out", str(cut), "--methods", "estimating,held-out", *FLAGS,
-              "--checkpoint-steps", "2"])  # fmt: skip
+        with pytest.raises(SystemExit):
+            main([*words, "--checkpoint-steps", "2"])
     SEEN.clear()
     main(["train", "--out", str(cut), "--resume"])
     for name in ("estimating", "held-out"):
