@@ -270,9 +270,7 @@ def _plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[_Pl
         lanes = any(figures.is_on_and_off(seed.get(group, {}) for seed in by_run[run].values()) for group in names)
         yield _Plan(
             f"diagnostics-{name}",
-            partial(
-                figures.draw_diagnostics, by_run[run], title=run, words=_LEGENDS.get(methods.get(run, ""), {})
-            ),
+            partial(figures.draw_diagnostics, by_run[run], title=run, words=_LEGENDS.get(methods.get(run, ""), {})),
             alt=f"Curves of what {run} logged while it trained",
             caption=f"What {run} logged while it trained: means over logging intervals."
             + "".join(f" {text}" for method, text in _MEANINGS.items() if methods.get(run) == method)

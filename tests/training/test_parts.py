@@ -26,7 +26,7 @@ from avbench.records import read_metrics, read_table
 from avbench.training.parts import OwnClips, parts_of_train
 from avbench.training.run import Run
 from tests.engine.small import zero
-from tests.methods.steps import batch_of, thin
+from tests.methods.steps import batch_of
 from tests.processes import run_on_ranks
 from tests.synthetic import make_dataset
 
@@ -34,27 +34,24 @@ CPU = torch.device("cpu")
 SEEN: dict[str, list[list[int]]] = {}
 
 
-class Thin(Baseline):
-    """Late fusion of thin networks; keeps what it is trained on."""
+class Keeping(Baseline):
+    """Late fusion; keeps what it is trained on."""
 
-    name = "thin"
-
-    def build_model(self) -> nn.Module:
-        return thin(super().build_model())
+    name = "all"
 
     def train_step(self, engine: Engine, batch: Batch, clock: Clock) -> Any:
         SEEN.setdefault(self.name, []).append(batch.clip_id.tolist())
         return super().train_step(engine, batch, clock)
 
 
-class Estimating(Thin):
+class Estimating(Keeping):
     """Is trained on 90 % of train."""
 
     name = "estimating"
     trains_on: Part = "estimation"  # type: ignore[assignment]
 
 
-class HeldOut(Thin):
+class HeldOut(Keeping):
     """Is trained on the other 10 %: some batches have none of it."""
 
     name = "held-out"
@@ -67,22 +64,32 @@ class Ear(Audio):
     name = "ear"
     trains_on: Part = "estimation"  # type: ignore[assignment]
 
-    def build_model(self) -> nn.Module:
-        return thin(super().build_model())
 
-
-class Lost(Thin):
+class Lost(Keeping):
     name = "lost"
     trains_on: Literal["val"] = "val"  # type: ignore[assignment]
 
 
-FLAGS = ["--preset", "tiny", "--batch-size", "4", "--learning-rate", "0.01", "--epochs", "2", "--log-steps", "1"]
+FLAGS = [
+    "--preset",
+    "tiny",
+    "--width",
+    "8",
+    "--batch-size",
+    "4",
+    "--learning-rate",
+    "0.01",
+    "--epochs",
+    "2",
+    "--log-steps",
+    "1",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def methods() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for method in (Thin, Estimating, HeldOut, Ear, Lost):
+        for method in (Keeping, Estimating, HeldOut, Ear, Lost):
             patch.setitem(METHODS, method.name, method)
         yield
 
@@ -101,7 +108,7 @@ def train(dataset: Path, out: Path, methods: str) -> Path:
 @pytest.fixture(scope="module")
 def together(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[list[int]]]]:
     """All four in one pass, and the clips of each step of those that keep them."""
-    run = train(dataset, tmp_path_factory.mktemp("runs") / "together", "thin,estimating,held-out,ear")
+    run = train(dataset, tmp_path_factory.mktemp("runs") / "together", "all,estimating,held-out,ear")
     return run, dict(SEEN)
 
 
@@ -111,9 +118,9 @@ def test_a_run_gets_the_clips_of_its_part_and_the_others_get_all(
     run, seen = together
     packed = Dataset(dataset)
     parts = parts_of_train(packed, packed.clip_ids("train"))
-    assert len(seen["thin"]) == 10  # 20 clips in batches of 4, twice
+    assert len(seen["all"]) == 10  # 20 clips in batches of 4, twice
     for name, part in (("estimating", parts["estimation"]), ("held-out", parts["held-out"])):
-        own = [[clip for clip in batch if clip in part] for batch in seen["thin"]]
+        own = [[clip for clip in batch if clip in part] for batch in seen["all"]]
         assert seen[name] == [batch for batch in own if batch]  # no step where there is no clip
         epochs = [record for record in read_metrics(run / "metrics.jsonl", kinds=["epoch"]) if record["run"] == name]
         assert [record["clips"] for record in epochs] == [len(part)] * 2
@@ -137,7 +144,7 @@ def test_a_clip_that_the_network_was_not_trained_on_has_no_confidence(
 def test_whoever_leaves_clips_out_changes_no_number_of_another(
     dataset: Path, together: tuple[Path, dict[str, list[list[int]]]], tmp_path: Path
 ) -> None:
-    for name in ("thin", "estimating"):
+    for name in ("all", "estimating"):
         alone = train(dataset, tmp_path / name, name)
         assert SEEN[name] == together[1][name]
         for split in ("val", "test"):
@@ -149,16 +156,16 @@ def test_a_run_on_a_part_goes_on_after_an_interruption_as_if_there_had_been_none
     dataset: Path, together: tuple[Path, dict[str, list[list[int]]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut = tmp_path / "cut"
-    step = Thin.train_step
+    step = Keeping.train_step
 
-    def interrupted(method: Thin, engine: Engine, batch: Batch, clock: Clock) -> Any:
+    def interrupted(method: Keeping, engine: Engine, batch: Batch, clock: Clock) -> Any:
         if method.name == "estimating" and clock.step == 7:
             raise KeyboardInterrupt
         return step(method, engine, batch, clock)
 
     words = ["train", str(dataset), "--out", str(cut), "--methods", "estimating,held-out", *FLAGS]
     with monkeypatch.context() as patch:
-        patch.setattr(Thin, "train_step", interrupted)
+        patch.setattr(Keeping, "train_step", interrupted)
         with pytest.raises(SystemExit):
             main([*words, "--checkpoint-steps", "2"])
     SEEN.clear()
@@ -188,7 +195,7 @@ def steps_on(counts: list[int], config: EngineConfig, dtype: torch.dtype) -> lis
     spec = RunSpec("estimating", "estimating", Estimating, Estimating.Config())
     run = Run(
         spec, seed=0, classes=3, optimizer=OptimizerConfig(schedule="constant"), engine=config, device=CPU,
-        dtype=dtype, batch_norm="local", store=None,
+        dtype=dtype, batch_norm="local", store=None, width=8,
     )  # fmt: skip
     for module in run.engine.model.modules():
         if isinstance(module, nn.BatchNorm2d):
