@@ -494,7 +494,7 @@ def draw_diagnostics(
     curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats, Floats]]]],
     *,
     title: str,
-    words: Mapping[str, str] = MappingProxyType({}),
+    explained: Mapping[str, str] = MappingProxyType({}),
 ) -> Figure:
     """What a method logged while it trained: a row of panels a group, a column a seed, a line a name.
 
@@ -502,14 +502,14 @@ def draw_diagnostics(
     At most four seeds are drawn, the lowest.
     In a group that is on and off (see `is_on_and_off`) each name has a lane of its own, filled as high as the share.
     A name that is the only one of its group is said beside the group's: there is nothing to tell it from.
-    words: what the legend says of a name, where that is more than the name.
+    explained: what the legend says of a name, where that is more than the name.
     """
     seeds = shown_seeds(curves)
     groups = list(dict.fromkeys(group for seed in seeds for group in curves[seed]))
     of_group = {
         group: list(dict.fromkeys(name for seed in seeds for name in curves[seed].get(group, {}))) for group in groups
     }
-    names = {**shortened(dict.fromkeys(name for group in of_group.values() for name in group)), **words}
+    names = {**shortened(dict.fromkeys(name for group in of_group.values() for name in group)), **explained}
     in_legend = dict.fromkeys(name for group in of_group.values() if len(group) > 1 for name in group)
     styles = _styles_of_names(list(dict.fromkeys(name for group in of_group.values() for name in group)))
     with drawing():

@@ -51,6 +51,7 @@ _HEADINGS = {
     "cross-seed": "Subsets cut by the other seeds",
     "metrics": "Class accuracy, F1 and average precision",
     "utilization": "What each modality contributes",
+    "branches": "What each branch takes from the other modality",
     "parts": "Unimodal parts of joint networks",
 }
 # Of this kind is the one table that is no result of the methods; it has a place of its own.
@@ -270,7 +271,7 @@ def _plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[_Pl
         lanes = any(figures.is_on_and_off(seed.get(group, {}) for seed in by_run[run].values()) for group in names)
         yield _Plan(
             f"diagnostics-{name}",
-            partial(figures.draw_diagnostics, by_run[run], title=run, words=_LEGENDS.get(methods.get(run, ""), {})),
+            partial(figures.draw_diagnostics, by_run[run], title=run, explained=_LEGENDS.get(methods.get(run, ""), {})),
             alt=f"Curves of what {run} logged while it trained",
             caption=f"What {run} logged while it trained: means over logging intervals."
             + "".join(f" {text}" for method, text in _MEANINGS.items() if methods.get(run) == method)

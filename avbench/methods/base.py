@@ -86,6 +86,7 @@ class Method:
     modalities: ClassVar[Sequence[Modality]] = MODALITIES  # what it reads
     confidence_of: ClassVar[Modality | None] = None  # its true-label probability feeds that store
     leaves_unused_parameters: ClassVar[bool] = False  # told to DDP
+    parts_see_each_other: ClassVar[bool] = False  # its part of a modality hangs on the other modality, too
     parts: ClassVar[Sequence[Part]] = ("train",)  # whose clips it reads before epochs
 
     def __init__(self, config: Any, *, classes: int, seed: int) -> None:

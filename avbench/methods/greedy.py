@@ -113,6 +113,7 @@ class Greedy(Method):
     name = "greedy"
     network = "two ResNet-18s joined by MMTM blocks, a linear layer on each, logits averaged"
     leaves_unused_parameters = True  # a cut gate's
+    parts_see_each_other = True  # by their gates
 
     def __init__(self, config: Any, *, classes: int, seed: int) -> None:
         super().__init__(config, classes=classes, seed=seed)

@@ -382,7 +382,9 @@ class TestDiagnostics:
     def test_a_branch_has_its_modalitys_look_and_the_words_that_are_given(self):
         x = np.arange(1, 4.0)
         plain, branches = (
-            draw_diagnostics({0: {"speed": {"audio" + end: (x, x), "visual" + end: (x, -x)}}}, title="r", words=words)
+            draw_diagnostics(
+                {0: {"speed": {"audio" + end: (x, x), "visual" + end: (x, -x)}}}, title="r", explained=words
+            )
             for end, words in (("", {}), ("_branch", {"audio_branch": "audio branch, s(visual | audio)"}))
         )
         looks = [
