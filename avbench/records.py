@@ -54,7 +54,8 @@ def predictions_schema(classes: int) -> pa.Schema:
     `replaced` says which modality's features were replaced by their mean over train: "none", "audio" or "visual".
     `uncertainty` is null for methods that have none. `audio_prediction` and `visual_prediction` are what the network's
     own unimodal parts would say, null for networks without such parts (and not to be mistaken for the predictions of
-    the unimodal networks, which are runs of their own).
+    the unimodal networks, which are runs of their own). Where a modality is replaced they are null, but for networks
+    whose parts see each other (Greedy's branches): there the other modality's part says what is left of it.
     """
     return pa.schema(
         [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -489,22 +490,28 @@ def _on_two_lines(text: str, letters: int) -> str:
 # What a run logged of itself
 
 
-def draw_diagnostics(curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats, Floats]]]], *, title: str) -> Figure:
+def draw_diagnostics(
+    curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats, Floats]]]],
+    *,
+    title: str,
+    explained: Mapping[str, str] = MappingProxyType({}),
+) -> Figure:
     """What a method logged while it trained: a row of panels a group, a column a seed, a line a name.
 
     curves: per seed, group and name (epochs, values), (M,) each: the mean over each logging interval, and its end.
     At most four seeds are drawn, the lowest.
     In a group that is on and off (see `is_on_and_off`) each name has a lane of its own, filled as high as the share.
     A name that is the only one of its group is said beside the group's: there is nothing to tell it from.
+    explained: what the legend says of a name, where that is more than the name.
     """
     seeds = shown_seeds(curves)
     groups = list(dict.fromkeys(group for seed in seeds for group in curves[seed]))
     of_group = {
         group: list(dict.fromkeys(name for seed in seeds for name in curves[seed].get(group, {}))) for group in groups
     }
-    names = shortened(dict.fromkeys(name for group in of_group.values() for name in group))
+    names = {**shortened(dict.fromkeys(name for group in of_group.values() for name in group)), **explained}
     in_legend = dict.fromkeys(name for group in of_group.values() if len(group) > 1 for name in group)
-    styles = _styles_of_names(list(names))
+    styles = _styles_of_names(list(dict.fromkeys(name for group in of_group.values() for name in group)))
     with drawing():
         figure = new_figure(PAGE, 0.75 + 1.2 * len(groups))
         titled(figure, title)
@@ -526,13 +533,14 @@ def draw_diagnostics(curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats
 
 
 def _styles_of_names(names: Sequence[str]) -> dict[str, LineStyle]:
-    """The modalities' colours and markers for the modalities; every other name has another marker than theirs."""
-    unimodal = {name: name for name in names if name in MODALITIES}
+    """The modalities' colours and markers for them and their branches; every other name has another marker."""
+    modality_of = {name: name.removesuffix("_branch") for name in names}
+    unimodal = {name: modality for name, modality in modality_of.items() if modality in MODALITIES}
     markers = [marker for marker in MARKERS if marker not in {_SIDE_MARKERS[name] for name in MODALITIES}]
     styles = line_styles(names, unimodal=unimodal)
     others = [name for name in names if name not in unimodal]
     return {
-        **{name: replace(styles[name], dashes="solid", marker=_SIDE_MARKERS[name]) for name in unimodal},
+        **{name: replace(styles[name], dashes="solid", marker=_SIDE_MARKERS[side]) for name, side in unimodal.items()},
         **{name: replace(styles[name], marker=markers[place % len(markers)]) for place, name in enumerate(others)},
     }
 

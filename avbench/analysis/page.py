@@ -51,6 +51,7 @@ _HEADINGS = {
     "cross-seed": "Subsets cut by the other seeds",
     "metrics": "Class accuracy, F1 and average precision",
     "utilization": "What each modality contributes",
+    "branches": "What each branch takes from the other modality",
     "parts": "Unimodal parts of joint networks",
 }
 # Of this kind is the one table that is no result of the methods; it has a place of its own.
@@ -59,8 +60,18 @@ _PERFORMANCE = "performance"
 
 # What the curves of a method mean, where their names do not say it, by method.
 _MEANINGS = {
-    "greedy": "Speeds are conditional learning speeds, log10 of (squared gradients over squared weights of the gates / "
-    "of the branch), so 1 is a factor of ten; the difference is the speed of audio minus that of vision.",
+    "greedy": "A branch's speed is how fast it learns to use the other modality: log10 of (squared gradients over "
+    "squared weights of its gates / of its encoder and head), so 1 is a factor of ten. The paper names the audio "
+    "branch's speed s(visual|audio), the visual branch's s(audio|visual). While a branch is re-balanced it learns from "
+    "its own modality alone.",
+}
+
+# What their legend says of a curve's name, by method.
+_LEGENDS = {
+    "greedy": {
+        "audio_branch": "audio branch, s(visual | audio)",
+        "visual_branch": "visual branch, s(audio | visual)",
+    }
 }
 
 # Of these kinds every threshold's table is open; of the others the first.
@@ -260,7 +271,7 @@ def _plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[_Pl
         lanes = any(figures.is_on_and_off(seed.get(group, {}) for seed in by_run[run].values()) for group in names)
         yield _Plan(
             f"diagnostics-{name}",
-            partial(figures.draw_diagnostics, by_run[run], title=run),
+            partial(figures.draw_diagnostics, by_run[run], title=run, explained=_LEGENDS.get(methods.get(run, ""), {})),
             alt=f"Curves of what {run} logged while it trained",
             caption=f"What {run} logged while it trained: means over logging intervals."
             + "".join(f" {text}" for method, text in _MEANINGS.items() if methods.get(run) == method)

@@ -190,7 +190,7 @@ def _evaluated(results: Results, cuts: Sequence[float], *, folder: Path, epochs:
         seeds=seed_table(scores, discrepancies, cuts),
         cross_seed=cross_seed_table(scores, results.confidence_by_seed, cuts),
         parts=parts_table(scores, labels, discrepancies, cuts),
-        utilization=utilization(scores, labels, discrepancies, cuts),
+        utilization=utilization(scores, labels, discrepancies, cuts, classes=len(results.classes)),
         comparisons=comparisons,
         verdicts=verdicts,
         conclusion=conclude(results.dataset, table, verdicts, comparisons),

@@ -44,6 +44,16 @@ METRICS_FILE = "metrics.jsonl"
 # Columns of predictions; what networks' own parts say came later, and tables without it are read too.
 _ALWAYS_THERE = pa.schema([column for column in predictions_schema(1) if not column.name.endswith("_prediction")])
 
+# What numbers of a method were called in folders of earlier versions: (method, old name) -> name.
+_RENAMED = {
+    **{
+        ("greedy", f"{group}/{modality}"): f"{group}/{modality}_branch"
+        for group in ("speed", "rebalancing")
+        for modality in MODALITIES
+    },
+    ("greedy", "difference/speed"): "difference/audio_minus_visual_branch",
+}
+
 _HISTORY_PART = re.compile(r"(?P<modality>[a-z]+)-seed(?P<seed>-?\d+)-epoch(?P<epoch>\d+)-rank\d+\.parquet")
 
 
@@ -166,6 +176,7 @@ class _Predictions:
     uncertainty: Floats | None
     parts: Mapping[str, Ids]
     replaced: Mapping[str, Ids]
+    parts_alone: Mapping[str, Ids]
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +394,7 @@ def _read_diagnostics(path: Path) -> dict[tuple[str, int], Diagnostics]:
     for record in records:
         epoch = record["epoch"] + record["batch"] / batches
         for place, value in record.items():
-            group, slash, name = place.partition("/")
+            group, slash, name = _RENAMED.get((str(record.get("method")), place), place).partition("/")
             if slash and isinstance(value, int | float):  # "nan" and "inf" are written as strings
                 groups = points.setdefault((record["run"], record["seed"]), {})
                 groups.setdefault(group, {}).setdefault(name, []).append((epoch, float(value)))
@@ -468,6 +479,11 @@ def _read_prediction_table(
     table = table.sort_by("clip_id")
     clip_ids = _integers(table, "clip_id", path)
     _check_ids_once(clip_ids, path)
+    replaced = {
+        modality: _with_replaced(everything, modality, path, clip_ids=clip_ids)
+        for modality in MODALITIES
+        if pc.any(pc.equal(everything.column("replaced"), modality)).as_py()
+    }
     run, method = found["run"][0], found["method"][0]
     said = runs.get(run, {})
     return _Predictions(
@@ -489,9 +505,13 @@ def _read_prediction_table(
             if not _is_empty(table, f"{modality}_prediction")
         },
         replaced={
-            modality: _with_replaced(everything, modality, path, clip_ids=clip_ids, classes=classes)
-            for modality in MODALITIES
-            if pc.any(pc.equal(everything.column("replaced"), modality)).as_py()
+            modality: _classes(of_modality, "prediction", path, classes=classes)
+            for modality, of_modality in replaced.items()
+        },
+        parts_alone={
+            part: _classes(replaced[other], f"{part}_prediction", path, classes=classes)
+            for part, other in (MODALITIES, MODALITIES[::-1])
+            if other in replaced and not _is_empty(replaced[other], f"{part}_prediction")
         },
     )
 
@@ -500,15 +520,15 @@ def _is_empty(table: pa.Table, name: str) -> bool:
     return name not in table.column_names or table.column(name).null_count == table.num_rows
 
 
-def _with_replaced(everything: pa.Table, modality: str, path: Path, *, clip_ids: Ids, classes: int) -> Ids:
-    """Predictions with a modality's features replaced, in the order of `clip_ids`."""
+def _with_replaced(everything: pa.Table, modality: str, path: Path, *, clip_ids: Ids) -> pa.Table:
+    """The rows with a modality's features replaced, in the order of `clip_ids`."""
     table = everything.filter(pc.equal(everything.column("replaced"), modality)).sort_by("clip_id")
     if not np.array_equal(_integers(table, "clip_id", path), clip_ids):
         raise RunError(
             f"{path}: predicts other clips with {modality} replaced ({table.num_rows}) than with both modalities "
             f"({len(clip_ids)}); the file is damaged"
         )
-    return _classes(table, "prediction", path, classes=classes)
+    return table
 
 
 def _classes(table: pa.Table, name: str, path: Path, *, classes: int) -> Ids:
@@ -589,6 +609,7 @@ def _score(table: _Predictions, clip_ids: Ids) -> Scores:
         uncertainty=table.uncertainty,
         parts=table.parts,
         replaced=table.replaced,
+        parts_alone=table.parts_alone,
         modalities=table.modalities,
     )
     return everything.rows(np.isin(table.clip_ids, clip_ids))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +19,7 @@ from avbench.analysis.performance import QUANTITIES, Quantity, Speed
 from avbench.analysis.published import SOURCE, WARNING, Published
 from avbench.analysis.seeds import SeedCell, SeedTable
 from avbench.analysis.significance import ALPHA, Comparison
-from avbench.analysis.utilization import Utilization
+from avbench.analysis.utilization import OTHER, Utilization
 
 if TYPE_CHECKING:
     from avbench.analysis.report import Evaluation
@@ -53,8 +53,9 @@ class Sheet:
     """One table. Its first `words` columns are words, aligned left; the rest are numbers, aligned right.
 
     name: unique, fit for a file name or an anchor, such as "accuracy-0.2". kind: tables of a kind differ by the
-    threshold only: "accuracy", "published", "significance", "metrics", "cross-seed", "parts", "utilization", "planted"
-    or "performance". title, caption: a heading of a few words, and what the numbers are, in a sentence or two.
+    threshold only: "accuracy", "published", "significance", "metrics", "cross-seed", "parts", "utilization",
+    "branches", "planted" or "performance". title, caption: a heading of a few words, and what the numbers are, in a
+    sentence or two.
     """
 
     name: str
@@ -78,7 +79,7 @@ def sheets(evaluation: Evaluation) -> tuple[Sheet, ...]:
     if evaluation.cross_seed is not None:
         found += [_cross_seed_sheet(evaluation.cross_seed, threshold) for threshold in thresholds]
     found += [_parts_sheet(evaluation.parts, threshold) for threshold in thresholds]
-    found.append(_utilization_sheet(evaluation.utilization))
+    found += [_utilization_sheet(evaluation.utilization), _branches_sheet(evaluation.utilization)]
     if evaluation.planted is not None:
         found += [_planted_sheet(evaluation, evaluation.planted, threshold) for threshold in thresholds]
     found.append(_performance_sheet(evaluation.speeds))
@@ -250,14 +251,20 @@ def _parts_sheet(table: SeedTable, threshold: float) -> Sheet:
     )
 
 
-def _utilization_sheet(found: Sequence[Utilization]) -> Sheet:
-    rows, seen = [], set()
+def _in_sheets(found: Sequence[Utilization]) -> Iterator[tuple[str, Utilization]]:
+    """Those that have a row on the page, with what their clips are called: no ties, and overall once a run."""
+    seen = set()
     for one in found:
-        place = (one.run, one.subset if one.subset == "overall" else subset_name(one.subset, one.threshold))
-        name = place[1] if one.subset == "overall" else f"{place[1]}, T = {one.threshold:g}"
-        if one.subset == "tie" or (one.subset == "overall" and place in seen):
+        is_overall = one.subset == "overall"
+        if one.subset == "tie" or (is_overall and one.run in seen):
             continue
-        seen.add(place)
+        seen.add(one.run)
+        yield "overall" if is_overall else f"{subset_name(one.subset, one.threshold)}, T = {one.threshold:g}", one
+
+
+def _utilization_sheet(found: Sequence[Utilization]) -> Sheet:
+    rows = []
+    for name, one in _in_sheets(found):
         shares = [one.conditional[modality] for modality in MODALITIES]
         rows.append(
             (
@@ -272,15 +279,59 @@ def _utilization_sheet(found: Sequence[Utilization]) -> Sheet:
         name="utilization",
         kind="utilization",
         title="Use of each modality by joint networks",
-        caption="Accuracy in % with both modalities and with one's features replaced by their mean over train; the "
-        "conditional utilization rate u, the share of accuracy that is lost without a modality; and each modality's "
-        "Shapley value in points. The two values add up to the accuracy with both minus chance, "
+        caption="Accuracy in % with both modalities and with one's features replaced by their mean over train; u, the "
+        "share of the network's accuracy that is lost without a modality; and each modality's Shapley value in points. "
+        "The two values add up to the accuracy with both minus chance, "
         f"{100 * found[0].chance if found else 0:.1f} %: one over the number of classes, which a network that always "
-        "names the same, unknown class has.",
+        "names the same, unknown class has. Wu et al.'s conditional utilization rate has the form of u, but is of one "
+        "branch's own prediction; networks whose branches see each other have it in a table of its own.",
         words=2,
         headings=(
             "method", "clips", "both", "audio replaced", "visual replaced", "u(audio | visual)", "u(visual | audio)",
             "Shapley audio", "Shapley visual",
+        ),
+        rows=tuple(rows),
+    )  # fmt: skip
+
+
+def _branches_sheet(found: Sequence[Utilization]) -> Sheet:
+    rows = [
+        (
+            Cell(one.run),
+            Cell(name),
+            *(
+                cell
+                for modality in MODALITIES
+                for use in [one.branches[modality]]
+                for share in [use.utilization]
+                for cell in (
+                    _percent(use.both),
+                    _percent(use.alone),
+                    Cell(NOTHING) if share is None else Cell(_signed(share, 3), value=share),
+                )
+            ),
+        )
+        for name, one in _in_sheets(found)
+        if one.branches
+    ]
+    return Sheet(
+        name="branches",
+        kind="branches",
+        title="Use of the other modality by each branch",
+        caption="For networks whose branches see each other: accuracy in % of each branch's own prediction, as trained "
+        "and with the other modality's features replaced by their mean over train, and the share of it that is lost, "
+        "u. That is the conditional utilization rate of Wu et al. (ICML 2022) as a public re-implementation defines "
+        "it; the paper's text was not at hand.",
+        words=2,
+        headings=(
+            "method", "clips",
+            *(
+                heading
+                for modality in MODALITIES
+                for heading in (
+                    f"{modality} branch", f"without {OTHER[modality]}", f"branch's u({OTHER[modality]} | {modality})",
+                )
+            ),
         ),
         rows=tuple(rows),
     )  # fmt: skip
@@ -486,6 +537,17 @@ def _utilization_record(one: Utilization) -> Record:
         "chance": one.chance,
         **{f"{modality}_utilization": one.conditional[modality] for modality in MODALITIES},
         **{f"{modality}_shapley": one.shapley[modality] for modality in MODALITIES},
+        **{name: value for modality in MODALITIES for name, value in _branch_record(one, modality).items()},
+    }
+
+
+def _branch_record(one: Utilization, modality: str) -> Record:
+    """What a modality's branch makes of the other; empty where branches do not see each other."""
+    use = one.branches.get(modality)
+    return {
+        f"{modality}_branch": use and use.both,
+        f"{modality}_branch_without_{OTHER[modality]}": use and use.alone,
+        f"{modality}_branch_{OTHER[modality]}_utilization": use and use.utilization,
     }
 
 

@@ -94,7 +94,8 @@ class Method:
     modalities: ClassVar[Sequence[Modality]] = MODALITIES  # what it reads
     confidence_of: ClassVar[Modality | None] = None  # its true-label probability feeds that store
     leaves_unused_parameters: ClassVar[bool] = False  # told to DDP
-    parts: ClassVar[Sequence[Part]] = ("train",)  # whose clips it reads
+    parts_see_each_other: ClassVar[bool] = False  # its part of a modality hangs on the other modality, too
+    parts: ClassVar[Sequence[Part]] = ("train",)  # whose clips it reads before epochs
     # Whether `before_epoch` can go on from between any two of its batches: by then `state_dict` has all of its progress
     # but the forks. Otherwise its passes are made again from the first one when they are interrupted.
     resumes_passes: ClassVar[bool] = False
@@ -104,6 +105,16 @@ class Method:
         self.classes = classes
         self.seed = seed
         self.width = WIDTH
+
+    @property
+    def trains_on(self) -> Part:
+        """The part of train whose clips `train_step` gets; the same for all of a run, an option may decide it.
+
+        All runs of a pass see the same batches of train; of each a run gets the rows of its part, and where no rank has
+        one there is no step. A clip that it does not get counts nowhere in its training: not in its losses and
+        accuracies, not in a confidence store.
+        """
+        return "train"
 
     def build_model(self) -> nn.Module:
         """The network, freshly initialized from torch's global generator: `forward(batch) -> Outputs`, `.encoders`."""

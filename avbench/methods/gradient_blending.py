@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Clock, Outputs
 from avbench.engine import Engine
-from avbench.methods.base import Method, RunView, Step
+from avbench.methods.base import Method, Part, RunView, Step
 from avbench.methods.probe import Losses, Probe
 from avbench.models.multihead import HEADS, JOINT, MultiHead
 
@@ -80,6 +80,8 @@ class GradientBlending(Method):
         """online: estimate before every super-epoch; offline: once, from the initial network, over all epochs."""
         super_epoch: int = 10
         """Epochs between estimates, and of an estimate, when online."""
+        trains_on: Literal["train", "estimation"] = "train"
+        """TODO."""
 
         def __post_init__(self) -> None:
             if self.super_epoch < 1:
@@ -95,6 +97,11 @@ class GradientBlending(Method):
         self.weights = {head: 1.0 / len(HEADS) for head in HEADS}
         self.estimated_at = -1  # epoch before which the weights were last estimated
         self._under_way: Probe | None = None
+
+    @property
+    def trains_on(self) -> Part:
+        """All of train or what estimates train on, as the option says."""
+        return cast(Part, self.config.trains_on)
 
     def build_model(self) -> nn.Module:
         """Both encoders and three heads."""
@@ -120,7 +127,7 @@ class GradientBlending(Method):
         before, after = self._probe(run, epochs=min(self._super_epoch(run.clock), run.clock.epochs - epoch))
         blended = blend(before, after, self.weights)
         self.weights, self.estimated_at = blended.weights, epoch
-        run.say(_described(blended), **{f"weight/{head}": weight for head, weight in self.weights.items()})
+        run.say(_described(blended), **_numbers(self.weights, before, after))
 
     def state_dict(self) -> dict[str, Any]:
         """The weights, when they were estimated, and the estimate that is under way. A collective."""
@@ -149,6 +156,18 @@ class GradientBlending(Method):
 
 def _branch(model: nn.Module, head: str) -> nn.Module:
     return cast(MultiHead, model).branch(head)
+
+
+def _numbers(
+    weights: Mapping[str, float], before: Mapping[str, Losses], after: Mapping[str, Losses]
+) -> dict[str, float]:
+    """What an estimate found, for metrics.jsonl: weights, G, O_N and what O grew by, of each head."""
+    return {
+        **{f"weight/{head}": weight for head, weight in weights.items()},
+        **{f"gain/{head}": before[head].held_out - after[head].held_out for head in before},
+        **{f"overfitting/{head}": losses.overfitting for head, losses in before.items()},
+        **{f"overfitting_growth/{head}": after[head].overfitting - before[head].overfitting for head in before},
+    }
 
 
 def _described(blended: Blend) -> str:

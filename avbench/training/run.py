@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -134,6 +134,7 @@ class Run:
     """A configured method under one seed while it trains.
 
     store: the confidence store that the run feeds, if its method is a unimodal network.
+    trains_on: the part of train whose clips it is trained on, and which alone count in its training's numbers.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class Run:
         self.store = store
         self.method = spec.method(spec.config, classes=classes, seed=seed)
         self.method.width = width
-        self.trains_on: Part = "train"  # the part of train whose clips it is trained on
+        self.trains_on = _checked_part(self.method, spec.text)
         # Only the seed decides the initialization, so a run is the same alone and among others.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -201,6 +202,7 @@ class Run:
             "network": _network_text(self.method),
             "modalities": list(self.method.modalities),
             "confidence_of": self.method.confidence_of,
+            "trains_on": self.trains_on,
             "options": dataclasses.asdict(self.spec.config),
         }
 
@@ -378,6 +380,14 @@ def _float_buffers(engine: Engine) -> Iterator[tuple[str, Tensor]]:
 
 def _of_fork(fork: str, buffer: str) -> str:
     return f"fork {fork}: {buffer}"
+
+
+def _checked_part(method: Method, text: str) -> Part:
+    """Which part of train a method is trained on. Raises UsageError where it names none."""
+    part = method.trains_on
+    if part not in get_args(Part):
+        raise UsageError(f"--methods {text}: trains_on is {part!r}, expected one of {', '.join(get_args(Part))}")
+    return part
 
 
 def _network_text(method: Method) -> str:

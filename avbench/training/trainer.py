@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -60,13 +60,14 @@ from avbench.training.interruption import Stop
 from avbench.training.memory import fits, largest_that_fits, memory_refused_in_one_line, too_large
 from avbench.training.monitor import Monitor, plotted
 from avbench.training.parallel import SideBySide, longest_first
-from avbench.training.predict import counted, evaluate, prepare
+from avbench.training.parts import OwnClips, parts_for
+from avbench.training.predict import evaluate, prepare
 from avbench.training.profile import Profiler
 from avbench.training.pulse import Pulse
 from avbench.training.replacement import Means, feature_means, is_joint
 from avbench.training.run import DIVERGED, Run, Taken, modalities_read, take_tallies
 from avbench.training.tables import write_predictions
-from avbench.training.view import View, parts_of_train
+from avbench.training.view import View
 
 
 @dataclass(frozen=True)
@@ -270,10 +271,8 @@ class Trainer:
             split: self._loader(split, clip_ids[split], config.order_seed, split == "train", modalities_read(self.runs))
             for split in SPLITS
         }
-        asks_for_parts = any(set(run.method.parts) != {"train"} for run in self.runs)
-        self.parts: dict[Part, np.ndarray] = {"train": clip_ids["train"]}
-        if asks_for_parts:
-            self.parts = parts_of_train(dataset, clip_ids["train"])
+        self.parts = parts_for(self.runs, dataset, clip_ids["train"])
+        self.own_clips = OwnClips(self.parts, clips=len(dataset))
         self.audit = Audit(self.parts)
         self.background = Background("avbench-background")
         self.checkpoints = Checkpoints(
@@ -490,27 +489,24 @@ class Trainer:
     def _train_batch(self, batch: Batch, epoch: int) -> None:
         prepared = prepare(batch, self.dtype)
         with self.monitor.waiting_for_others():
-            ready = counted(prepared)
-        if ready is None:
-            return
+            ready = self.own_clips.of(prepared, self._training())
         epochs = self.config.epochs
         total_steps = epochs * len(self.loaders["train"])
 
-        def step(run: Run, ready: Batch = ready) -> None:
+        def step(run: Run, ready: Mapping[Part, Batch] = ready) -> None:
             self.pulse.at(f"epoch {epoch}, batch {batch.position} of train, {run.name}")
             with record_function(run.name):
-                run.train_step(ready, epoch=epoch, epochs=epochs, total_steps=total_steps)
+                run.train_step(ready[run.trains_on], epoch=epoch, epochs=epochs, total_steps=total_steps)
 
-        runs = longest_first(self._training())
+        runs = longest_first(run for run in self._training() if run.trains_on in ready)
 
         def step_on(clips: int) -> None:
             # What the runs learn of it is lost: this training ends here.
-            few = counted(ready.select(slice(clips)))
-            assert few is not None
-            self.side_by_side.each(runs, partial(step, ready=few))
+            few = self.own_clips.of(prepared.select(slice(clips)), runs)
+            self.side_by_side.each([run for run in runs if run.trains_on in few], partial(step, ready=few))
 
         if not fits(lambda: self.side_by_side.each(runs, step)):
-            clips, ranks = len(ready), self.world.size
+            clips, ranks = len(prepared), self.world.size
             # A step is a collective, and the others are in the middle of this one.
             largest = largest_that_fits(step_on, too_many=clips) if ranks == 1 else None
             raise too_large(clips, largest=largest, ranks=ranks, accumulation=self.accumulation)
@@ -520,7 +516,8 @@ class Trainer:
         means = {}
         for run, taken in self._tallies_of(self._training()):
             run.progress.count(taken)
-            means[run.name] = {**_means(taken.totals), "learning_rate": run.learning_rate, **taken.log}
+            if taken.totals[-1]:  # else no clip was its own since then
+                means[run.name] = {**_means(taken.totals), "learning_rate": run.learning_rate, **taken.log}
         return means
 
     def _tallies_of(self, runs: Sequence[Run]) -> list[tuple[Run, Taken]]:

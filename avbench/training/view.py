@@ -14,12 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from avbench.batch import Batch, Clock, Modality
-from avbench.dataset import Dataset, checksum
+from avbench.dataset import checksum
 from avbench.engine import Engine, OptimizerConfig
-from avbench.errors import DatasetError
 from avbench.loading.loader import Loader
 from avbench.methods.base import Part
-from avbench.packing.recipes import cut_parts
 from avbench.training.checkpoint import Within
 from avbench.training.display import Display
 from avbench.training.parallel import SideBySide
@@ -27,32 +25,6 @@ from avbench.training.predict import counted, prepare
 from avbench.training.run import Run, check_log
 
 T = TypeVar("T")
-
-HELD_OUT = 0.1  # share of each class's videos
-
-
-def parts_of_train(dataset: Dataset, clip_ids: np.ndarray) -> dict[Part, np.ndarray]:
-    """Ids of the clips of train and of the two parts that it is cut into, ascending.
-
-    clip_ids: of train, those that are used. The held-out part is 10 % of each class's videos, chosen by a hash of the
-    video's name; clips of one video stay together, as when a split is cut. Raises DatasetError where a part is empty.
-    """
-    sources = dataset.column("source", clip_ids).to_pylist()
-    labels = dict(zip(sources, map(str, dataset.labels[clip_ids].tolist()), strict=True))
-    held_out = cut_parts(labels, {"held-out": HELD_OUT})
-    is_held_out = np.array([source in held_out for source in sources], bool)
-    parts: dict[Part, np.ndarray] = {
-        "train": clip_ids,
-        "estimation": clip_ids[~is_held_out],
-        "held-out": clip_ids[is_held_out],
-    }
-    for name, ids in parts.items():
-        if not len(ids):
-            raise DatasetError(
-                f"{dataset.path}: train has {len(labels)} {'video' if len(labels) == 1 else 'videos'}, too few to cut "
-                f"off a {name} part as one of the methods needs; leave that method out or pack more videos"
-            )
-    return parts
 
 
 class View:

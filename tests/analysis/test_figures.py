@@ -379,6 +379,22 @@ class TestDiagnostics:
         assert [axes.get_ylabel() for axes in figure.axes] == ["speed", "difference\nspeed"]
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["audio", "visual"]
 
+    def test_a_branch_has_its_modalitys_look_and_the_words_that_are_given(self):
+        x = np.arange(1, 4.0)
+        plain, branches = (
+            draw_diagnostics(
+                {0: {"speed": {"audio" + end: (x, x), "visual" + end: (x, -x)}}}, title="r", explained=words
+            )
+            for end, words in (("", {}), ("_branch", {"audio_branch": "audio branch, s(visual | audio)"}))
+        )
+        looks = [
+            [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in figure.axes[0].lines]
+            for figure in (plain, branches)
+        ]
+        assert looks[0] == looks[1] and len(looks[0]) == 2
+        legend = [text.get_text() for text in branches.legends[0].get_texts()]
+        assert legend == ["audio branch, s(visual | audio)", "visual_branch"]
+
     def test_lines_of_one_panel_differ_in_their_markers_too(self):
         x = np.arange(1, 4.0)
         names = ("audio", "visual", "joint", "other")

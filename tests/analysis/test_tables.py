@@ -14,7 +14,7 @@ from make_run import make_run, write_predictions
 
 from avbench.analysis.page import _plans_of_training
 from avbench.analysis.report import assess
-from avbench.analysis.runs import read_runs
+from avbench.analysis.runs import _read_diagnostics, read_runs
 from avbench.analysis.tables import markdown, table_files, terminal_table
 from avbench.cli import main
 from avbench.errors import RunError
@@ -194,6 +194,34 @@ class TestFiles:
         assert table.row_count == 3 * (1 + 4) + 2
 
 
+def test_branches_that_see_each_other_have_a_table_of_what_they_take_from_the_other(tmp_path):
+    labels = [0, 1, 2, 0]
+    run = make_run(
+        tmp_path / "run", labels=labels, audio={0: [0.9, 0.8, 0.1, 0.2]}, visual={0: [0.1, 0.2, 0.9, 0.85]},
+        correct={(name, name, 0): [True] * 4 for name in ("audio", "visual")},
+    )  # fmt: skip
+    written = {
+        "seed": 0, "split": "test", "clip_ids": np.arange(100, 104), "labels": labels, "correct": [True] * 4,
+        "replaced_correct": {name: [True, False, True, False] for name in ("audio", "visual")},
+        "parts": {"audio": labels, "visual": [0, 1, 0, 1]},
+    }  # fmt: skip
+    # Right on all clips, and on one without vision; the visual one on two, and on as many without sound.
+    alone = {"audio": [0, 2, 1, 1], "visual": [0, 1, 1, 1]}
+    write_predictions(run, run="mine", method="greedy", parts_alone=alone, **written)
+    write_predictions(run, run="baseline", method="baseline", **written)
+    evaluation = assess([run], thresholds=[0.2], resamples=20)[0]
+    (sheet,) = (sheet for sheet in evaluation.sheets if sheet.kind == "branches")
+    shown = " ".join(cell.text for cell in sheet.rows[0])
+    assert shown == "mine overall 100.0 25.0 +0.750 50.0 50.0 0.000"
+    assert sheet.headings[4] == "branch's u(visual | audio)"
+    assert {row[0].text for row in sheet.rows} == {"mine"}
+    rows = {(row["method"], row["subset"]): row for row in rows_of(table_files(evaluation)["utilization.csv"].decode())}
+    assert rows["mine", "overall"]["audio_branch_without_visual"] == "0.25"
+    assert rows["mine", "overall"]["audio_branch_visual_utilization"] == "0.75"
+    assert rows["mine", "overall"]["visual_utilization"] == "0.5"  # of the network's own prediction
+    assert rows["baseline", "overall"]["audio_branch"] == ""
+
+
 def test_an_interval_and_an_empty_subset_in_markdown_by_hand(tmp_path):
     right = {(name, name, 0): [True, True, False, True] for name in ("audio", "visual")}
     confidence = {"audio": {0: [0.9, 0.8, 0.9, 0.9]}, "visual": {0: [0.1, 0.2, 0.3, 0.85]}}
@@ -307,3 +335,20 @@ class TestCommands:
         assert "--export is empty" in self.stopped(capsys, "subsets", run, "--export", "")
         assert "--out is empty" in self.stopped(capsys, "evaluate", run, "--out=")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_curves_of_earlier_folders_are_drawn_under_the_names_of_today(tmp_path):
+    log = {"speed/audio": 1.0, "speed/visual": 2.0, "difference/speed": -1.0, "rebalancing/visual": 1.0}
+    place = {"kind": "step", "seed": 0, "epoch": 0, "loss": 0.5}
+    old = [{**place, "run": name, "method": name, "batch": 1, **log} for name in ("greedy", "mine")]
+    new = {**place, "run": "greedy", "method": "greedy", "batch": 2, "speed/audio_branch": 3.0}
+    write_text(tmp_path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in [*old, new]))
+    curves = _read_diagnostics(tmp_path)
+    names = {group: sorted(by_name) for group, by_name in curves["greedy", 0].items()}
+    assert names == {
+        "speed": ["audio_branch", "visual_branch"],
+        "difference": ["audio_minus_visual_branch"],
+        "rebalancing": ["visual_branch"],
+    }
+    assert curves["greedy", 0]["speed"]["audio_branch"][1].tolist() == [1.0, 3.0]  # a run that was gone on with
+    assert sorted(curves["mine", 0]["speed"]) == ["audio", "visual"]  # another method's are its own

@@ -21,7 +21,7 @@ from avbench.methods.base import Part, RunView
 from avbench.methods.baseline import Baseline
 from avbench.methods.gradient_blending import HEADS, Blend, GradientBlending, Losses, blend
 from avbench.records import read_metrics
-from avbench.training.view import parts_of_train
+from avbench.training.parts import parts_of_train
 from tests.processes import run_on_ranks
 from tests.synthetic import make_dataset
 
