@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,6 +69,8 @@ class VerifyArgs:
     """Set bad clips aside, so that training leaves them out."""
     workers: int = 0
     """Processes (default: one a core)."""
+    json: bool = False
+    """Answer as one JSON object on stdout; the exit status is the same."""
 
 
 @dataclass(frozen=True)
@@ -185,23 +187,41 @@ def _pack(argv: Sequence[str]) -> None:
 
 
 def _verify(argv: Sequence[str]) -> None:
-    from avbench.dataset import Dataset
-    from avbench.packing.verify import verify
+    from avbench.packing.verify import as_json, verify
+    from avbench.quarantine import Quarantine, read_quarantine
 
     args = _parse(VerifyArgs, argv, "avbench verify")
-    problems = verify(args.dataset, workers=args.workers or _cores(), quarantine=args.quarantine)
-    for problem in problems:
-        _console().print(str(problem), soft_wrap=True, markup=False)
+    with json_errors(asked=args.json):
+        problems = verify(args.dataset, workers=args.workers or _cores(), quarantine=args.quarantine)
+    aside = read_quarantine(args.dataset) if args.quarantine else Quarantine()
+    if args.json:
+        print_json(as_json(args.dataset, problems, set_aside=len(aside.clips)))
+    else:
+        for problem in problems:
+            _console().print(str(problem), soft_wrap=True, markup=False)
     if not problems:
-        _console().print(f"{args.dataset}: whole")
-        return
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    if not args.quarantine:
-        raise UsageError(f"{args.dataset}: {count}, listed above; --quarantine sets clips aside that are not whole")
-    aside = len(Dataset(args.dataset).quarantined)  # raises where a shard is missing or cut: no quarantine mends that
-    if not aside:
-        raise UsageError(f"{args.dataset}: {count}, none of a clip, so nothing was set aside; pack the dataset again")
-    _console().print(f"{args.dataset}: {count}; set aside: {'1 clip' if aside == 1 else f'{aside} clips'}")
+        done = "whole"
+    else:
+        count = _number(problems, "problem")
+        if any(problem.blocks_training for problem in problems):
+            raise UsageError(
+                f"{args.dataset}: {count}, listed above; the index or the description is damaged, which no quarantine "
+                f"mends; restore it or pack the dataset again"
+            )
+        if not args.quarantine:
+            raise UsageError(f"{args.dataset}: {count}, listed above; --quarantine sets clips aside that are not whole")
+        if not aside.clips and not aside.shards:
+            raise UsageError(
+                f"{args.dataset}: {count}, none of a clip, so nothing was set aside; pack the dataset again"
+            )
+        shards = f", of damaged shards: {len(aside.shards)}" if aside.shards else ""
+        done = f"{count}; set aside: {_number(aside.clips, 'clip')}{shards}"
+    if not args.json:
+        _console().print(f"{args.dataset}: {done}", soft_wrap=True, markup=False)
+
+
+def _number(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -218,7 +238,6 @@ def _train(argv: Sequence[str]) -> None:
 
 
 def _run_training(args: TrainArgs) -> None:
-    from avbench.dataset import Dataset
     from avbench.distributed import on_main, process_group, world_from_environment
     from avbench.engine import pick_precision
     from avbench.loading.features import preset
@@ -248,7 +267,7 @@ def _run_training(args: TrainArgs) -> None:
                 if world.is_main:
                     _console().print(f"{config.out}: finished already", soft_wrap=True, markup=False)
                 return
-        dataset = Dataset(config.dataset)
+        dataset = _opened(config.dataset, resume=folder if resume else None)
         clip_ids = select_clips(dataset, classes=config.classes, fraction=config.fraction)
         if args.tune:
             config = _tuned(config, dataset, clip_ids, specs, device=device, resume=resume, overwrite=args.overwrite)
@@ -267,6 +286,34 @@ def _run_training(args: TrainArgs) -> None:
             resume=resume,
             overwrite=args.overwrite,
         )
+
+
+def _opened(path: Path, *, resume: RunFolder | None) -> Dataset:
+    """The dataset of a training that starts, its index and description checked by rank 0 for all. A collective.
+
+    resume: the folder of the run that is gone on with. Raises RunError, on every rank, where the run was begun with
+    another dataset; RunError or DatasetError where the dataset is missing or not as it was packed.
+    """
+    from avbench.dataset import Dataset
+    from avbench.distributed import current_world, on_main, together
+    from avbench.integrity import check_contents, leftovers
+
+    def opened() -> Dataset:
+        if resume is not None and not path.exists():
+            raise UsageError(
+                f"{path}: no such dataset folder; if it was moved, name its new place: "
+                f"`avbench train NEW-PLACE --out {resume.path} --resume`"
+            )
+        return Dataset(path)
+
+    dataset = together(str(path), opened)
+    if resume is not None:
+        on_main(str(resume.path), lambda: resume.check_dataset(dataset))
+    on_main(str(path), lambda: check_contents(dataset))
+    for text in on_main(str(path), lambda: leftovers(dataset)):
+        if current_world().is_main:
+            print(f"avbench: {dataset.path}: {text}", file=sys.stderr)
+    return dataset
 
 
 def _tuned(

@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "avbench"
 LAYERS = (
     ("errors", "batch", "arguments"),
-    ("records", "dataset", "distributed", "models"),
+    ("records", "description", "quarantine", "dataset", "integrity", "distributed", "models"),
     ("engine", "confidence", "loading", "analysis"),
     ("methods", "packing"),  # packing keeps a preset's spectrogram
     ("training",),

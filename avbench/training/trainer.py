@@ -30,7 +30,7 @@ from avbench.distributed import (
     ranks_on_this_node,
 )
 from avbench.engine import EngineConfig, OptimizerConfig, Precision, pick_precision, random_state, set_random_state
-from avbench.errors import DatasetError, Interrupted, RunError, UsageError, unknown
+from avbench.errors import DatasetError, Interrupted, UsageError, unknown
 from avbench.loading.cores import Nearby, cores_near
 from avbench.loading.features import Preset
 from avbench.loading.gpu import jpeg_engines, jpeg_text
@@ -533,11 +533,11 @@ class Trainer:
         self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
 
     def _go_on(self) -> Position:
+        on_main(str(self.folder.path), lambda: self.folder.check_dataset(self.dataset))
         path, complaints = on_main(str(self.folder.checkpoints), self.checkpoints.newest)
         for complaint in complaints:
             self.display.say(f"not resumed from {complaint}")
         if path is None:
-            on_main(str(self.folder.path), self._check_dataset)
             position = Position(0, 0, 0, {})
             self.display.say("no checkpoint was made yet: starting from the beginning")
         else:
@@ -553,12 +553,6 @@ class Trainer:
         if self.metrics is not None:
             self.metrics.cut_back(position.metrics_offset)
         return position
-
-    def _check_dataset(self) -> None:
-        if self.folder.dataset.exists():
-            begun = json.loads(self.folder.dataset.read_text("utf-8"))["index_sha256"]
-            if begun != self.dataset.fingerprint:
-                raise RunError(f"{self.folder.path}: was begun with another dataset than {self.dataset.path}")
 
     def _finish(self) -> None:
         """Write what the analysis reads: confidences, and predictions of each run's best epoch."""
