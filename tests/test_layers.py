@@ -12,7 +12,7 @@ LAYERS = (
     ("engine", "confidence", "loading", "analysis"),
     ("methods", "packing"),  # packing keeps a preset's spectrogram
     ("training",),
-    ("curation", "demo", "doctor", "bench", "config"),
+    ("curation", "demo", "doctor", "bench", "config", "help"),
     ("cli",),
     ("__main__",),
 )

@@ -186,10 +186,10 @@ def _shard_problems(path: Path, call: str, shard: int, beat: Beat) -> list[Probl
     size = dataset.shard_size(shard)
     packed = dataset.description["shards"][shard]
     damage = _damage(size, packed["size_bytes"])
-    problems = [Problem(None, None, name, damage)] if damage else []
     clips = opened.clips_of(shard)
-    if not size:  # missing, or nothing of it is left
-        return problems + [Problem(clip_id, dataset.key(clip_id), name, "its shard is gone") for clip_id in clips]
+    if not size:  # missing, or nothing of it is left: one line, not one for each of its clips
+        return [Problem(None, None, name, f"{damage} ({len(clips)} clips are gone with it)")] if damage else []
+    problems = [Problem(None, None, name, damage)] if damage else []
     tar = path / name
     try:
         if not damage and sha256_of(tar) != packed["sha256"]:
@@ -253,6 +253,9 @@ def _clip_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[i
     key = dataset.key(clip_id)
     _, audio, *frames = _suffixes(dataset, clip_id)
     row = int(dataset.frames.first[clip_id])
+    if _end_of(dataset, clip_id) > (size := dataset.shard_size(int(dataset.shards[clip_id])) or 0):
+        yield f"reaches beyond the {size} bytes that its shard has"
+        return
     listed = {audio: (int(dataset.audio_offsets[clip_id]), int(dataset.audio_sizes[clip_id]))}
     for number, suffix in enumerate(frames):
         listed[suffix] = (int(dataset.frames.offset[row + number]), int(dataset.frames.size[row + number]))
@@ -268,6 +271,13 @@ def _clip_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[i
         yield from _frame_problems(dataset, clip_id, number, suffix)
 
 
+def _end_of(dataset: Dataset, clip_id: int) -> int:
+    """The byte of its shard at which a clip's sound and pictures end."""
+    frames = range(int(dataset.frames.first[clip_id]), int(dataset.frames.first[clip_id + 1]))
+    ends = [int(dataset.frames.offset[row]) + int(dataset.frames.size[row]) for row in frames]
+    return max([int(dataset.audio_offsets[clip_id]) + int(dataset.audio_sizes[clip_id]), *ends])
+
+
 def _json_problems(dataset: Dataset, clip_id: int, place: tuple[int, int] | None) -> Iterator[str]:
     if place is None:
         return
@@ -275,10 +285,9 @@ def _json_problems(dataset: Dataset, clip_id: int, place: tuple[int, int] | None
         with (dataset.path / shard_name(int(dataset.shards[clip_id]))).open("rb") as file:
             file.seek(place[0])
             found = json.loads(file.read(max(0, place[1])))
-        told = {
-            name: found[name] for name in ("label", "split", "frames", "width", "height", "sample_rate_hz", "source")
-        }
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, MemoryError, RecursionError):
+        told = {name: found[name] for name in _TOLD}
+        told.update({name: found.get(name) for name in _TOLD_OF_PLANTED})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError):
         yield "its json cannot be read"
         return
     listed: dict[str, Any] = {
@@ -288,16 +297,21 @@ def _json_problems(dataset: Dataset, clip_id: int, place: tuple[int, int] | None
         "width": int(dataset.widths[clip_id]),
         "height": int(dataset.heights[clip_id]),
         "sample_rate_hz": int(dataset.sample_rates[clip_id]),
-        "source": dataset.column("source", [clip_id])[0].as_py(),
+        **{name: dataset.column(name, [clip_id])[0].as_py() for name in ("source", "start_seconds", *_TOLD_OF_PLANTED)},
     }
     for name, value in listed.items():
-        if value is not None and told[name] != value:
+        if value is not _NO_NAME and told[name] != value:
             yield f"its json has {name} {told[name]!r}, the index {value!r}"
 
 
-def _name_at(names: tuple[str, ...], number: int) -> str | None:
-    """None where there is no such name, which is a problem of the row."""
-    return names[number] if 0 <= number < len(names) else None
+_TOLD = ("label", "split", "frames", "width", "height", "sample_rate_hz", "source", "start_seconds")
+_TOLD_OF_PLANTED = ("planted_audio", "planted_visual")
+_NO_NAME = object()
+
+
+def _name_at(names: tuple[str, ...], number: int) -> object:
+    """_NO_NAME where there is none of this number, which is a problem of the row."""
+    return names[number] if 0 <= number < len(names) else _NO_NAME
 
 
 def _audio_problems(dataset: Dataset, clip_id: int) -> Iterator[str]:
@@ -342,9 +356,14 @@ def _asides(dataset: Dataset, problems: list[Problem]) -> Iterator[Aside]:
     for problem in problems:
         if problem.clip_id is not None:
             reasons.setdefault(problem.clip_id, problem)
+    shards = dataset.description["shards"]
+    sizes = [dataset.shard_size(number) for number in range(len(shards))]
+    gone = [number for number, size in enumerate(sizes) if not size]
+    for clip_id in np.flatnonzero(np.isin(dataset.shards, gone)).tolist():
+        key, shard = dataset.key(clip_id), shard_name(int(dataset.shards[clip_id]))
+        reasons.setdefault(clip_id, Problem(clip_id, key, shard, "its shard is gone"))
     for clip_id, problem in sorted(reasons.items()):
         yield Aside(problem.text, clip_id=clip_id, key=problem.key)
-    for number, shard in enumerate(dataset.description["shards"]):
-        size = dataset.shard_size(number)
-        if size != shard["size_bytes"]:
-            yield Aside(_damage(size, shard["size_bytes"]), shard=shard_name(number), size_bytes=size)
+    for number, (size, packed) in enumerate(zip(sizes, shards, strict=True)):
+        if text := _damage(size, packed["size_bytes"]):
+            yield Aside(text, shard=shard_name(number), size_bytes=size)

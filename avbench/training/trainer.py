@@ -59,6 +59,7 @@ class TrainerConfig:
     """How a pass trains; the same for all its runs."""
 
     epochs: int = 100
+    """Passes over the training clips; a run ends earlier by --patience."""
     batch_size: int = 64
     """Clips in a global batch, over all ranks."""
     patience: int = 10
@@ -72,6 +73,7 @@ class TrainerConfig:
     checkpoint_steps: int = 1000
     """Steps between checkpoints within an epoch; one is always made at each epoch's end."""
     keep_checkpoints: int = 2
+    """Newest checkpoints to keep."""
     log_steps: int = 20
     """Steps between records in metrics.jsonl."""
     loader_threads: int = 0
@@ -570,10 +572,10 @@ class Trainer:
         on_main(str(self.folder.path), lambda: [path.unlink(missing_ok=True) for path in stale])
         if stores:
             missed = export(self.folder.confidence, stores=stores, dataset=self.dataset)
+            unused = len(self.dataset) - len(self.dataset.quarantined) - sum(map(len, self.clip_ids.values()))
             for store, clips in missed.items():
                 if clips:
-                    missing = "1 clip has" if clips == 1 else f"{clips} clips have"
-                    self._event(f"{missing} no {store} confidence: not used, or their bytes are bad")
+                    self._event(_missing_text(store, clips, unused=unused, bad=len(self.bad_clips)))
         for run in runs:
             self.checkpoints.load_best(run, self.device)
         means = self._feature_means([run for run in runs if is_joint(run)])
@@ -725,6 +727,21 @@ def _stores(
         for spec in specs
         if spec.method.confidence_of is not None
     }
+
+
+def _missing_text(store: str, clips: int, *, unused: int, bad: int) -> str:
+    """Why so many clips have no confidence: what --classes and --fraction leave out, and of the others bad bytes.
+
+    bad: clips that were found bad in any epoch, so some of them may have a confidence of an epoch before.
+    """
+    bad = min(bad, clips - unused)
+    reasons = [
+        (unused, "not used, since --classes or --fraction leaves them out"),
+        (bad, "with bad bytes"),
+        (clips - unused - bad, "that no epoch recorded"),
+    ]
+    parts = ", ".join(f"{count} {why}" for count, why in reasons if count)
+    return f"{clips} clip{' has' if clips == 1 else 's have'} no {store} confidence: {parts}"
 
 
 def _fingerprint_of(clip_ids: dict[str, np.ndarray]) -> str:
