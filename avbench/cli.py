@@ -203,7 +203,8 @@ def _verify(argv: Sequence[str]) -> None:
     args = _parse(VerifyArgs, argv, "avbench verify")
     with json_errors(asked=args.json):
         problems = verify(args.dataset, workers=args.workers or _cores(), quarantine=args.quarantine)
-    aside = read_quarantine(args.dataset) if args.quarantine else Quarantine()
+    is_blocked = any(problem.blocks_training for problem in problems)
+    aside = read_quarantine(args.dataset) if args.quarantine and not is_blocked else Quarantine()
     if args.json:
         print_json(as_json(args.dataset, problems, set_aside=len(aside.clips)))
     else:
@@ -213,7 +214,7 @@ def _verify(argv: Sequence[str]) -> None:
         done = "whole"
     else:
         count = _number(problems, "problem")
-        if any(problem.blocks_training for problem in problems):
+        if is_blocked:
             raise UsageError(
                 f"{args.dataset}: {count}, listed above; the index or the description is damaged, which no quarantine "
                 f"mends; restore it or pack the dataset again"

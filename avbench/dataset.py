@@ -200,7 +200,11 @@ class Dataset:
 
     def key(self, clip_id: int) -> str:
         """The key of one clip."""
-        return self._table.column("key")[int(clip_id)].as_py()
+        return self.value("key", clip_id)
+
+    def value(self, name: str, clip_id: int) -> Any:
+        """What a column of the index has for one clip."""
+        return self._table.column(name)[int(clip_id)].as_py()
 
     def column(self, name: str, clip_ids: Sequence[int] | np.ndarray) -> pa.ChunkedArray:
         """A column of the index for these clips, as Arrow; for the columns that are no attribute (key, source, ...)."""

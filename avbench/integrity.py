@@ -21,6 +21,7 @@ from avbench.records import SPLITS
 
 _TAR_BLOCK = 512
 _BLOCKS_OF_JSON = 64  # a clip's json has some hundred bytes
+_OF_RECIPE = ("audio_suffix", "frame_phase_seconds")
 _CLIPS_ASKED = 5  # of a class, for one whose json can be read
 
 
@@ -55,6 +56,8 @@ def content_problems(dataset: Dataset) -> Iterator[str]:
     # Of a field that something else has named above this would be a second line.
     if digest is not None and digest != contents_digest(dataset.description) and not problems:
         yield f"{DESCRIPTION_FILE} is not as it was packed: a field has changed since, its {DIGEST} does not fit"
+    if digest is None:
+        yield from _problems_told_by_shards(dataset)
 
 
 def _disagreements(dataset: Dataset) -> Iterator[str]:
@@ -65,6 +68,9 @@ def _disagreements(dataset: Dataset) -> Iterator[str]:
     if packed is not None and packed != dataset.classes:
         here, there = _few(dataset.classes), _few(packed)
         yield f"{DESCRIPTION_FILE} names the classes {here}, and {INDEX_FILE} was packed with {there}"
+    for name, asked in description.get("recipe", {}).items():
+        if name in _OF_RECIPE and description[name] != asked:
+            yield f"{DESCRIPTION_FILE} has {name} {description[name]!r}, and its recipe {asked!r}"
     per_class = _clips_per_class(dataset)
     yield from _differ("clips per class", per_class, description["clips_per_class"])
     yield from _differ("clips", {split: sum(counts) for split, counts in per_class.items()}, description["clips"])
@@ -122,16 +128,12 @@ def _all_problems(dataset: Dataset) -> Iterator[str]:
     yield from content_problems(dataset)
     for clip_id, text in row_problems(dataset):
         yield f"clip {clip_id}: {text}"
-    if DIGEST not in dataset.description:
-        yield from _problems_told_by_shards(dataset)
 
 
 def _problems_told_by_shards(dataset: Dataset) -> Iterator[str]:
     """Class names and audio_suffix of an older dataset beside those that a clip of each class was packed with."""
-    aside = dataset.quarantined
     for label, name in enumerate(dataset.classes):
-        clips = np.flatnonzero(dataset.labels == label)
-        for clip_id in clips[~np.isin(clips, aside)][:_CLIPS_ASKED].tolist():
+        for clip_id in np.flatnonzero(dataset.labels == label)[:_CLIPS_ASKED].tolist():
             told = _told_by_shard(dataset, clip_id)
             if told is not None:
                 found, member = told
@@ -150,6 +152,8 @@ def _told_by_shard(dataset: Dataset, clip_id: int) -> tuple[Any, str] | None:
     """
     end = int(dataset.audio_offsets[clip_id]) - _TAR_BLOCK
     start = max(0, end - _BLOCKS_OF_JSON * _TAR_BLOCK)
+    if end < 0:
+        return None
     try:
         with (dataset.path / shard_name(int(dataset.shards[clip_id]))).open("rb") as file:
             file.seek(start)
@@ -160,7 +164,7 @@ def _told_by_shard(dataset: Dataset, clip_id: int) -> tuple[Any, str] | None:
             if sound is not None and member is not None and member.name == f"{dataset.key(clip_id)}.json":
                 data = blocks[place + _TAR_BLOCK :][: member.size]
                 return json.loads(data)["label"], sound.name
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         pass
     return None
 

@@ -55,7 +55,8 @@ def verify(path: Path, *, workers: int, quarantine: bool = False) -> list[Proble
 
     quarantine: note the clips that are not whole in quarantine.jsonl, and the shards that are missing or cut, so that
     no reader delivers the former or stops at the latter; an older note is replaced, and removed where nothing is set
-    aside. Raises UsageError for fewer than one worker and DatasetError where `path` is no dataset at all.
+    aside. Nothing is noted where a problem blocks training: a damaged index would have whole clips set aside.
+    Raises UsageError for fewer than one worker and DatasetError where `path` is no dataset at all.
     """
     if workers < 1:
         raise UsageError(f"workers is {workers}; expected 1 or more")
@@ -76,7 +77,7 @@ def verify(path: Path, *, workers: int, quarantine: bool = False) -> list[Proble
     beside = [*_problems_beside(dataset), *([] if quarantine else _list_problems(dataset))]
     problems += [Problem(None, None, None, text) for text in beside]
     problems += _verified_shards(dataset, workers)
-    if quarantine:
+    if quarantine and not any(problem.blocks_training for problem in problems):
         write_quarantine(path, _asides(dataset, problems))
     return problems
 
