@@ -298,7 +298,7 @@ def _json_problems(dataset: Dataset, clip_id: int, place: tuple[int, int] | None
         "width": int(dataset.widths[clip_id]),
         "height": int(dataset.heights[clip_id]),
         "sample_rate_hz": int(dataset.sample_rates[clip_id]),
-        **{name: dataset.column(name, [clip_id])[0].as_py() for name in ("source", "start_seconds", *_TOLD_OF_PLANTED)},
+        **{name: dataset.value(name, clip_id) for name in ("source", "start_seconds", *_TOLD_OF_PLANTED)},
     }
     for name, value in listed.items():
         if value is not _NO_NAME and told[name] != value:
