@@ -103,7 +103,12 @@ def _is_count(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float)
+    # Compared, not asked whether it is finite: JSON's whole numbers may be larger than any float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
+
+
+def _is_phase(value: object) -> bool:
+    return isinstance(value, int | float) and _is_number(value) and 0 <= value < 1
 
 
 def _is_list_of(fits: Callable[[object], bool]) -> Callable[[object], bool]:
@@ -166,7 +171,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
     "shards": ("a list of shards: name, split, clips, size_bytes, sha256", _is_list_of(_is_shard)),
     "recipe": ("the recipe's fields", _is_object),
     "made_with": ("versions by name", _is_object),
-    "frame_phase_seconds": ("a number of seconds", _is_number),
+    "frame_phase_seconds": ("seconds from 0 to below 1", _is_phase),
     "rejects": (
         "a number of clips for each reason",
         lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),

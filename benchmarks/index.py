@@ -1,17 +1,17 @@
 """What do finishing, opening, checking and verifying a dataset cost at size, and do they stay in proportion to it?
 
     python benchmarks/index.py [--json FILE]                         10 thousand, 100 thousand and 1 million clips
-    python benchmarks/index.py --clips 10000000 --no-verify          one size, without decoding every clip
+    python benchmarks/index.py --clips 10000000 --clips-per-shard 1000      one size
 
-On made-up datasets of `--clips-per-shard` clips a shard (1,000): a clip is 0.1 s of sound (FLAC) and one picture of
-16 x 16, and every shard is the same file under another name, so a million clips take the disk space of one shard and of
-their index. Only keys differ from what `avbench pack` writes: they come again in every shard, which is the one problem
-that verify finds and the script expects.
+On made-up datasets of `--clips-per-shard` clips a shard (64, as packing has it): a clip is 0.1 s of sound (FLAC) and one
+picture of 16 x 16, and the shards of a split are the same file under other names, so a million clips take the disk space
+of three shards and of their index. Only keys differ from what `avbench pack` writes: they come again in every shard.
 
 * finish: from the shards' notes to index.arrow and dataset.json, what `avbench pack` ends with.
 * open: `Dataset(folder)`, what every process of a training begins with.
 * check: the index's SHA-256, class names, labels, splits and counts, what a training asks once before it starts.
-* verify: all that `avbench verify` does, in one process: every shard hashed, every clip decoded.
+* verify: all that `avbench verify` does, in one process: the index checked as a whole, every shard hashed, every clip
+  decoded. Of more than `--verify-shards` shards so many are verified, and the time of all is computed from theirs.
 
 Timed: CPU time (user and system) of the calls, medians over `--rounds` (of verify and finish one), with the files in
 the page cache. Not timed: making the dataset up. Memory: what the process has more of its own after the call than
@@ -41,11 +41,10 @@ from avbench.bench.machine import describe, summary
 from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
-from avbench.integrity import check_contents
-from avbench.packing import pack
+from avbench.integrity import check_contents, content_problems, row_problems
+from avbench.packing import pack, verify
 from avbench.packing.media import ClipMedia
 from avbench.packing.recipes import Clip, Recipe
-from avbench.packing.verify import verify
 
 CLASSES = tuple(f"class {number:03d}" for number in range(100))
 
@@ -54,13 +53,14 @@ CLASSES = tuple(f"class {number:03d}" for number in range(100))
 class Config:
     """What to measure.
 
-    clips: sizes, ascending. rounds: of open and check. verify: whether to verify. json: where to write the results.
+    clips: sizes, ascending. rounds: of open and check. verify_shards: to verify of each size, after a first one that is
+    not counted. json: where to write the results.
     """
 
     clips: tuple[int, ...] = (10_000, 100_000, 1_000_000)
-    clips_per_shard: int = 1000
+    clips_per_shard: int = 64
     rounds: int = 3
-    verify: bool = True
+    verify_shards: int = 20
     json: Path | None = None
 
 
@@ -87,12 +87,29 @@ def measured(shards: int, config: Config, folder: Path) -> dict[str, Any]:
     phases["open"] = timed(lambda: Dataset(folder), rounds=config.rounds)
     dataset = Dataset(folder)
     phases["check"] = timed(lambda: check_contents(dataset), rounds=config.rounds)
-    if config.verify:
-        problems: list[Any] = []
-        phases["verify"] = timed(lambda: problems.extend(verify(folder, workers=1)), rounds=1)
-        assert [problem.text[:9] for problem in problems] == ["two clips"], problems[:3]
+    phases["verify"] = verified(dataset, config.verify_shards)
     index = (folder / "index.arrow").stat().st_size
     return {"clips": len(dataset), "shards": shards, "index_bytes": index, "phases": phases}
+
+
+def verified(dataset: Dataset, shards: int) -> dict[str, float]:
+    """What verifying costs: of the dataset as a whole, and of some shards, from which that of all is computed."""
+    all_shards = len(dataset.description["shards"])
+    chosen = range(1, min(shards, all_shards - 1) + 1)
+
+    def whole() -> None:
+        dataset.check_index()
+        problems = [*content_problems(dataset), *row_problems(dataset), *verify._problems_beside(dataset)]
+        assert [text[:9] for text in problems] == ["two clips"], problems[:3]
+
+    def some() -> None:
+        for number in chosen:
+            assert not verify._shard_problems(dataset.path, "benchmark", number, lambda: None)
+
+    verify._shard_problems(dataset.path, "benchmark", 0, lambda: None)
+    of_whole, of_some = timed(whole, rounds=1), timed(some, rounds=1)
+    computed = of_some["cpu_seconds"] / len(chosen) * all_shards
+    return {**of_whole, "cpu_seconds": of_whole["cpu_seconds"] + computed, "shards_verified": len(chosen)}
 
 
 def made_up(shards: int, config: Config, folder: Path) -> tuple[Recipe, list[pack.ShardTask]]:
