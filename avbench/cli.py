@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import shutil
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,11 +23,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 # Threads that spin while they wait for each other are slower than one where cores are shared. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if os.environ.get("NO_COLOR"):  # https://no-color.org; rich heeds it by itself, tyro has a word of its own
+    os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
 
 import tyro
 from rich.console import Console
 
-from avbench.arguments import comma_list
+from avbench.arguments import comma_list, explain, named
 from avbench.errors import (
     DIVERGED_STATUS,
     INTERRUPTED_STATUS,
@@ -37,6 +40,7 @@ from avbench.errors import (
     UsageError,
     unknown,
 )
+from avbench.help import examples_text, methods_text
 from avbench.streams import forgiving_streams
 
 if TYPE_CHECKING:
@@ -59,14 +63,14 @@ _NOT_OURS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errn
 class PackArgs:
     """Cut labelled videos into a dataset of tar shards. Started again after an interruption, it goes on."""
 
-    recipe: tyro.conf.Positional[str]
+    recipe: Annotated[tyro.conf.Positional[str], named("RECIPE")]
     """A recipe by name (folder, planted) or a TOML file."""
     out: Path
     """The dataset folder to make."""
-    media: Path | None = None
-    """Where the videos are (planted: where they are rendered to; default: OUT-media)."""
-    workers: int = 0
-    """Processes (default: one a core)."""
+    media: Annotated[Path | None, named("VIDEOS", default="OUT-media for planted, else required")] = None
+    """Where the videos are; of planted, where they are rendered to."""
+    workers: Annotated[int, named("INT", default="one a core")] = 0
+    """Processes."""
     overwrite: bool = False
     """Replace a finished dataset."""
 
@@ -75,24 +79,26 @@ class PackArgs:
 class VerifyArgs:
     """Prove that a packed dataset is whole: sizes, checksums, counts, and that every clip decodes."""
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: Annotated[tyro.conf.Positional[Path], named("DATASET")]
     """A packed dataset."""
     quarantine: bool = False
     """Set bad clips aside, so that training leaves them out."""
-    workers: int = 0
-    """Processes (default: one a core)."""
+    workers: Annotated[int, named("INT", default="one a core")] = 0
+    """Processes."""
+    json: bool = False
+    """Answer as one JSON object on stdout; the exit status is the same."""
 
 
 @dataclass(frozen=True)
 class EvaluateArgs:
     """Tables, figures and an HTML page from what training left behind, or from predictions of your own."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], named("RUN")] = ()
     """Run folders of one dataset; the report goes into the first."""
     predictions: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """Predictions of your own, Parquet or CSV: key and prediction, or class probabilities. May be given again."""
-    confidence: Path | None = None
-    """Confidences that cut the subsets, Parquet or CSV: key, label, audio, visual (default: the run folders')."""
+    confidence: Annotated[Path | None, named("FILE", default="the run folders'")] = None
+    """Confidences that cut the subsets, Parquet or CSV: key, label, audio, visual."""
     split: str = "test"
     """The split that is cut into subsets."""
     thresholds: Annotated[tuple[float, ...], comma_list(float, "0,0.2,0.4")] = (0.0, 0.2, 0.4)
@@ -101,15 +107,15 @@ class EvaluateArgs:
     """Epochs to average confidence over: all, FIRST:LAST (both included), or best."""
     resamples: int = 1000
     """Bootstrap resamples behind the intervals of class means."""
-    out: Path | None = None
-    """The report folder (default: RUN/report, or FILE-report beside the predictions)."""
+    out: Annotated[Path | None, named("REPORT", default="RUN/report, or FILE-report beside the predictions")] = None
+    """The report folder."""
 
 
 @dataclass(frozen=True)
 class SubsetsArgs:
     """The keys of the clips of every subset, as a file."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], named("RUN")]
     """Run folders of one dataset."""
     export: Path
     """The file to write, .csv or .parquet, or a folder for subsets.csv."""
@@ -139,19 +145,21 @@ class DoctorArgs:
 
     path: Path = Path()
     """The folder whose free disk counts."""
+    json: bool = False
+    """Answer as one JSON object on stdout."""
 
 
 @dataclass(frozen=True)
 class BenchArgs:
     """Throughput of every stage, as tables; peers beside it where they are installed."""
 
-    dataset: tyro.conf.Positional[Path | None] = None
-    """A packed dataset, of ten-second clips at best (default: made-up clips, rendered and packed first)."""
-    media: Path | None = None
+    dataset: Annotated[tyro.conf.Positional[Path | None], named("DATASET", default="made-up clips")] = None
+    """A packed dataset, of ten-second clips at best; made-up clips are rendered and packed first."""
+    media: Annotated[Path | None, named("VIDEOS")] = None
     """The videos that it was packed from, for what reads videos."""
     preset: str = "paper"
     """What a clip is turned into."""
-    json: Path | None = None
+    json: Annotated[Path | None, named("FILE")] = None
     """Write everything measured, and the machine, to this file."""
     quick: bool = False
     """Run everything on a few clips: whether it works, not how fast it is."""
@@ -169,17 +177,22 @@ class BenchPlanArgs:
     """What storage gives all GPUs together."""
     methods: str = "7"
     """So many of avbench's methods, or names: audio,visual,ogm-ge."""
-    codec: str = ""
-    """The shards' audio codec (default: the one that was measured)."""
+    codec: Annotated[str, named("CODEC", default="the one that was measured")] = ""
+    """The shards' audio codec."""
     step_ms: float = 0.0
     """A clip's training step on one GPU, all methods together, where --from has no GPU's steps."""
     clips: int = 200_000
     """Clips an epoch; VGG-Sound's by default."""
-    costs: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Stage costs: the JSON of `avbench bench loader` (default: measured here first, on made-up clips)."""
+    costs: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            name="from", metavar="FILE", help_behavior_hint="(default: measured here first, on made-up clips)"
+        ),
+    ] = None
+    """Stage costs: the JSON of `avbench bench loader`."""
     preset: str = "paper"
     """What is measured where --from is not given."""
-    json: Path | None = None
+    json: Annotated[Path | None, named("FILE")] = None
     """Write the plan to this file too."""
 
 
@@ -197,23 +210,42 @@ def _pack(argv: Sequence[str]) -> None:
 
 
 def _verify(argv: Sequence[str]) -> None:
-    from avbench.dataset import Dataset
-    from avbench.packing.verify import verify
+    from avbench.packing.verify import as_json, verify
+    from avbench.quarantine import Quarantine, read_quarantine
 
     args = _parse(VerifyArgs, argv, "avbench verify")
-    problems = verify(args.dataset, workers=args.workers or _cores(), quarantine=args.quarantine)
-    for problem in problems:
-        _console().print(str(problem), soft_wrap=True, markup=False)
+    with json_errors(asked=args.json):
+        problems = verify(args.dataset, workers=args.workers or _cores(), quarantine=args.quarantine)
+    is_blocked = any(problem.blocks_training for problem in problems)
+    aside = read_quarantine(args.dataset) if args.quarantine and not is_blocked else Quarantine()
+    if args.json:
+        print_json(as_json(args.dataset, problems, set_aside=len(aside.clips)))
+    else:
+        for problem in problems:
+            _console().print(str(problem), soft_wrap=True, markup=False)
     if not problems:
-        _console().print(f"{args.dataset}: whole")
-        return
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    if not args.quarantine:
-        raise UsageError(f"{args.dataset}: {count}, listed above; --quarantine sets clips aside that are not whole")
-    aside = len(Dataset(args.dataset).quarantined)  # raises where a shard is missing or cut: no quarantine mends that
-    if not aside:
-        raise UsageError(f"{args.dataset}: {count}, none of a clip, so nothing was set aside; pack the dataset again")
-    _console().print(f"{args.dataset}: {count}; set aside: {'1 clip' if aside == 1 else f'{aside} clips'}")
+        done = "whole"
+    else:
+        count = _number(problems, "problem")
+        if is_blocked:
+            raise UsageError(
+                f"{args.dataset}: {count}, listed above; the index or the description is damaged, which no quarantine "
+                f"mends; restore it or pack the dataset again"
+            )
+        if not args.quarantine:
+            raise UsageError(f"{args.dataset}: {count}, listed above; --quarantine sets clips aside that are not whole")
+        if not aside.clips and not aside.shards:
+            raise UsageError(
+                f"{args.dataset}: {count}, none of a clip, so nothing was set aside; pack the dataset again"
+            )
+        shards = f", of damaged shards: {len(aside.shards)}" if aside.shards else ""
+        done = f"{count}; set aside: {_number(aside.clips, 'clip')}{shards}"
+    if not args.json:
+        _console().print(f"{args.dataset}: {done}", soft_wrap=True, markup=False)
+
+
+def _number(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -221,7 +253,7 @@ def _train(argv: Sequence[str]) -> None:
 
     saved = _saved_config(argv, load_config)
     default = TrainArgs(saved) if saved else tyro.MISSING_NONPROP
-    args = _parse(TrainArgs, argv, "avbench train", default=default)
+    args = _parse(TrainArgs, argv, "avbench train", default=default, more_help=methods_text)
     if args.auto_resume and (args.resume or args.overwrite):
         raise UsageError(f"--auto-resume and --{'resume' if args.resume else 'overwrite'} exclude each other")
     if args.resume and saved:
@@ -230,7 +262,6 @@ def _train(argv: Sequence[str]) -> None:
 
 
 def _run_training(args: TrainArgs) -> None:
-    from avbench.dataset import Dataset
     from avbench.distributed import on_main, process_group, world_from_environment
     from avbench.engine import pick_precision
     from avbench.loading.features import preset
@@ -263,7 +294,7 @@ def _run_training(args: TrainArgs) -> None:
                 if world.is_main:
                     _console().print(f"{config.out}: finished already", soft_wrap=True, markup=False)
                 return
-        dataset = Dataset(config.dataset)
+        dataset = _opened(config.dataset, resume=folder if resume else None)
         clip_ids = select_clips(dataset, classes=config.classes, fraction=config.fraction)
         if args.tune:
             config = _tuned(config, dataset, clip_ids, specs, device=device, resume=resume, overwrite=args.overwrite)
@@ -284,6 +315,34 @@ def _run_training(args: TrainArgs) -> None:
         )
         if world.is_main:
             print(said, flush=True)
+
+
+def _opened(path: Path, *, resume: RunFolder | None) -> Dataset:
+    """The dataset of a training that starts, its index and description checked by rank 0 for all. A collective.
+
+    resume: the folder of the run that is gone on with. Raises RunError, on every rank, where the run was begun with
+    another dataset; RunError or DatasetError where the dataset is missing or not as it was packed.
+    """
+    from avbench.dataset import Dataset
+    from avbench.distributed import current_world, on_main, together
+    from avbench.integrity import check_contents, leftovers
+
+    def opened() -> Dataset:
+        if resume is not None and not path.exists():
+            raise UsageError(
+                f"{path}: no such dataset folder; if it was moved, name its new place: "
+                f"`avbench train NEW-PLACE --out {resume.path} --resume`"
+            )
+        return Dataset(path)
+
+    dataset = together(str(path), opened)
+    if resume is not None:
+        on_main(str(resume.path), lambda: resume.check_dataset(dataset))
+    on_main(str(path), lambda: check_contents(dataset))
+    for text in on_main(str(path), lambda: leftovers(dataset)):
+        if current_world().is_main:
+            print(f"avbench: {dataset.path}: {text}", file=sys.stderr)
+    return dataset
 
 
 def _tuned(
@@ -392,7 +451,12 @@ def _doctor(argv: Sequence[str]) -> None:
     from avbench.doctor import examine
 
     args = _parse(DoctorArgs, argv, "avbench doctor")
-    _console().print(examine(args.path))
+    sections = examine(args.path)
+    if args.json:
+        print_json({section.name: dict(section.rows) for section in sections})
+        return
+    for section in sections:
+        _console().print(section.table())
 
 
 def _bench(argv: Sequence[str]) -> None:
@@ -404,6 +468,7 @@ def _bench(argv: Sequence[str]) -> None:
         print("usage: avbench bench TARGET ...        (avbench bench TARGET --help says more)\n")
         for name, text in targets.items():
             print(f"  {name:<10}{text}")
+        print(f"\n{examples_text('avbench bench')}")
         return
     target, rest = argv[0], argv[1:]
     if target not in targets:
@@ -492,6 +557,7 @@ def _dispatch(argv: Sequence[str]) -> None:
         print("usage: avbench COMMAND ...        (avbench COMMAND --help says more)\n")
         for name, (_, text) in COMMANDS.items():
             print(f"  {name:<10}{text}")
+        print(f"\navbench --version says which one this is.\n\n{examples_text('avbench')}")
         return
     if argv[0] == "--version":
         from importlib.metadata import version
@@ -503,28 +569,40 @@ def _dispatch(argv: Sequence[str]) -> None:
     COMMANDS[argv[0]][0](argv[1:])
 
 
-def _parse(kind: type[T], argv: Sequence[str], program: str, *, default: Any = tyro.MISSING_NONPROP) -> T:
-    """tyro's result; its boxed complaint becomes one line."""
-    with _one_line(program):
+def _parse(
+    kind: type[T],
+    argv: Sequence[str],
+    program: str,
+    *,
+    default: Any = tyro.MISSING_NONPROP,
+    more_help: Callable[[], str] = str,
+) -> T:
+    """tyro's result; its boxed complaint becomes one line. more_help: what help says between options and examples."""
+    explain(kind)
+    with _one_line(program, more_help):
         return tyro.cli(kind, prog=program, args=list(argv), default=default)
 
 
 def _parse_known(kind: type[T], argv: Sequence[str], program: str, *, description: str) -> tuple[T, list[str]]:
     """The same, and the words that are none of its options."""
+    explain(kind)
     with _one_line(program):
         return tyro.cli(kind, prog=program, args=list(argv), description=description, return_unknown_args=True)
 
 
 @contextmanager
-def _one_line(program: str) -> Iterator[None]:
+def _one_line(program: str, more_help: Callable[[], str] = str) -> Iterator[None]:
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
             yield
     except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UsageError(f"{_unboxed(complaint.getvalue())}; `{program} --help` lists the options") from None
+        if stop.code not in (0, None):
+            text = _unboxed(complaint.getvalue())
+            raise UsageError(f"{text}; `{program} --help` lists the options") from None
+        for text in filter(None, (more_help(), examples_text(program))):
+            print(f"\n{text}")
+        raise
 
 
 def _unboxed(box: str) -> str:
@@ -615,6 +693,25 @@ def _toml_value(text: str) -> object:
         return text
 
 
+def print_json(value: object) -> None:
+    """The answer of a command under --json: the only thing that it writes to stdout. Keys keep their order.
+
+    Escaped to ASCII, so that it can be written whatever the terminal's encoding.
+    """
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+@contextmanager
+def json_errors(*, asked: bool) -> Iterator[None]:
+    """Under --json a user's mistake, too, is an object on stdout, {"error": ...}; it still ends as it would without."""
+    try:
+        yield
+    except AvbenchError as error:
+        if asked:
+            print_json({"error": " ".join(str(error).split())})
+        raise
+
+
 def _default_media(kind: str, out: Path) -> Path:
     if kind == "planted":
         return out.with_name(f"{out.name}-media")
@@ -645,3 +742,7 @@ def _cores() -> int:
 
 def _console() -> Console:
     return Console(highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,11 +8,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "avbench"
 LAYERS = (
     ("errors", "batch", "arguments", "streams"),
-    ("records", "dataset", "distributed", "models"),
+    ("records", "description", "quarantine", "dataset", "integrity", "distributed", "models"),
     ("engine", "confidence", "loading", "analysis"),
     ("methods", "packing"),  # packing keeps a preset's spectrogram
     ("training",),
-    ("curation", "demo", "doctor", "bench", "config"),
+    ("curation", "demo", "doctor", "bench", "config", "help"),
     ("cli",),
     ("__main__",),
 )

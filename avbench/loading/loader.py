@@ -474,7 +474,8 @@ class _Reader:
             except _BadBytesError as error:
                 bad[clip_id] = str(error)
                 clips.append(self._stock)
-        valid = ~np.isin(clip_ids, [*bad, *self.left_out])
+        # Clip by clip: of all that is left out an array would have to be made for every batch.
+        valid = np.array([clip not in bad and clip not in self.left_out for clip in clip_ids.tolist()], bool)
         return _Prepared(position, clip_ids, self._feeds(clip_ids, clips, starts, crops, valid), valid, bad)
 
     def _feeds(

@@ -28,6 +28,7 @@ import pyarrow as pa
 import webdataset
 
 from avbench.dataset import (
+    CLASSES_METADATA,
     DESCRIPTION_FILE,
     FORMAT,
     FORMAT_VERSION,
@@ -40,6 +41,7 @@ from avbench.dataset import (
     sha256_of,
     shard_name,
 )
+from avbench.description import DIGEST, contents_digest
 from avbench.errors import DatasetError, UsageError
 from avbench.loading.features import preset
 from avbench.loading.stored_spectrogram import StoredSpectrogram, stored_spectrogram
@@ -51,6 +53,7 @@ from avbench.records import SPLITS, atomic_path, write_json, write_text
 WORK_FOLDER = ".packing"
 _PLAN_FILE = "plan.json"
 _TAR_BLOCK = 512
+_LARGEST_OFFSET = 2**31 - 1  # of an Arrow column's texts and lists
 
 
 def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: bool = False) -> Dataset:
@@ -323,17 +326,15 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
     rejects = [reject for _, facts in notes for reject in facts["rejects"]]
     write_text(out / REJECTS_FILE, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
     filled = [(task, *note) for task, note in zip(tasks, notes, strict=True) if note[0].num_rows]
-    index = INDEX_SCHEMA.empty_table()
+    tables = []
     for number, (task, rows, _) in enumerate(filled):
         _move(task, number)
-        shard = pa.array([number] * rows.num_rows, pa.int32())
-        rows = rows.replace_schema_metadata(None).set_column(INDEX_SCHEMA.get_field_index("shard"), "shard", shard)
-        index = pa.concat_tables([index, rows])
-    labels, splits = index.column("label").to_pylist(), index.column("split").to_pylist()
-    counts = Counter((SPLITS[split], classes[label]) for split, label in zip(splits, labels, strict=True))
+        shard = pa.array(np.full(rows.num_rows, number, np.int32))
+        tables.append(rows.set_column(INDEX_SCHEMA.get_field_index("shard"), INDEX_SCHEMA.field("shard"), shard))
+    counts = _counts(tables, classes)
     where = f"{out} ({len(rejects)} clips were rejected, see {REJECTS_FILE})" if rejects else str(out)
     check_splits(_per_class(counts, classes), classes, where=where)
-    _write_arrow(out / INDEX_FILE, index)
+    write_index(out / INDEX_FILE, tables, classes)
     per_class = _per_class(counts, classes)
     spectrogram = _spectrogram(recipe)
     description = {
@@ -365,6 +366,7 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
         "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
         "index_sha256": sha256_of(out / INDEX_FILE),
     }
+    description[DIGEST] = contents_digest(description)
     write_json(out / DESCRIPTION_FILE, description)
     shutil.rmtree(out / WORK_FOLDER)
 
@@ -387,8 +389,52 @@ def _move(task: ShardTask, number: int) -> None:
     _moved(task).touch()
 
 
+def write_index(
+    path: Path, tables: Sequence[pa.Table], classes: Sequence[str], *, largest_offset: int = _LARGEST_OFFSET
+) -> None:
+    """Write shards' rows as one index: one record batch, so that a reader's columns are views of the mapped file.
+
+    Where keys, sources or frames of all shards are too many for 32-bit offsets, as many batches as it takes.
+    """
+    schema = INDEX_SCHEMA.with_metadata({CLASSES_METADATA: json.dumps(list(classes))})
+    with atomic_path(path) as partial, partial.open("wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for group in _groups(tables, largest_offset):
+            joined = pa.concat_tables([table.replace_schema_metadata(None) for table in group])
+            writer.write_table(joined.combine_chunks())
+
+
+def _groups(tables: Sequence[pa.Table], largest_offset: int) -> Iterator[list[pa.Table]]:
+    """The tables in order, as many together as 32-bit offsets can tell apart."""
+    group: list[pa.Table] = []
+    reached = np.zeros(3, np.int64)
+    for table in tables:
+        sizes = np.array([_values_of(table.column(name)) for name in ("key", "source", "frame_offset")])
+        if group and (reached + sizes > largest_offset).any():
+            yield group
+            group, reached = [], np.zeros(3, np.int64)
+        group.append(table)
+        reached += sizes
+    if group:
+        yield group
+
+
+def _values_of(column: pa.ChunkedArray) -> int:
+    """How far a column's offsets go: bytes of texts, items of lists."""
+    return sum(int(np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset + len(chunk)]) for chunk in column.chunks)
+
+
+def _counts(tables: Sequence[pa.Table], classes: Sequence[str]) -> Counter[tuple[str, str]]:
+    """How many clips of each split and class."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for table in tables:
+        places = table.column("split").to_numpy().astype(np.int64) * len(classes) + table.column("label").to_numpy()
+        for place, count in zip(*map(np.ndarray.tolist, np.unique(places, return_counts=True)), strict=True):
+            counts[SPLITS[place // len(classes)], classes[place % len(classes)]] += count
+    return counts
+
+
 def _write_arrow(path: Path, table: pa.Table) -> None:
-    """One record batch, so that a reader's columns are views of the mapped file."""
+    """One record batch."""
     buffer = io.BytesIO()
     with pa.ipc.new_file(buffer, table.schema) as writer:
         writer.write_table(table.combine_chunks())

@@ -75,6 +75,7 @@ class TrainerConfig:
     """How a pass trains; the same for all its runs."""
 
     epochs: int = 100
+    """Passes over the training clips; a run ends earlier by --patience."""
     batch_size: int = 64
     """Clips in a global batch, over all ranks."""
     patience: int = 10
@@ -611,11 +612,11 @@ class Trainer:
         self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
 
     def _go_on(self) -> Position:
+        on_main(str(self.folder.path), lambda: self.folder.check_dataset(self.dataset))
         path, complaints = on_main(str(self.folder.checkpoints), self.checkpoints.newest)
         for complaint in complaints:
             self.display.say(f"not resumed from {complaint}")
         if path is None:
-            on_main(str(self.folder.path), self._check_dataset)
             position = Position(0, 0, 0, {})
             self.display.say("no checkpoint was made yet: starting from the beginning")
         else:
@@ -632,12 +633,6 @@ class Trainer:
         if self.metrics is not None:
             self.metrics.cut_back(position.metrics_offset)
         return position
-
-    def _check_dataset(self) -> None:
-        if self.folder.dataset.exists():
-            begun = json.loads(self.folder.dataset.read_text("utf-8"))["index_sha256"]
-            if begun != self.dataset.fingerprint:
-                raise RunError(f"{self.folder.path}: was begun with another dataset than {self.dataset.path}")
 
     def _finish(self) -> None:
         """Write what the analysis reads: confidences, and predictions of each run's best epoch."""
@@ -656,10 +651,10 @@ class Trainer:
         on_main(str(self.folder.path), lambda: [path.unlink(missing_ok=True) for path in stale])
         if stores:
             missed = export(self.folder.confidence, stores=stores, dataset=self.dataset)
+            unused = len(self.dataset) - len(self.dataset.quarantined) - sum(map(len, self.clip_ids.values()))
             for store, clips in missed.items():
                 if clips:
-                    missing = "1 clip has" if clips == 1 else f"{clips} clips have"
-                    self._event(f"{missing} no {store} confidence: not used, or their bytes are bad")
+                    self._event(_missing_text(store, clips, unused=unused, bad=len(self.bad_clips)))
         for run in runs:
             self.checkpoints.load_best(run, self.device)
         means = self._feature_means([run for run in runs if is_joint(run)])
@@ -817,6 +812,21 @@ def _stores(
         for spec in specs
         if spec.method.confidence_of is not None
     }
+
+
+def _missing_text(store: str, clips: int, *, unused: int, bad: int) -> str:
+    """Why so many clips have no confidence: what --classes and --fraction leave out, and of the others bad bytes.
+
+    bad: clips that were found bad in any epoch, so some of them may have a confidence of an epoch before.
+    """
+    bad = min(bad, clips - unused)
+    reasons = [
+        (unused, "not used, since --classes or --fraction leaves them out"),
+        (bad, "with bad bytes"),
+        (clips - unused - bad, "that no epoch recorded"),
+    ]
+    parts = ", ".join(f"{count} {why}" for count, why in reasons if count)
+    return f"{clips} clip{' has' if clips == 1 else 's have'} no {store} confidence: {parts}"
 
 
 def _fingerprint_of(clip_ids: dict[str, np.ndarray]) -> str:
