@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import tyro
 from rich.console import Console
 
+from avbench import installed_version
 from avbench.arguments import comma_list
 from avbench.errors import INTERRUPTED_STATUS, AvbenchError, Interrupted, RankLost, UsageError, unknown
 
@@ -461,9 +462,7 @@ def _dispatch(argv: Sequence[str]) -> None:
             print(f"  {name:<10}{text}")
         return
     if argv[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"avbench {version('avbench')}")
+        print(f"avbench {installed_version() or '(not installed, so without a version)'}")
         return
     if argv[0] not in COMMANDS:
         raise UsageError(unknown("command", argv[0], COMMANDS))

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "avbench"
 LAYERS = (
-    ("errors", "batch", "arguments"),
+    ("errors", "batch", "arguments", "class_names"),
     ("records", "dataset", "distributed", "models"),
     ("engine", "confidence", "loading", "analysis"),
     ("methods", "packing"),  # packing keeps a preset's spectrogram

@@ -19,7 +19,7 @@ from avbench.engine import OptimizerConfig
 from avbench.errors import DatasetError
 from avbench.loading.loader import Loader
 from avbench.methods.base import Part
-from avbench.packing.recipes import cut_parts
+from avbench.packing.splits import cut_parts
 from avbench.training.display import Display
 from avbench.training.parallel import SideBySide
 from avbench.training.predict import counted, prepare
