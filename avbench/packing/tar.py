@@ -36,7 +36,7 @@ class TarShard:
 
 
 class _Hashing:
-    """A file to write to that knows the SHA-256 of what was written; tarfile asks no more of it, and never goes back."""
+    """A file to write to that knows the SHA-256 of what was written. tarfile asks no more of it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, hashlib.sha256()
