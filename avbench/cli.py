@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import sys
 import tomllib
@@ -566,6 +567,25 @@ def _toml_value(text: str) -> object:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def print_json(value: object) -> None:
+    """The answer of a command under --json: the only thing that it writes to stdout. Keys keep their order.
+
+    Escaped to ASCII, so that it can be written whatever the terminal's encoding.
+    """
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+@contextmanager
+def json_errors(*, asked: bool) -> Iterator[None]:
+    """Under --json a user's mistake, too, is an object on stdout, {"error": ...}; it still ends as it would without."""
+    try:
+        yield
+    except AvbenchError as error:
+        if asked:
+            print_json({"error": " ".join(str(error).split())})
+        raise
 
 
 def _default_media(kind: str, out: Path) -> Path:
