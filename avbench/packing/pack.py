@@ -45,7 +45,8 @@ from avbench.packing.clips import Clip
 from avbench.packing.folders import NO_VIDEO_SUFFIXES, LeftOut, suffix_of
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
 from avbench.packing.recipes import STFT_SUFFIX, Recipe, Videos, cut_clips, videos_of
-from avbench.packing.splits import check_splits, empty_splits_text, per_class
+from avbench.packing.splits import check_splits, empty_splits_text
+from avbench.packing.splits import per_class as _per_class
 from avbench.packing.tar import TarShard
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
 from avbench.records import SPLITS, atomic_path, write_json, write_text
@@ -336,9 +337,9 @@ def _finish(
     labels, splits = index.column("label").to_pylist(), index.column("split").to_pylist()
     counts = Counter((SPLITS[split], classes[label]) for split, label in zip(splits, labels, strict=True))
     where = f"{out} ({len(rejects)} clips were rejected, see {REJECTS_FILE})" if rejects else str(out)
-    clips_per_class = per_class(counts, classes)
-    check_splits(clips_per_class, classes, where=where)
+    check_splits(_per_class(counts, classes), classes, where=where)
     _write_arrow(out / INDEX_FILE, index)
+    per_class = _per_class(counts, classes)
     spectrogram = _spectrogram(recipe)
     description = {
         "format": FORMAT,
@@ -347,8 +348,8 @@ def _finish(
         "classes": list(classes),
         "audio_suffix": recipe.audio_suffix,
         **({} if spectrogram is None else {"spectrogram": asdict(spectrogram)}),
-        "clips": {split: sum(clips_per_class[split]) for split in SPLITS},
-        "clips_per_class": clips_per_class,
+        "clips": {split: sum(per_class[split]) for split in SPLITS},
+        "clips_per_class": per_class,
         "shards": [
             {
                 "name": shard_name(number),

@@ -44,8 +44,7 @@ class Recipe:
     labels: str = "labels.csv"
     """The list of videos, relative to the media folder; where there is none, each folder is a class."""
     classes: tuple[str, ...] = ()
-    """Class names in order, a TOML list ('["dog", "cat"]') or a file with one a line; empty: the labels found, sorted,
-    numbers by their value."""
+    """Class names in order; empty: the labels that are found, sorted, whole numbers by their value."""
     window_seconds: float = 0.0
     """Cut each video into windows of so many seconds; 0 keeps it whole."""
     val_fraction: float = 0.1
@@ -53,7 +52,7 @@ class Recipe:
     test_fraction: float = 0.1
     """The share of videos for testing, where the list has no test split."""
     audio_suffix: str = "flac"
-    """How sound is kept: flac or wav (exact), ogg (smaller), stft (a preset's spectrogram in the place of sound)."""
+    """How sound is kept: flac or wav (exact), ogg (smaller), stft (a preset's spectrogram in its place)."""
     stft_preset: str = ""
     """The preset whose spectrogram is kept where audio_suffix is stft, e.g. paper; else empty."""
     sample_rate_hz: int = 48000
@@ -106,9 +105,9 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None
     known = [one.name for one in fields(Recipe)]
     for name in values:
         if name not in known:
-            raise RecipeError(f"{path.name}: {unknown('field', name, known)}")
+            raise RecipeError(f"{path.name}: {unknown('field', name, known)}{_planted_field(name, values)}")
     planted = _planted(values, path)
-    classes = _class_names(values.get("classes", ()), path)
+    classes = _class_names(values.get("classes", ()), path, hint=_planted_field("classes", values))
     defaults = asdict(Recipe())
     plain = {
         name: _as(type(defaults[name]), name, value, path)
@@ -277,16 +276,27 @@ def _planted(values: Mapping[str, object], path: Path) -> PlantedConfig | None:
     )
 
 
-def _class_names(value: object, path: Path) -> tuple[str, ...]:
-    """Class names from a list, or from a file with one a line."""
+def _planted_field(name: str, values: Mapping[str, object]) -> str:
+    """A hint at the field of [planted] that has the name of one of the recipe's, where that may have been meant."""
+    is_one = values.get("kind") == "planted" and name in [one.name for one in fields(PlantedConfig)]
+    return f"; {name} of the planted clips is planted.{name} (an option: --planted.{name.replace('_', '-')})" * is_one
+
+
+def _class_names(value: object, path: Path, *, hint: str) -> tuple[str, ...]:
+    """Class names from a list, or from a file with one a line. hint: the end of what is said of another value."""
     if isinstance(value, str):
         file = Path(value)
         try:
             value = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path.name}: classes names the file {file}, which cannot be read: {error}") from None
+            raise RecipeError(
+                f"{path.name}: classes names the file {file}, which cannot be read: {error}; a list is written "
+                f'["dog", "cat"]'
+            ) from None
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
-        raise RecipeError(f"{path.name}: classes is {value!r}; expected a list of names, or a file with one a line")
+        raise RecipeError(
+            f"{path.name}: classes is {value!r}; expected a list of names in quotes, or a file with one a line{hint}"
+        )
     for name, count in Counter(value).items():
         if count > 1:
             raise RecipeError(f"{path.name}: classes has {name!r} {count} times; keep one")
