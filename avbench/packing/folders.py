@@ -74,7 +74,7 @@ class LeftOut:
     suffixes: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        counts = ", ".join(f"{suffix or 'none'} {count}" for suffix, count in self.suffixes.items())
+        counts = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in self.suffixes.items())
         names = ", ".join([*self.first, *(["..."] if self.count > len(self.first) else [])])
         reason = _WHY[self.why][self.count > 1]
         return f"{self.count} {reason}{f' ({counts})' if counts else ''}: {names}"
@@ -110,7 +110,8 @@ class Tally:
                 self._suffixes[suffix_of(name)] += 1
             if len(self._names[why]) < _SHOWN:
                 # A name that is no UTF-8 could go into no file that we write.
-                self._names[why].append(f"{within}{name}".encode(errors="backslashreplace").decode())
+                shown = f"{within}{name}".rstrip("/") or "."
+                self._names[why].append(shown.encode(errors="backslashreplace").decode())
 
     def entries(self) -> tuple[LeftOut, ...]:
         """All of it, in the order of _WHY; suffixes with the most files first."""
@@ -188,7 +189,7 @@ def _sort_entries(folder: Path, name: str, real: str, walked: Walked, links: lis
         with os.scandir(folder / name) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError:
-        walked.left_out["unreadable"].append(name or ".")
+        walked.left_out["unreadable"].append(name)
         return []
     for entry in entries:
         inner = f"{name}/{entry.name}" if name else entry.name
@@ -286,7 +287,7 @@ def _clips_of_class(media: Path, label: str, tally: Tally) -> list[Clip]:
         source = f"{label}/{stem}"
         clips.append(Clip(encoded_key(source), label, None, folder / kept[0], source))
     _count(tally, walked, within=f"{label}/")
-    if not clips and "." not in walked.left_out["unreadable"]:
+    if not clips and "" not in walked.left_out["unreadable"]:
         tally.add("empty class", [label])
     return clips
 

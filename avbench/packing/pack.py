@@ -233,8 +233,12 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
 def _read(clip: Clip, task: ShardTask) -> ClipMedia:
     if clip.label not in task.classes:
         raise Reject(Reason.UNKNOWN_LABEL, repr(clip.label))
-    if clip.looked_for:
-        raise Reject(Reason.MISSING, clip.looked_for)
+    if clip.looked_for or not clip.path.exists():
+        detail = (
+            clip.looked_for
+            or f"{clip.path.name} {'is a link that leads nowhere' if clip.path.is_symlink() else 'is gone'}"
+        )
+        raise Reject(Reason.MISSING, detail)
     if (suffix := suffix_of(clip.path.name)) in NO_VIDEO_SUFFIXES:
         raise Reject(Reason.NOT_A_VIDEO, f"files with the suffix {suffix} are not opened")
     recipe = task.recipe

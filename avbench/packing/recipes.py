@@ -105,7 +105,8 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None
     known = [one.name for one in fields(Recipe)]
     for name in values:
         if name not in known:
-            raise RecipeError(f"{path.name}: {unknown('field', name, known)}{_planted_field(name, values)}")
+            text = _planted_field(name, values)
+            raise RecipeError(f"{path.name}: {f'no field {name!r}{text}' if text else unknown('field', name, known)}")
     planted = _planted(values, path)
     classes = _class_names(values.get("classes", ()), path, hint=_planted_field("classes", values))
     defaults = asdict(Recipe())
@@ -279,7 +280,7 @@ def _planted(values: Mapping[str, object], path: Path) -> PlantedConfig | None:
 def _planted_field(name: str, values: Mapping[str, object]) -> str:
     """A hint at the field of [planted] that has the name of one of the recipe's, where that may have been meant."""
     is_one = values.get("kind") == "planted" and name in [one.name for one in fields(PlantedConfig)]
-    return f"; {name} of the planted clips is planted.{name} (an option: --planted.{name.replace('_', '-')})" * is_one
+    return f"; that of the planted clips is --planted.{name.replace('_', '-')}" if is_one else ""
 
 
 def _class_names(value: object, path: Path, *, hint: str) -> tuple[str, ...]:
