@@ -6,10 +6,11 @@ Nothing that a user put there is passed over silently: what does not become a cl
 from __future__ import annotations
 
 import os
+import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from avbench.errors import RecipeError
@@ -125,12 +126,12 @@ class Tally:
 
 def suffix_of(name: str) -> str:
     """The suffix in lower case, with its dot; empty where there is none."""
-    return PurePosixPath(name).suffix.lower()
+    return posixpath.splitext(name)[1].lower()
 
 
 def stem_of(name: str) -> str:
     """The name without its suffix, folders included."""
-    return name.removesuffix(PurePosixPath(name).suffix)
+    return posixpath.splitext(name)[0]
 
 
 @dataclass

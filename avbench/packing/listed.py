@@ -9,11 +9,12 @@ from __future__ import annotations
 import csv
 import math
 import os
+import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from unicodedata import normalize
 
 from avbench.errors import RecipeError, unknown
@@ -49,7 +50,7 @@ def listed(media: Path, labels: str) -> tuple[list[Clip], tuple[LeftOut, ...]]:
         if len(found) > 1:
             found = with_pictures(media, found)
         if len(found) > 1:
-            names = " and ".join(sorted(PurePosixPath(name).name for name in found))
+            names = " and ".join(sorted(map(posixpath.basename, found)))
             raise RecipeError(
                 f"{path}: line {line}: {row['key']!r} could be {names}; name one with its suffix, or remove one"
             )
@@ -105,14 +106,15 @@ class _Files:
         self._beside = defaultdict(list)  # files that are no videos, by their names without suffix
         for name in walked.left_out["suffix"]:
             self._beside[stem_of(name)].append(name)
-        here = [os.path.abspath(media), os.path.realpath(media)]  # noqa: PTH100  keeps links
-        self._roots = [(Path(root), PurePosixPath()) for root in here]
-        self._roots += [(Path(real), PurePosixPath(link)) for real, link in walked.links.items()]
-        self._folders: dict[Path, dict[str, list[str]]] = {}
+        here = {os.path.abspath(media): "", os.path.realpath(media): ""}  # noqa: PTH100  keeps links
+        self._roots = list({**walked.links, **here}.items())
+        self._folders: dict[str, dict[str, list[str]]] = {}
+        self._real_folders: dict[str, str] = {}
 
     def match(self, text: str) -> _Match:
         """The files that a row's key may mean, by the first form of it that there is a file for."""
-        forms = list(dict.fromkeys(self._forms(text)))
+        is_plain = text in self._names or _by_stem(self._stems, text)  # as in nearly every list
+        forms = [text] if is_plain else list(dict.fromkeys(self._forms(text)))
         for form in forms:
             if form in self._names:
                 return _match(form, [form], is_exact=True)
@@ -142,27 +144,34 @@ class _Files:
         """The names, relative to the media folder, that a key may be meant as; absolute where it lies elsewhere."""
         yield text
         for written in (text, text.replace("\\", "/")):
-            path = PurePosixPath(written)  # "./", "//" and "/./" are gone
-            if ".." in path.parts or path.is_absolute():
-                absolute = Path(os.path.realpath(self._media / path.parent), path.name)
-                for root, name in self._roots:
-                    for there in (Path(path), absolute):
-                        if there.is_relative_to(root):
-                            yield (name / there.relative_to(root)).as_posix()
-                yield str(absolute) if ".." in path.parts else str(path)
+            climbs = ".." in written.split("/")
+            if climbs or written.startswith("/"):
+                real = self._real(written)
+                for there in (real,) if climbs else (posixpath.normpath(written), real):
+                    for root, name in self._roots:
+                        if there.startswith(f"{root}/"):
+                            yield posixpath.join(name, there[len(root) + 1 :])
+                yield real if climbs else posixpath.normpath(written)
             else:
-                yield str(path)
+                yield posixpath.normpath(written)  # without "./", "//" and "/./"
+
+    def _real(self, path: str) -> str:
+        """The absolute path, no link in its folders; a link at its end stays, being the file's name here."""
+        folder, name = posixpath.split(path)
+        if folder not in self._real_folders:
+            self._real_folders[folder] = os.path.realpath(self._media / folder)
+        return posixpath.join(self._real_folders[folder], name)
 
     def _beside_it(self, form: str) -> list[str]:
         """Videos that differ from `form` by a suffix only, in a folder that the walk did not see."""
-        path = PurePosixPath(form)
-        folder = self._media / path.parent
+        folder, name = posixpath.split(form)
         if folder not in self._folders:
             stems = self._folders[folder] = defaultdict(list)
-            for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():  # noqa: PTH112, PTH208
-                if suffix_of(name) in VIDEO_SUFFIXES:
-                    stems[stem_of(name)].append(name)
-        return [str(path.parent / name) for name in _by_stem(self._folders[folder], path.name)]
+            there = self._media / folder
+            for other in sorted(os.listdir(there)) if os.path.isdir(there) else ():  # noqa: PTH112, PTH208
+                if suffix_of(other) in VIDEO_SUFFIXES:
+                    stems[stem_of(other)].append(other)
+        return [posixpath.join(folder, other) for other in _by_stem(self._folders[folder], name)]
 
     @cached_property
     def _normal_names(self) -> dict[str, list[str]]:

@@ -41,7 +41,8 @@ def lines(dataset: Dataset) -> list[str]:
     if are_whole_numbers(classes):
         said.append(f"classes are numbers, in this order: {order_text(classes)}")
     if untrained := untrained_classes(told["clips_per_class"], classes):
-        said.append(f"{len(untrained)} of {len(classes)} classes have no training clip: {_some(untrained)}")
+        have = "has" if len(untrained) == 1 else "have"
+        said.append(f"{len(untrained)} of {len(classes)} classes {have} no training clip: {_some(untrained)}")
     if missing := empty_splits_text(told["clips"]):
         said.append(missing)
     return [*said, *map(str, left_out_from_json(told["left_out"]))]
