@@ -131,7 +131,7 @@ class _Files:
                 return _match(form, [form], is_exact=True)
             if names := self._beside_it(form):
                 return _match(form, names)
-        return _match(forms[1] if len(forms) > 1 else text, [])
+        return _match(next((form for form in forms[1:] if not form.startswith("/")), text), [])
 
     def looked_for(self, match: _Match) -> str:
         """In words, for a row that no file was found for."""
@@ -151,7 +151,7 @@ class _Files:
                     for root, name in self._roots:
                         if there.startswith(f"{root}/"):
                             yield posixpath.join(name, there[len(root) + 1 :])
-                yield real if climbs else posixpath.normpath(written)
+                yield written if climbs else posixpath.normpath(written)
             else:
                 yield posixpath.normpath(written)  # without "./", "//" and "/./"
 

@@ -44,9 +44,10 @@ from avbench.errors import DatasetError, UsageError
 from avbench.packing.clips import Clip
 from avbench.packing.folders import NO_VIDEO_SUFFIXES, LeftOut, suffix_of
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
-from avbench.packing.recipes import STFT_SUFFIX, Recipe, Videos, cut_clips, videos_of
-from avbench.packing.splits import check_splits, empty_splits_text
+from avbench.packing.recipes import STFT_SUFFIX, Recipe, cut_clips, videos_of
+from avbench.packing.splits import check_splits
 from avbench.packing.splits import per_class as _per_class
+from avbench.packing.summary import plan_lines
 from avbench.packing.tar import TarShard
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
 from avbench.records import SPLITS, atomic_path, write_json, write_text
@@ -71,7 +72,8 @@ def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: boo
         _check_ours(out, overwrite=overwrite)
         # Before anything is made or removed: a recipe that cannot become clips leaves everything as it was.
         videos = videos_of(recipe, media, workers=workers)
-        _check_plan(out, videos)
+        for line in plan_lines(videos, recipe, media, where=str(out)):
+            print(f"avbench: {out}: {line}", file=sys.stderr, flush=True)
         clips, classes = cut_clips(videos, recipe, media), videos.classes
         _make_way(out, overwrite=overwrite)
         with _locked(out):
@@ -136,18 +138,6 @@ def _plan(recipe: Recipe, clips: Sequence[Clip], classes: tuple[str, ...], out: 
             part = tuple(ordered[first : first + recipe.clips_per_shard])
             tasks.append(ShardTask(len(tasks), split, part, classes, recipe, out))
     return tasks
-
-
-def _check_plan(out: Path, videos: Videos) -> None:
-    """Say what will be missing before hours of decoding. Raises RecipeError where nothing could be done with it."""
-    planned = videos.clips_per_class()
-    labels = sorted({clip.label for clip in videos.clips})
-    shown = ", ".join(map(repr, labels[:3])) + (", ..." if labels[3:] else "")
-    none_left = f"no video has the label of a class: the labels are {shown}"
-    check_splits(planned, videos.classes, where=str(out), none_left=none_left)
-    missing = empty_splits_text({split: sum(counts) for split, counts in planned.items()})
-    for line in (*map(str, videos.left_out), *([missing] if missing else [])):
-        print(f"avbench: {out}: {line}", file=sys.stderr, flush=True)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

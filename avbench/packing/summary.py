@@ -1,16 +1,33 @@
-"""What a finished pack says: how many clips of what, and all that was left out; as lines or as one JSON object."""
+"""What a pack says before it decodes anything, and what it says in the end, as lines or as one JSON object."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from avbench.class_names import are_whole_numbers, order_text
 from avbench.dataset import REJECTS_FILE, Dataset
 from avbench.packing.folders import left_out_from_json
-from avbench.packing.splits import empty_splits_text, untrained_classes
+from avbench.packing.recipes import Recipe, Videos
+from avbench.packing.splits import check_splits, empty_splits_text, untrained_classes
 
 _SHOWN = 10  # names of classes
+
+
+def plan_lines(videos: Videos, recipe: Recipe, media: Path, *, where: str) -> list[str]:
+    """What is left out of the plan or missing in it, to be said before hours of decoding.
+
+    where: names the dataset. Raises RecipeError where nothing could be done with it.
+    """
+    planned = videos.clips_per_class()
+    labels = sorted({clip.label for clip in videos.clips})
+    none_left = f"no video has the label of a class: the labels are {_some([repr(label) for label in labels])}"
+    check_splits(planned, videos.classes, where=where, none_left=none_left)
+    said = []
+    if recipe.labels != Recipe.labels and not (media / recipe.labels).is_file():
+        said.append(f"there is no list {media / recipe.labels}, so each folder is a class")
+    return [*said, *_missing(planned, videos.classes), *map(str, videos.left_out)]
 
 
 def as_json(dataset: Dataset) -> dict[str, Any]:
@@ -40,12 +57,18 @@ def lines(dataset: Dataset) -> list[str]:
     ]
     if are_whole_numbers(classes):
         said.append(f"classes are numbers, in this order: {order_text(classes)}")
-    if untrained := untrained_classes(told["clips_per_class"], classes):
+    return [*said, *_missing(told["clips_per_class"], classes), *map(str, left_out_from_json(told["left_out"]))]
+
+
+def _missing(clips_per_class: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[str]:
+    """The classes and splits that training would miss."""
+    said = []
+    if untrained := untrained_classes(clips_per_class, classes):
         have = "has" if len(untrained) == 1 else "have"
         said.append(f"{len(untrained)} of {len(classes)} classes {have} no training clip: {_some(untrained)}")
-    if missing := empty_splits_text(told["clips"]):
+    if missing := empty_splits_text({split: sum(counts) for split, counts in clips_per_class.items()}):
         said.append(missing)
-    return [*said, *map(str, left_out_from_json(told["left_out"]))]
+    return said
 
 
 def _some(names: Sequence[str]) -> str:

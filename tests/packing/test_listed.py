@@ -123,6 +123,7 @@ def test_an_absolute_path_outside_of_the_folder_is_taken_as_it_is(tmp_path):
     (tmp_path / "far.mp4").touch()
     ((source, (_, file)),) = found(media, str(tmp_path / "far.mp4")).items()
     assert source == str(tmp_path / "far") and file == "far.mp4"
+    assert found(media, "../far.mp4") == {"../far": ("%2E%2E%2Ffar", "far.mp4")}
 
 
 @pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
@@ -144,7 +145,7 @@ def test_two_rows_of_one_video_are_refused_however_they_are_written(tmp_path):
 
 def test_what_is_missing_says_what_was_looked_for(tmp_path):
     media = media_with(tmp_path, "a.xyz", "sub/b.mkv")
-    (media / "labels.csv").write_text("key,label\na,x\nsub/b.mp4,x\nsub/b.mov,x\nC:\\films\\c.mp4,x\n./d,x\n")
+    (media / "labels.csv").write_text("key,label\na,x\nsub/b.mp4,x\nsub/b.mov,x\nC:\\films\\c.mp4,x\n./d,x\n../e,x\n")
     told = {clip.source: clip.looked_for for clip in clips_of(Recipe(), media)}
     assert told == {
         "a": "looked for 'a', as it is or with the suffix of a video; there is a.xyz",
@@ -152,6 +153,7 @@ def test_what_is_missing_says_what_was_looked_for(tmp_path):
         "sub/b.mov": "looked for 'sub/b.mov'; there is sub/b.mkv",
         "C:/films/c": "looked for 'C:/films/c.mp4'",
         "d": "looked for 'd', as it is or with the suffix of a video",
+        "../e": "looked for '../e', as it is or with the suffix of a video",
     }
 
 
