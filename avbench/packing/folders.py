@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import av
+from av.stream import Disposition
+
 from avbench.errors import RecipeError
 from avbench.packing.clips import Clip, encoded_key
-from avbench.packing.media import Reject, has_video
 
 
 def suffixes(text: str) -> frozenset[str]:
@@ -238,9 +240,11 @@ def with_pictures(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def _competes(path: Path) -> bool:
+    """Whether a file, by its header, may be a video; a cover picture makes it none."""
     try:
-        return has_video(path)
-    except Reject:
+        with av.open(str(path), metadata_errors="replace") as container:
+            return any(Disposition.attached_pic not in stream.disposition for stream in container.streams.video)
+    except (OSError, av.FFmpegError):
         return True
 
 

@@ -130,12 +130,6 @@ def seconds_of(path: Path) -> float:
     return float(max(scan.sound_seconds, scan.picture_seconds))
 
 
-def has_video(path: Path) -> bool:
-    """Whether a file holds moving pictures, by its header; a cover picture is none. Raises Reject."""
-    with _opened(path) as container:
-        return any(Disposition.attached_pic not in stream.disposition for stream in container.streams.video)
-
-
 def nearest_shown(times: Sequence[Fraction], due: Fraction) -> Fraction:
     """Which of the ascending `times` belongs to the picture at `due`: the last one shown, or the next if it is nearer.
 
