@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 # Threads that spin while they wait for each other are slower than one where cores are shared. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -29,6 +30,7 @@ if os.environ.get("NO_COLOR"):  # https://no-color.org; rich heeds it by itself,
 import tyro
 from rich.console import Console
 
+from avbench import installed_version
 from avbench.arguments import comma_list, explain, named
 from avbench.errors import (
     DIVERGED_STATUS,
@@ -64,15 +66,17 @@ class PackArgs:
     """Cut labelled videos into a dataset of tar shards. Started again after an interruption, it goes on."""
 
     recipe: Annotated[tyro.conf.Positional[str], named("RECIPE")]
-    """A recipe by name (folder, planted) or a TOML file."""
+    """A recipe by name (folder, planted) or a TOML file of your own."""
     out: Path
     """The dataset folder to make."""
     media: Annotated[Path | None, named("VIDEOS", default="OUT-media for planted, else required")] = None
-    """Where the videos are; of planted, where they are rendered to."""
+    """The folder that holds the videos. Planted clips are rendered into it."""
     workers: Annotated[int, named("INT", default="one a core")] = 0
     """Processes."""
     overwrite: bool = False
     """Replace a finished dataset."""
+    json: bool = False
+    """Say the result as one JSON object on stdout; progress goes to stderr as ever."""
 
 
 @dataclass(frozen=True)
@@ -198,15 +202,22 @@ class BenchPlanArgs:
 
 def _pack(argv: Sequence[str]) -> None:
     from avbench.packing.pack import pack
-    from avbench.packing.recipes import Recipe, load_recipe
+    from avbench.packing.recipes import load_recipe
+    from avbench.packing.summary import as_json, lines
 
-    args, rest = _parse_known(PackArgs, argv, "avbench pack", description=_pack_help(Recipe))
-    recipe = load_recipe(args.recipe, _overrides(rest))
-    media = args.media or _default_media(recipe.kind, args.out)
-    dataset = pack(recipe, media, out=args.out, workers=args.workers or _cores(), overwrite=args.overwrite)
-    clips = ", ".join(f"{count} {split}" for split, count in dataset.description["clips"].items())
-    rejects = sum(dataset.description["rejects"].values())
-    _console().print(f"{args.out}: {len(dataset)} clips ({clips}), {len(dataset.classes)} classes, {rejects} rejected")
+    _check_not_empty(argv, "--out", "--media")
+    if any(word in ("-h", "--help") for word in argv):
+        _pack_help(argv)
+    args, rest = _parse_known(PackArgs, argv, "avbench pack")
+    with json_errors(asked=args.json):
+        recipe = load_recipe(args.recipe, _overrides(rest))
+        media = args.media or _default_media(recipe.kind, args.out)
+        dataset = pack(recipe, media, out=args.out, workers=args.workers or _cores(), overwrite=args.overwrite)
+    if args.json:
+        print_json(as_json(dataset))
+        return
+    for line in lines(dataset):
+        _console().print(line, soft_wrap=True, markup=False)
 
 
 def _verify(argv: Sequence[str]) -> None:
@@ -560,9 +571,7 @@ def _dispatch(argv: Sequence[str]) -> None:
         print(f"\navbench --version says which one this is.\n\n{examples_text('avbench')}")
         return
     if argv[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"avbench {version('avbench')}")
+        print(f"avbench {installed_version() or '(not installed, so without a version)'}")
         return
     if argv[0] not in COMMANDS:
         raise UsageError(unknown("command", argv[0], COMMANDS))
@@ -583,11 +592,11 @@ def _parse(
         return tyro.cli(kind, prog=program, args=list(argv), default=default)
 
 
-def _parse_known(kind: type[T], argv: Sequence[str], program: str, *, description: str) -> tuple[T, list[str]]:
+def _parse_known(kind: type[T], argv: Sequence[str], program: str) -> tuple[T, list[str]]:
     """The same, and the words that are none of its options."""
     explain(kind)
     with _one_line(program):
-        return tyro.cli(kind, prog=program, args=list(argv), description=description, return_unknown_args=True)
+        return tyro.cli(kind, prog=program, args=list(argv), return_unknown_args=True)
 
 
 @contextmanager
@@ -662,14 +671,33 @@ def _check_not_empty(argv: Sequence[str], *flags: str) -> None:
             raise UsageError(f"{flag} is empty; name a file or folder ('.' for this one)")
 
 
-def _pack_help(recipe: type) -> str:
-    fields = " ".join(
-        f"--{name.replace('_', '-')}" for name in get_type_hints(recipe) if name not in ("kind", "planted")
-    )
-    return (
-        f"{PackArgs.__doc__}\n\nEvery field of the recipe is an option too: {fields}; "
-        f"those of its table [planted] are --planted.NAME."
-    )
+def _pack_help(argv: Sequence[str]) -> NoReturn:
+    """Print the options of pack; where a recipe is named, its fields with their types and defaults too."""
+    from avbench.packing.recipe_help import EXAMPLES, with_fields
+    from avbench.packing.recipes import load_recipe
+
+    # The first word that is neither an option nor behind one, where it would be a value.
+    alone = ("-h", "--help", "--overwrite", "--no-overwrite", "--json", "--no-json")
+    name = ""
+    for before, word in pairwise(["-h", *argv]):
+        if not word.startswith("-") and (before in alone or not before.startswith("-")):
+            name = word
+            break
+    text = f"{PackArgs.__doc__}\n\n{EXAMPLES}"
+    if not name:
+        more = "Every field of a recipe is an option too: `avbench pack planted --help` lists those of planted, say."
+        tyro.cli(PackArgs, prog="avbench pack", args=["--help"], description=f"{text}\n\n{more}")
+    else:
+        options, default = with_fields(PackArgs(tyro.MISSING, tyro.MISSING), load_recipe(name))
+        tyro.cli(
+            options,
+            prog=f"avbench pack {name}",
+            args=["--help"],
+            description=text,
+            default=default,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    sys.exit(0)
 
 
 def _overrides(words: Sequence[str]) -> dict[str, object]:

@@ -14,19 +14,19 @@ import hashlib
 import io
 import json
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 import pyarrow as pa
-import webdataset
 
+from avbench import installed_version
 from avbench.dataset import (
     CLASSES_METADATA,
     DESCRIPTION_FILE,
@@ -43,16 +43,22 @@ from avbench.dataset import (
 )
 from avbench.description import DIGEST, contents_digest
 from avbench.errors import DatasetError, UsageError
-from avbench.loading.features import preset
-from avbench.loading.stored_spectrogram import StoredSpectrogram, stored_spectrogram
+from avbench.packing.clips import Clip
+from avbench.packing.folders import NO_VIDEO_SUFFIXES, LeftOut, suffix_of
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
-from avbench.packing.recipes import STFT_SUFFIX, Clip, Recipe, check_splits, classes_of, clips_of
+from avbench.packing.recipes import STFT_SUFFIX, Recipe, cut_clips, videos_of
+from avbench.packing.splits import check_splits
+from avbench.packing.splits import per_class as _per_class
+from avbench.packing.summary import plan_lines
+from avbench.packing.tar import TarShard
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
 from avbench.records import SPLITS, atomic_path, write_json, write_text
 
+if TYPE_CHECKING:  # torch, 500 MB in every packing process, which only those that keep spectrograms need
+    from avbench.loading.stored_spectrogram import StoredSpectrogram
+
 WORK_FOLDER = ".packing"
 _PLAN_FILE = "plan.json"
-_TAR_BLOCK = 512
 _LARGEST_OFFSET = 2**31 - 1  # of an Arrow column's texts and lists
 
 
@@ -68,16 +74,17 @@ def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: boo
     with _room(out):
         _check_ours(out, overwrite=overwrite)
         # Before anything is made or removed: a recipe that cannot become clips leaves everything as it was.
-        clips = clips_of(recipe, media, workers=workers)
-        classes = classes_of(recipe, clips)
-        _check_splits(out, Counter((clip.split or "train", clip.label) for clip in clips), classes)
+        videos = videos_of(recipe, media, workers=workers)
+        for line in plan_lines(videos, recipe, media, where=str(out)):
+            print(f"avbench: {out}: {line}", file=sys.stderr, flush=True)
+        clips, classes = cut_clips(videos, recipe, media), videos.classes
         _make_way(out, overwrite=overwrite)
         with _locked(out):
             _claim(out, "recipe", _plain(recipe))
             _claim(out, "clips", _fingerprint(clips, classes))
             tasks = _plan(recipe, clips, classes, out)
             _make_missing(tasks, workers)
-            _finish(recipe, classes, tasks, out)
+            _finish(recipe, classes, tasks, out, videos.left_out)
     return Dataset(out)
 
 
@@ -136,14 +143,6 @@ def _plan(recipe: Recipe, clips: Sequence[Clip], classes: tuple[str, ...], out: 
     return tasks
 
 
-def _check_splits(out: Path, counts: Mapping[tuple[str, str], int], classes: Sequence[str]) -> None:
-    check_splits(_per_class(counts, classes), classes, where=str(out))
-
-
-def _per_class(counts: Mapping[tuple[str, str], int], classes: Sequence[str]) -> dict[str, list[int]]:
-    return {split: [counts.get((split, name), 0) for name in classes] for split in SPLITS}
-
-
 def _plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON would read it back."""
     return json.loads(json.dumps(asdict(recipe)))
@@ -151,8 +150,11 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 def _fingerprint(clips: Sequence[Clip], classes: Sequence[str]) -> str:
     """Identifies what is to be packed, wherever the media folder lies."""
-    listed = [[value for name, value in asdict(clip).items() if name != "path"] for clip in clips]
+    listed = [[value for name, value in asdict(clip).items() if name not in _NOT_IN_THE_PLAN] for clip in clips]
     return hashlib.sha256(json.dumps([listed, list(classes)]).encode()).hexdigest()
+
+
+_NOT_IN_THE_PLAN = ("path", "looked_for")
 
 
 # One shard.
@@ -198,22 +200,21 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
     rejects: list[dict[str, str]] = []
     with atomic_path(task.tar) as partial:
         with partial.open("wb") as file:
-            hashing = _Hashing(file)
-            # Fixed owner, mode and time: the same clips are the same bytes.
-            with webdataset.TarWriter(hashing, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
-                for clip in task.clips:
-                    beat()
-                    try:
-                        media = _read(clip, task)
-                    except Reject as reject:
-                        rejects.append(
-                            {"key": clip.key, "source": clip.source, "reason": reject.reason, "detail": reject.detail}
-                        )
-                        continue
-                    row, written = _write_clip(writer, clip, media, task)
-                    rows.append(row)
-                    members.append(written)
-        facts = {"size_bytes": partial.stat().st_size, "sha256": hashing.hexdigest(), "rejects": rejects}
+            tar = TarShard(file)
+            for clip in task.clips:
+                beat()
+                try:
+                    media = _read(clip, task)
+                except Reject as reject:
+                    rejects.append(
+                        {"key": clip.key, "source": clip.source, "reason": reject.reason, "detail": reject.detail}
+                    )
+                    continue
+                row, written = _write_clip(tar, clip, media, task)
+                rows.append(row)
+                members.append(written)
+            sha256 = tar.close()
+        facts = {"size_bytes": partial.stat().st_size, "sha256": sha256, "rejects": rejects}
     if rows:
         write_text(task.tar.with_suffix(".idx"), index_text(members, [row["key"] for row in rows]))
     else:
@@ -225,6 +226,14 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
 def _read(clip: Clip, task: ShardTask) -> ClipMedia:
     if clip.label not in task.classes:
         raise Reject(Reason.UNKNOWN_LABEL, repr(clip.label))
+    if clip.looked_for or not clip.path.exists():
+        detail = (
+            clip.looked_for
+            or f"{clip.path.name} {'is a link that leads nowhere' if clip.path.is_symlink() else 'is gone'}"
+        )
+        raise Reject(Reason.MISSING, detail)
+    if (suffix := suffix_of(clip.path.name)) in NO_VIDEO_SUFFIXES:
+        raise Reject(Reason.NOT_A_VIDEO, f"files with the suffix {suffix} are not opened")
     recipe = task.recipe
     return read_clip(
         clip.path,
@@ -236,7 +245,7 @@ def _read(clip: Clip, task: ShardTask) -> ClipMedia:
 
 
 def _write_clip(
-    writer: webdataset.TarWriter, clip: Clip, media: ClipMedia, task: ShardTask
+    tar: TarShard, clip: Clip, media: ClipMedia, task: ShardTask
 ) -> tuple[dict[str, Any], list[tuple[str, int, int]]]:
     """Write a clip's members; returns its row of the index, and its members as (suffix, offset, size)."""
     recipe = task.recipe
@@ -246,10 +255,7 @@ def _write_clip(
         recipe.audio_suffix: audio,
         **{frame_suffix(number): frame for number, frame in enumerate(media.frames)},
     }
-    written = []
-    for suffix, data in contents.items():
-        written.append((suffix, writer.tarstream.offset + _TAR_BLOCK, len(data)))
-        writer.write({"__key__": clip.key, suffix: data})  # one at a time: it would sort them by suffix
+    written = [(suffix, tar.add(f"{clip.key}.{suffix}", data), len(data)) for suffix, data in contents.items()]
     (_, audio_offset, audio_size), frames = written[1], written[2:]
     row = {
         "key": clip.key,
@@ -283,7 +289,12 @@ def _encode_audio(waveform: np.ndarray, recipe: Recipe) -> bytes:
 
 def _spectrogram(recipe: Recipe) -> StoredSpectrogram | None:
     """How sound is kept where that is a spectrogram."""
-    return stored_spectrogram(preset(recipe.stft_preset)) if recipe.audio_suffix == STFT_SUFFIX else None
+    if recipe.audio_suffix != STFT_SUFFIX:
+        return None
+    from avbench.loading.features import preset
+    from avbench.loading.stored_spectrogram import stored_spectrogram
+
+    return stored_spectrogram(preset(recipe.stft_preset))
 
 
 def _description(clip: Clip, media: ClipMedia, recipe: Recipe) -> dict[str, Any]:
@@ -303,24 +314,12 @@ def _description(clip: Clip, media: ClipMedia, recipe: Recipe) -> dict[str, Any]
     }
 
 
-class _Hashing:
-    """A file to write to that knows the SHA-256 of what was written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._hash = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self._hash.update(data)
-        return self._file.write(data)
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-
 # From shards to a dataset.
 
 
-def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path) -> None:
+def _finish(
+    recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path, left_out: Sequence[LeftOut]
+) -> None:
     """Write index.arrow, rejects.jsonl and, last, dataset.json."""
     notes = [_read_note(task) for task in tasks]
     rejects = [reject for _, facts in notes for reject in facts["rejects"]]
@@ -358,12 +357,13 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
         ],
         "recipe": _plain(recipe),
         "made_with": {
-            "avbench": version("avbench"),
+            "avbench": installed_version(),
             "av": av.__version__,
             "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
         },
         "frame_phase_seconds": recipe.frame_phase_seconds,
         "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
+        "left_out": [one.as_json() for one in left_out],
         "index_sha256": sha256_of(out / INDEX_FILE),
     }
     description[DIGEST] = contents_digest(description)

@@ -11,7 +11,7 @@ from avbench.batch import Batch
 from avbench.dataset import Dataset
 from avbench.errors import DatasetError
 from avbench.methods.base import Part
-from avbench.packing.recipes import cut_parts
+from avbench.packing.splits import cut_parts
 from avbench.training.predict import counted_each
 from avbench.training.run import Run
 
