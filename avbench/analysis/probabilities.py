@@ -275,6 +275,6 @@ def _spill(file: IO[bytes], values: Values, *, needed: int) -> None:
         file.flush()
     except OSError as error:
         raise RunError(
-            f"{tempfile.gettempdir()}: cannot hold {needed / 1e9:.1f} GB of one run's class probabilities for a while "
+            f"{tempfile.gettempdir()}: cannot hold {needed / 1e9:.2g} GB of one run's class probabilities for a while "
             f"({error.strerror}); set TMPDIR to a folder with more room, or give more memory with --memory-gb"
         ) from None
