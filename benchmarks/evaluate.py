@@ -19,7 +19,8 @@ extrapolated, and said to be.
 
 `--check`: at 15,000 clips and 309 classes the ends of the interval of mean average precision, as `evaluate` makes it,
 beside those of a bootstrap that draws all clips for all classes, with the same draws, for networks of three accuracies,
-in per cent of the interval's width. Allowed are 5 %.
+in per cent of the interval's width. Allowed are 5 %. And how often clips share the log-probability of their own class
+with another clip, and what that moves, where a confident network's logits are rounded to bfloat16.
 
 Answer: benchmarks/README.md.
 """
@@ -39,6 +40,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -50,6 +52,7 @@ from avbench.analysis.statistics import resamples_of
 from avbench.bench.machine import describe
 from avbench.bench.scripts import run_script, write_results
 from avbench.errors import UsageError
+from avbench.methods.base import log_softmax
 from avbench.records import CONFIDENCE_SCHEMA, predictions_schema, write_json, write_text
 
 PACKAGES = ("numpy", "pyarrow", "scipy")
@@ -328,9 +331,34 @@ def check(console: Console) -> list[dict[str, Any]]:
             f"{one['accuracy']:.3f}", f"{one['value']:.4f}", f"{100 * one['low']:+.1f}", f"{100 * one['high']:+.1f}"
         )
     console.print(table)
+    ties = [rounded_to_bfloat16(classes, scale) for classes, scale in ((5, 5.0), (CHECKED_CLASSES, 3.0))]
+    table = Table(title=f"{CHECKED_CLIPS:,} clips of a confident network whose logits are rounded to bfloat16")
+    for name in ("classes", "clips tied, %", "mean average precision", "in float32"):
+        table.add_column(name, justify="right")
+    for one in ties:
+        cells = (f"{100 * one['tied']:.2f}", f"{one['value']:.5f}", f"{one['exact']:.5f}")
+        table.add_row(str(one["classes"]), *cells)
+    console.print(table)
     if any(max(abs(one["low"]), abs(one["high"])) > ALLOWED for one in found):
         raise UsageError(f"an end of an interval is more than {ALLOWED:.0%} of its width off")
-    return found
+    return [*found, *ties]
+
+
+def rounded_to_bfloat16(classes: int, scale: float, *, clips: int = CHECKED_CLIPS) -> dict[str, Any]:
+    """A network whose logits are so many times the usual ones: share of tied clips, and mean average precision."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, classes, clips)
+    logits = torch.from_numpy(made_up(random, labels, classes, random.normal(4, 1, classes))) * scale
+    everything = Subsets.of([np.ones(clips, bool)], np.zeros(clips))
+    found = []
+    for each in (logits, logits.bfloat16().float()):
+        numbers = HeldScores(log_softmax(each).float().numpy())
+        (ranking,) = rankings(numbers, labels, everything, memory_bytes=2**31)
+        found.append(
+            (ranking.tied, float(ranking.mean_average_precision(np.ones((1, clips), np.uint8), np.float64)[0]))
+        )
+    (_, exact), (tied, value) = found
+    return {"classes": classes, "tied": tied / clips, "value": value, "exact": exact}
 
 
 def checked(

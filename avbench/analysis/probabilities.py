@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -232,27 +232,37 @@ def by_class(scores: ClassScores, *, clips: int, memory_bytes: int) -> Iterator[
     pieces: list[Values] = []
     spilled: list[tuple[int, int]] = []
     places: list[Rows] = []
+    file: IO[bytes] | None = None
     dtype: np.dtype[Any] = np.dtype(np.float32)
-    with tempfile.TemporaryFile(prefix="avbench-") as file:
+    with ExitStack() as stack:
         for rows, values in scores.batches():
             dtype, turned = values.dtype, np.ascontiguousarray(values.T)
+            needed = clips * scores.classes * dtype.itemsize
             places.append(rows)
-            if clips * scores.classes * dtype.itemsize <= memory_bytes:
+            if needed <= memory_bytes:
                 pieces.append(turned)
             else:
+                file = file or stack.enter_context(_temporary_file())
                 spilled.append((file.tell(), len(rows)))
-                _spill(file, turned, needed=clips * scores.classes * dtype.itemsize)
+                _spill(file, turned, needed=needed)
         where = np.concatenate(places) if places else np.empty(0, np.int64)
         if len(where) != clips:
             raise RunError(f"class probabilities of {len(where)} of {clips} evaluated clips are there; train again")
-        yield Columns(pieces, spilled, file if spilled else None, dtype, where)
+        yield Columns(pieces, spilled, file, dtype, where)
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile(prefix="avbench-")
+    except OSError as error:
+        raise RunError(f"no folder for temporary files can be written ({error}); set TMPDIR to one that can") from None
 
 
 def held_or_parked(values: Values, rows: Rows, *, rounded: bool) -> HeldScores | ParkedScores:
     """These rows of an array, for later: in memory where they are few, else in a file in TMPDIR that has no name."""
     if len(rows) * values.shape[1] * values.dtype.itemsize <= _HELD_BYTES:
         return HeldScores(values[rows], rounded)
-    file = tempfile.TemporaryFile(prefix="avbench-")  # noqa: SIM115  # closed when nobody wants it any more
+    file = _temporary_file()  # closed when nobody wants it any more
     step = _batch_rows(values.shape[1], values.dtype.itemsize)
     for first in range(0, len(rows), step):
         _spill(file, values[rows[first : first + step]], needed=len(rows) * values.shape[1] * values.dtype.itemsize)

@@ -41,8 +41,8 @@ def _of_ties(metrics: MetricTable) -> Iterator[str]:
         shares = ", ".join(f"{100 * share:.1f} % of {run}'s" for run, share in tied.items())
         yield (
             f"In mean average precision, clips that a network gives the same number come in together: {shares} clips "
-            "share the number of their own class with another clip. Networks that compute in bfloat16 have logits of "
-            "three digits, so theirs are equal more often."
+            "share the number of their own class with another clip. The usual reasons are probabilities in float32 and "
+            "logits in bfloat16."
         )
 
 

@@ -15,6 +15,7 @@ from avbench.analysis.metrics import centred_interval
 from avbench.analysis.probabilities import HeldScores, held_or_parked
 from avbench.analysis.ranking import Subsets, rankings
 from avbench.analysis.statistics import resamples_of
+from avbench.errors import RunError
 
 
 def made(clips, classes, *, seed=0):
@@ -87,6 +88,18 @@ def test_parked_numbers_are_what_they_were(monkeypatch):
     assert not isinstance(parked, HeldScores)
     for _ in range(2):  # again and again
         np.testing.assert_array_equal(np.asarray(parked), values[rows])
+
+
+def test_without_a_place_for_temporary_files_what_fits_into_memory_is_ranked(monkeypatch):
+    def nowhere(**_):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", nowhere)
+    labels, scores = made(30, 3)
+    assert len(ranked(labels, scores).own) == 30
+    everything = Subsets.of([np.ones(30, bool)], np.zeros(30))
+    with pytest.raises(RunError, match="set TMPDIR to one that can"):
+        rankings(HeldScores(scores), labels, everything, memory_bytes=0)
 
 
 SPILLING = """
