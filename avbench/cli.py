@@ -113,6 +113,10 @@ class EvaluateArgs:
     """Bootstrap resamples behind the intervals of class means."""
     out: Annotated[Path | None, named("REPORT", default="RUN/report, or FILE-report beside the predictions")] = None
     """The report folder."""
+    memory_gb: float = 2.0
+    """Memory to aim at, in GB; class probabilities that do not fit go to TMPDIR for a while. Changes no number."""
+    json: bool = False
+    """Print every number as JSON instead of tables."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ class SubsetsArgs:
     """Epochs to average confidence over: all, FIRST:LAST (both included), or best."""
     overwrite: bool = False
     """Replace a file of subsets that is there; no other."""
+    json: bool = False
+    """Print the counts as JSON."""
 
 
 @dataclass(frozen=True)
@@ -412,21 +418,27 @@ def _is_begun(folder: RunFolder, config: TrainConfig) -> bool:
 
 
 def _evaluate(argv: Sequence[str]) -> None:
+    from avbench.analysis.answer import evaluation_as_json
     from avbench.analysis.report import evaluate
     from avbench.analysis.tables import terminal_table
 
-    _check_not_empty(argv, "--out", "--confidence", "--predictions")
-    args = _parse(EvaluateArgs, argv, "avbench evaluate")
-    evaluation = evaluate(
-        args.runs,
-        split=args.split,
-        thresholds=args.thresholds,
-        confidence_epochs=args.confidence_epochs,
-        resamples=args.resamples,
-        predictions=args.predictions,
-        confidence=args.confidence,
-        out=args.out,
-    )
+    with json_errors(asked="--json" in argv):
+        _check_not_empty(argv, "--out", "--confidence", "--predictions")
+        args = _parse(EvaluateArgs, argv, "avbench evaluate")
+        evaluation = evaluate(
+            args.runs,
+            split=args.split,
+            thresholds=args.thresholds,
+            confidence_epochs=args.confidence_epochs,
+            resamples=args.resamples,
+            predictions=args.predictions,
+            confidence=args.confidence,
+            out=args.out,
+            memory_gb=args.memory_gb,
+        )
+    if args.json:
+        print_json(evaluation_as_json(evaluation))
+        return
     _console().print(terminal_table(evaluation))
     _console().print(evaluation.answer)
     if evaluation.spearman is not None:
@@ -435,18 +447,23 @@ def _evaluate(argv: Sequence[str]) -> None:
 
 
 def _subsets(argv: Sequence[str]) -> None:
+    from avbench.analysis.answer import subsets_as_json
     from avbench.analysis.export import counts_text, export_subsets
 
-    _check_not_empty(argv, "--export")
-    args = _parse(SubsetsArgs, argv, "avbench subsets")
-    file, counts = export_subsets(
-        args.runs,
-        args.export,
-        split=args.split,
-        thresholds=args.thresholds,
-        confidence_epochs=args.confidence_epochs,
-        overwrite=args.overwrite,
-    )
+    with json_errors(asked="--json" in argv):
+        _check_not_empty(argv, "--export")
+        args = _parse(SubsetsArgs, argv, "avbench subsets")
+        file, counts = export_subsets(
+            args.runs,
+            args.export,
+            split=args.split,
+            thresholds=args.thresholds,
+            confidence_epochs=args.confidence_epochs,
+            overwrite=args.overwrite,
+        )
+    if args.json:
+        print_json(subsets_as_json(file, args.split, counts))
+        return
     _console().print(counts_text(counts), soft_wrap=True)
     _console().print(f"{file}: written", soft_wrap=True, markup=False)
 

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from avbench.errors import RunError
 
 SPLITS = ("train", "val", "test")
 
+LOG_PROBABILITIES = "log_probabilities"  # a column of predictions
+# Rows of a table of predictions that are read together: some tens of megabytes of them.
+_GROUP_BYTES = 32 << 20
+
 # One row a clip and seed. A modality that was not trained has nulls; so has a clip that no epoch recorded (epochs 0).
 CONFIDENCE_SCHEMA = pa.schema(
     [
@@ -29,6 +33,7 @@ CONFIDENCE_SCHEMA = pa.schema(
         ("key", pa.string()),
         ("split", pa.string()),
         ("label", pa.int32()),
+        ("source", pa.string()),  # the video's path in the media folder; null in tables of earlier versions
         ("seed", pa.int64()),
         *(
             field
@@ -52,6 +57,9 @@ def predictions_schema(classes: int) -> pa.Schema:
     """One row a clip, run and seed: predictions/RUN-seedS-SPLIT.parquet.
 
     `replaced` says which modality's features were replaced by their mean over train: "none", "audio" or "visual".
+    `log_probabilities` are natural logarithms, computed in float64 from the network's logits: near 0 float32 tells
+    apart what it cannot near 1, so clips are ranked by them. They are null where a modality is replaced: those clips
+    nobody ranks.
     `uncertainty` is null for methods that have none. `audio_prediction` and `visual_prediction` are what the network's
     own unimodal parts would say, null for networks without such parts (and not to be mistaken for the predictions of
     the unimodal networks, which are runs of their own). Where a modality is replaced they are null, but for networks
@@ -70,6 +78,7 @@ def predictions_schema(classes: int) -> pa.Schema:
             ("replaced", pa.string()),
             ("prediction", pa.int32()),
             ("probabilities", pa.list_(pa.float32(), classes)),
+            (LOG_PROBABILITIES, pa.list_(pa.float32(), classes)),
             ("uncertainty", pa.float32()),
             ("audio_prediction", pa.int32()),
             ("visual_prediction", pa.int32()),
@@ -122,29 +131,65 @@ def json_checksum(value: object) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file atomically."""
-    with atomic_path(path) as partial:
-        pq.write_table(table, partial)
+def write_table(path: Path, *tables: pa.Table) -> None:
+    """Write a Parquet file atomically, of tables of one schema. No row group holds rows of two of them."""
+    with atomic_path(path) as partial, pq.ParquetWriter(partial, tables[0].schema) as writer:
+        for table in tables:
+            row_bytes = table.nbytes // max(table.num_rows, 1)
+            writer.write_table(table, row_group_size=max(1024, _GROUP_BYTES // max(row_bytes, 1)))
 
 
-def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read a Parquet file. Raises RunError where it is missing, broken, or lacks columns of `schema`."""
+def read_table(
+    path: Path,
+    schema: pa.Schema | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    few_values: Sequence[str] = (),
+    filters: Any = None,
+) -> pa.Table:
+    """Read a Parquet file. Raises RunError where it is missing, broken, or lacks columns of `schema`.
+
+    columns: only these (all). few_values: columns of text that says the same in many rows, to be held once (where no
+    filter is given). filters: only these rows, as `pyarrow.parquet.read_table` takes them; row groups without any are
+    not read.
+    """
+    if schema is not None:
+        read_schema(path, schema)
+    with _told_as_run_error(path):
+        options: dict[str, Any] = {"filters": filters} if filters else {"read_dictionary": list(few_values)}
+        return pq.read_table(path, columns=None if columns is None else list(columns), **options)
+
+
+def read_schema(path: Path, needed: pa.Schema | None = None) -> pa.Schema:
+    """The columns of a Parquet file. Raises RunError where it is missing, broken, or lacks some that are needed."""
+    with _told_as_run_error(path):
+        schema = pq.read_schema(path)
+    missing = [name for name in needed.names if name not in schema.names] if needed is not None else []
+    if missing:
+        raise RunError(f"{path}: lacks the columns {', '.join(missing)}; it was not written by this version of avbench")
+    return schema
+
+
+@contextmanager
+def _told_as_run_error(path: Path) -> Iterator[None]:
     try:
-        table = pq.read_table(path)
+        yield
     except FileNotFoundError:
         raise RunError(
             f"{path}: no such table; did the training end? `avbench train ... --resume` finishes it"
         ) from None
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a readable Parquet table ({error})") from None
-    if schema is not None:
-        missing = [name for name in schema.names if name not in table.schema.names]
-        if missing:
-            raise RunError(
-                f"{path}: lacks the columns {', '.join(missing)}; it was not written by this version of avbench"
-            )
-    return table
+
+
+@contextmanager
+def opened_table(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file to be read some rows at a time, in little memory however large its row groups are.
+
+    Raises RunError where it is missing or broken, also while it is being read.
+    """
+    with _told_as_run_error(path), pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+        yield file
 
 
 DIVERGED_FILE = "diverged.json"

@@ -351,6 +351,29 @@ def test_the_stores_benchmark_refuses_what_memory_cannot_hold():
 
 
 @pytest.mark.slow
+def test_evaluates_benchmark_measures_memory_and_temporary_files_and_extrapolates(tmp_path):
+    few = ("--resamples", 20, "--memory-gb", 0.5, "--target", "80000x2x2", "--folder", tmp_path)
+    sizes = ("--sizes", "2000x3x1", "40000x2x1")
+    output = run("evaluate.py", *sizes, *few, "--json", tmp_path / "out.json", timeout=900)
+    assert "extrapolated" in output
+    written = json.loads((tmp_path / "out.json").read_text())
+    small, large = written["results"]
+    assert all(result["cpu_seconds"] > 0 and result["left_behind"] == [] for result in (small, large))
+    assert small["temporary_bytes"] == 0  # fits into memory
+    assert large["temporary_bytes"] == 40_000 * 309 * 4  # one run's at a time
+    assert large["peak_bytes"] < 0.5e9
+    assert written["extrapolated"]["cpu_seconds"] == pytest.approx(4 * large["cpu_seconds"])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_evaluates_benchmark_refuses_a_size_that_is_none():
+    command = [sys.executable, str(BENCHMARKS / "evaluate.py"), "--sizes", "1000x1x3"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    assert refused.returncode == 2
+    assert "'1000x1x3': expected CLIPSxRUNSxSEEDS with two runs or more" in refused.stderr
+
+
+@pytest.mark.slow
 def test_the_engines_benchmark_times_modulation_under_each(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [BENCHMARKS / "engines.py", "--preset", "tiny", "--batch-size", "2", "--rounds", "2"]

@@ -17,12 +17,13 @@ import numpy as np
 from avbench.analysis.evaluation import AccuracyTable, Verdict, accuracy_table, rank_correlation, verdict
 from avbench.analysis.external import read_results
 from avbench.analysis.folder import check_report_folder, replace_report
-from avbench.analysis.metrics import MetricTable, metric_table
+from avbench.analysis.metrics import GIGABYTE, MEMORY_BYTES, MetricTable, metric_table
 from avbench.analysis.notes import notes
 from avbench.analysis.page import PAGE_FILE, render_page
 from avbench.analysis.performance import Speed, speeds
 from avbench.analysis.progress import progress
 from avbench.analysis.published import Published, published_rows
+from avbench.analysis.ranking_notes import ranking_notes
 from avbench.analysis.runs import Coverage, Epochs, Results, parse_epochs
 from avbench.analysis.seeds import SeedTable, cross_seed_table, parts_table, seed_table
 from avbench.analysis.significance import Comparison, Conclusion, compare, conclude
@@ -32,6 +33,8 @@ from avbench.errors import UsageError
 
 # The share of resamples beyond an interval's end, 2.5 %, is then known to 0.05 % of all: more say no more.
 MOST_RESAMPLES = 100_000
+# Below this not even the libraries and the figures fit.
+LEAST_MEMORY_GB = 0.5
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def evaluate(
     predictions: Sequence[Path] = (),
     confidence: Path | None = None,
     out: Path | None = None,
+    memory_gb: float = MEMORY_BYTES / GIGABYTE,
 ) -> Evaluation:
     """Evaluate run folders and files of somebody's own together, and write the report; arguments as in `assess`.
 
@@ -113,6 +117,7 @@ def evaluate(
         predictions=predictions,
         confidence=confidence,
         out=out,
+        memory_gb=memory_gb,
     )
     replace_report(evaluation.folder, {**table_files(evaluation), **render_page(evaluation, results)})
     return evaluation
@@ -128,6 +133,7 @@ def assess(
     predictions: Sequence[Path] = (),
     confidence: Path | None = None,
     out: Path | None = None,
+    memory_gb: float = MEMORY_BYTES / GIGABYTE,
 ) -> tuple[Evaluation, Results]:
     """Every number of a report, and what it is made of; writes nothing.
 
@@ -139,6 +145,8 @@ def assess(
     predictions, confidence: files as `external` describes them; the subsets are cut by `confidence` where it is given.
     out: the report folder; by default `report` in the first run folder, without one FILE-report beside the first file
         of predictions.
+    memory_gb: how much memory to aim at, in 10^9 bytes; what does not fit lies in TMPDIR for a while. It changes no
+        number.
     Raises UsageError and RunError, one line each.
     """
     cuts = checked_thresholds(thresholds)
@@ -149,6 +157,8 @@ def assess(
         raise UsageError(
             f"--resamples {resamples}: expected 20 to {MOST_RESAMPLES}; 1000 are enough for an interval to be printed"
         )
+    if not LEAST_MEMORY_GB <= memory_gb < math.inf:
+        raise UsageError(f"--memory-gb {memory_gb:g}: expected a number of gigabytes from {LEAST_MEMORY_GB} on")
     results = read_results(
         [Path(run) for run in runs],
         predictions=[Path(file) for file in predictions],
@@ -158,7 +168,10 @@ def assess(
     )
     folder = Path(out) if out is not None else _default_folder(results, predictions)
     check_report_folder(folder)
-    return _evaluated(results, cuts, folder=folder, epochs=epochs, resamples=resamples), results
+    memory_bytes = int(memory_gb * GIGABYTE)
+    return _evaluated(
+        results, cuts, folder=folder, epochs=epochs, resamples=resamples, memory_bytes=memory_bytes
+    ), results
 
 
 def _default_folder(results: Results, predictions: Sequence[Path]) -> Path:
@@ -168,14 +181,24 @@ def _default_folder(results: Results, predictions: Sequence[Path]) -> Path:
     return file.with_name(f"{file.name}-report")
 
 
-def _evaluated(results: Results, cuts: Sequence[float], *, folder: Path, epochs: Epochs, resamples: int) -> Evaluation:
+def _evaluated(
+    results: Results, cuts: Sequence[float], *, folder: Path, epochs: Epochs, resamples: int, memory_bytes: int
+) -> Evaluation:
     """Every number of the report."""
     scores, labels, discrepancies = results.scores, results.labels, results.discrepancies
     table = accuracy_table(scores, discrepancies, cuts)
     verdicts = tuple(verdict(table, threshold) for threshold in cuts)
     comparisons = compare(scores, discrepancies, cuts)
     with progress("bootstrap of class means") as tick:
-        metrics = metric_table(scores, labels, discrepancies, thresholds=cuts, resamples=resamples, tick=tick)
+        metrics = metric_table(
+            scores,
+            labels,
+            discrepancies,
+            thresholds=cuts,
+            resamples=resamples,
+            tick=tick,
+            memory_bytes=memory_bytes,
+        )
     recipe = results.folders[0].dataset.get("recipe", {}) if results.folders else {}
     return Evaluation(
         folder=folder,
@@ -197,7 +220,7 @@ def _evaluated(results: Results, cuts: Sequence[float], *, folder: Path, epochs:
         published=published_rows(results.dataset, str(recipe.get("name", ""))),
         speeds=speeds(results.performance),
         networks=results.networks,
-        notes=notes(results, epochs=epochs, resamples=resamples),
+        notes=(*notes(results, epochs=epochs, resamples=resamples), *ranking_notes(results, metrics)),
     )
 
 

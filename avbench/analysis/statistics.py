@@ -1,11 +1,11 @@
 """Intervals and tests over clips, exact wherever the numbers lie on a lattice. Pure functions of arrays.
 
-Nothing here draws a random number but `resample_counts`, whose seed is an argument.
+Nothing here draws a random number but `resamples_of`, whose seed is an argument.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import gcd
 
 import numpy as np
@@ -93,13 +93,15 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted.tolist())
 
 
-def resample_counts(clips: int, *, resamples: int, seed: Sequence[int]) -> NDArray[np.uint8]:
-    """How often each clip is in each of the bootstrap's resamples, (clips, resamples): columns sum to `clips`.
+def resamples_of(clips: int, *, resamples: int, seed: Sequence[int], together: int) -> Iterator[NDArray[np.uint8]]:
+    """How often each clip is in each of the bootstrap's resamples, (R, clips) for R = `together` of them at a time.
 
-    A count of 256 does not fit, and for as many clips as could have one its chance is below 1e-500.
+    Each row adds up to `clips`. The draws are the same whatever `together` is. A count of 256 does not fit, and for as
+    many clips as could have one its chance is below 1e-500.
     """
     random = np.random.default_rng(seed)
-    counts = np.empty((clips, resamples), np.uint8)
-    for number in range(resamples):
-        counts[:, number] = np.bincount(random.integers(0, clips, clips), minlength=clips)
-    return counts
+    for first in range(0, resamples, together):
+        counts = np.empty((min(together, resamples - first), clips), np.uint8)
+        for row in counts:
+            row[:] = np.bincount(random.integers(0, clips, clips), minlength=clips)
+        yield counts

@@ -121,11 +121,13 @@ class Progress:
 class Prediction:
     """What a run says of a batch's clips.
 
-    probabilities: float32 [B, classes]. parts: int64 [B] for each modality, the class that the network's own unimodal
-    part says, where it has such parts. uncertainty: [B], of methods that have one.
+    probabilities: float32 [B, classes]. log_probabilities: float32 [B, classes], no infinite ones. parts: int64 [B] for
+    each modality, the class that the network's own unimodal part says, where it has such parts. uncertainty: [B], of
+    methods that have one.
     """
 
     probabilities: Tensor
+    log_probabilities: Tensor
     parts: dict[str, Tensor]
     uncertainty: Tensor | None
 
@@ -239,6 +241,8 @@ class Run:
         uncertainty = self.method.uncertainty(outputs)
         return Prediction(
             probabilities=probabilities["prediction"].float(),
+            # The logarithm of 0 is as low as can be, and a number.
+            log_probabilities=self.method.log_probabilities(outputs).clamp(min=torch.finfo(torch.float32).min).float(),
             parts={name: probabilities[name].argmax(dim=1) for name in MODALITIES if name in probabilities},
             uncertainty=None if uncertainty is None else uncertainty.float(),
         )
@@ -432,6 +436,8 @@ def _check_said(method: Method, batch: Batch, step: Step, text: str) -> None:
         if name in probabilities:
             what = f"probabilities of {name!r}"
             _check_shape(probabilities[name], (*clips, method.classes), what, "one number a clip and class", text)
+    logarithms = method.log_probabilities(step.outputs)
+    _check_shape(logarithms, (*clips, method.classes), "log_probabilities", "one number a clip and class", text)
     uncertainty = method.uncertainty(step.outputs)
     if uncertainty is not None:
         _check_shape(uncertainty, clips, "the uncertainty", "one number a clip", text)

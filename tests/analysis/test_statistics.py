@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from avbench.analysis.statistics import P_FLOOR, binomial_interval, holm, mean_interval, resample_counts, sign_flip_p
+from avbench.analysis.statistics import P_FLOOR, binomial_interval, holm, mean_interval, resamples_of, sign_flip_p
 
 
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=10))
@@ -110,10 +110,14 @@ def test_intervals_of_nothing_right_and_all_right_have_no_width():
 
 
 def test_resamples_draw_every_clip_alike_and_are_the_same_again():
-    counts = resample_counts(40, resamples=3000, seed=[1])
-    np.testing.assert_array_equal(counts.sum(axis=0, dtype=int), 40)
+    def drawn(seed, together):
+        return np.concatenate(list(resamples_of(40, resamples=3000, seed=[seed], together=together)))
+
+    counts = drawn(1, 3000)
+    assert counts.shape == (3000, 40)
+    np.testing.assert_array_equal(counts.sum(axis=1, dtype=int), 40)
     # Each clip's count is Binomial(40, 1/40): mean 1, variance 39/40.
-    assert np.abs(counts.mean(axis=1) - 1).max() < 5 * np.sqrt(0.975 / 3000)
+    assert np.abs(counts.mean(axis=0) - 1).max() < 5 * np.sqrt(0.975 / 3000)
     assert counts.var() == pytest.approx(0.975, abs=0.02)
-    np.testing.assert_array_equal(counts, resample_counts(40, resamples=3000, seed=[1]))
-    assert (counts != resample_counts(40, resamples=3000, seed=[2])).any()
+    np.testing.assert_array_equal(counts, drawn(1, 7))  # however many at a time
+    assert (counts != drawn(2, 3000)).any()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -112,6 +113,15 @@ def test_a_run_folder_holds_all_that_the_design_names(trained: Path, dataset: Pa
             assert table.num_rows == (3 * clips if run == "baseline" else clips)  # also without each modality
             np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
             assert (probabilities.argmax(axis=1) == table["prediction"].to_numpy()).all()
+            own = np.array([replaced == "none" for replaced in table["replaced"].to_pylist()])
+            logarithms = table["log_probabilities"].to_pylist()
+            assert [row is not None for row in logarithms] == own.tolist()
+            found = np.exp([row for row in logarithms if row is not None])
+            np.testing.assert_allclose(found, probabilities[own], rtol=1e-5, atol=1e-7)
+            groups = pq.ParquetFile(trained / f"predictions/{run}-seed0-{split}.parquet")
+            assert groups.num_row_groups == len(set(table["replaced"].to_pylist()))  # no group holds two kinds of rows
+    sources = Dataset(dataset).column("source", np.arange(38)).to_pylist()
+    assert confidence["source"].to_pylist() == sources
 
 
 def test_confidence_is_the_mean_of_the_history(trained: Path) -> None:
