@@ -56,6 +56,11 @@ _HEATMAP_COLOURS = ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(
 FEWEST_CLIPS = 20
 THRESHOLD_GRID: Floats = np.linspace(0, 0.8, 17)
 
+# A cell of the heatmap is as large as a full stop. Of as many cells as this each that holds clips is drawn as a circle
+# instead, with a diameter in points between these, its area by the number of clips.
+_MOST_CIRCLES = 1000
+_SMALLEST_CIRCLE, _LARGEST_CIRCLE = (2.0, 4.2), 10.0
+
 # A curve of more points is drawn as means over neighbouring ones: a page's width has no room for more.
 _MOST_POINTS = 400
 _MOST_PANELS_ABREAST = 4
@@ -98,6 +103,7 @@ def draw_heatmap(counts: Counts, *, audio_clips: int, visual_clips: int, ties: i
             norm=LogNorm(vmin=1, vmax=max(int(counts.max()), 2)),
             interpolation="nearest",
         )
+        _draw_circles(square, counts, norm=image.norm)
         # Two colours show on pale and on dark cells; a line of a third of a cell hides none.
         square.plot([0, 1], [0, 1], color=INK, gapcolor="white", linewidth=0.6, linestyle=(0, (4, 3)))
         square.set(xlim=(0, 1), ylim=(0, 1))
@@ -119,6 +125,23 @@ def draw_heatmap(counts: Counts, *, audio_clips: int, visual_clips: int, ties: i
         ticks = _whole_ticks(max(int(counts.max()), 2))
         bar.set_ticks(ticks, labels=[_count(tick) for tick in ticks])
     return figure
+
+
+def _draw_circles(square: Axes, counts: Counts, *, norm: LogNorm) -> None:
+    """A circle in the middle of every cell that holds clips, where these cells are few; nothing where they are many."""
+    rows, columns = np.nonzero(counts)
+    if not 0 < len(rows) <= _MOST_CIRCLES:
+        return
+    clips = counts[rows, columns]
+    smallest = float(np.clip(60 / np.sqrt(len(rows)), *_SMALLEST_CIRCLE))
+    largest = min(_LARGEST_CIRCLE, smallest * np.sqrt(clips.max()))
+    share = (clips - 1) / max(1, clips.max() - 1)
+    areas = smallest**2 + share * (largest**2 - smallest**2)
+    order = np.argsort(-clips, kind="stable")  # the small ones on top of the large ones
+    square.scatter(
+        (columns[order] + 0.5) / HEATMAP_BINS, (rows[order] + 0.5) / HEATMAP_BINS, s=areas[order], c=clips[order],
+        cmap=_HEATMAP_COLOURS, norm=norm, edgecolors="white", linewidths=0.25, clip_on=False, zorder=2.5,
+    )  # fmt: skip
 
 
 def _draw_marginal(axes: Axes, counts: Counts, modality: str, *, upright: bool) -> None:

@@ -18,7 +18,7 @@ from scipy import sparse
 
 from avbench.analysis.discrepancy import Floats, Mask
 from avbench.analysis.evaluation import Labels, Scores, in_table_order, masks_of
-from avbench.analysis.statistics import LEVEL, mean_interval, resample_counts
+from avbench.analysis.statistics import LEVEL, mean_interval, resample_counts, with_width
 
 Weights = NDArray[np.float32]  # (N, R); float32 adds up counts exactly to 2^24
 
@@ -168,7 +168,8 @@ def _measure(
             resampled[metric].append(np.mean([measure(weights) for measure in of_seeds], axis=0))
     for metric, of_seeds in measures.items():
         value = float(np.mean([measure(ones)[0] for measure in of_seeds]))
-        estimates[metric] = _Estimate(value, *centred_interval(value, np.concatenate(resampled[metric])))
+        low, high = centred_interval(value, np.concatenate(resampled[metric]))
+        estimates[metric] = _Estimate(value, *with_width(low, high, value=value, clips=len(labels)))
     return estimates
 
 
