@@ -23,6 +23,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from avbench.analysis.classes import Selection
 from avbench.analysis.discrepancy import HEATMAP_BINS, MODALITIES, Counts, Floats, Mask, subsets
 from avbench.analysis.performance import DRAWN, QUANTITIES, Course
+from avbench.analysis.statistics import is_few
 from avbench.analysis.style import (
     COLUMN,
     INK,
@@ -120,7 +121,7 @@ def draw_heatmap(counts: Counts, *, audio_clips: int, visual_clips: int, ties: i
         ends = f", {ties:,} exactly equal" if ties else ""
         titled(figure, title, below=f"{_clips(total)}{ends}")
         bar = figure.colorbar(image, cax=place(left, 0.42, side, 0.08), orientation="horizontal")
-        bar.set_label(f"clips in a cell of {1 / HEATMAP_BINS:g} × {1 / HEATMAP_BINS:g} (white: none)")
+        bar.set_label(f"clips in a cell of {1 / HEATMAP_BINS:g} × {1 / HEATMAP_BINS:g} (blank: none)")
         bar.minorticks_off()
         ticks = _whole_ticks(max(int(counts.max()), 2))
         bar.set_ticks(ticks, labels=[_count(tick) for tick in ticks])
@@ -210,7 +211,7 @@ def draw_bars(panels: Sequence[BarPanel], *, title: str) -> Figure:
 
 
 def _draw_bar_panel(axes: Axes, panel: BarPanel) -> None:
-    axes.set_title(f"{panel.name}\n{_clips(panel.clips)}", color=INK)
+    axes.set_title(f"{panel.name}\n{_clips(panel.clips)}{' †' if is_few(panel.clips) else ''}", color=INK)
     axes.grid(axis="x")
     known = [
         (place, bar, bar.accuracy, bar.low, bar.high)

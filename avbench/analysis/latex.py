@@ -160,9 +160,13 @@ _NARROW = {**dict.fromkeys("ijl.,:;'!|", 280), **dict.fromkeys("fIt()[]/- ", 395
 _WIDE = {**dict.fromkeys("mwMW@%", 1030), **dict.fromkeys("+−±=<>≤≥~^#&", 780), "…": 1000}
 
 
+# Small letters are drawn wider, to stay readable: by size in points, how much wider than at 10.
+_WIDENED = {9: 1.03, 8: 1.06, 7: 1.14, 6: 1.22}
+
+
 def text_points(text: str, size: float) -> float:
     """About how wide a text on one line is, set in letters of this size."""
-    return size * sum(_thousandths(letter) for letter in text) / 1000
+    return size * _WIDENED.get(round(size), 1.0) * sum(_thousandths(letter) for letter in text) / 1000
 
 
 def _thousandths(letter: str) -> int:

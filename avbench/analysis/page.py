@@ -25,7 +25,9 @@ from avbench.analysis.metrics import ACCURACY
 from avbench.analysis.performance import course
 from avbench.analysis.progress import progress
 from avbench.analysis.sheet import Sheet
+from avbench.analysis.statistics import is_few
 from avbench.analysis.style import short, to_png, to_svg
+from avbench.analysis.tables import FEW_NOTE
 from avbench.records import SPLITS
 
 if TYPE_CHECKING:
@@ -133,7 +135,8 @@ class _Plan:
 
 
 def _plans_of_learning(evaluation: Evaluation) -> Iterator[_Plan]:
-    runs = by_run(evaluation.learning, evaluation.table.methods)
+    begun = [one for one in evaluation.learning if len(one.epochs)]  # what diverged before is in the table alone
+    runs = by_run(begun, evaluation.table.methods)
     several = any(len(seeds) > 1 for seeds in runs.values())
     for first in range(0, len(runs), RUNS_A_FIGURE):
         some = dict(list(runs.items())[first : first + RUNS_A_FIGURE])
@@ -190,16 +193,18 @@ def _plans_of_accuracy(evaluation: Evaluation) -> Iterator[_Plan]:
         "where its bars pass the line on both sides."
     )
     for threshold in evaluation.table.thresholds:
+        panels = _bar_panels(evaluation, threshold)
         yield _Plan(
             f"methods-{threshold:g}",
             partial(
                 figures.draw_bars,
-                _bar_panels(evaluation, threshold),
+                panels,
                 title=f"{_title(evaluation)}: accuracy by subset, T = {threshold:g}",
             ),
             alt=f"Bar chart of accuracy by subset, T = {threshold:g}",
             caption=f"Accuracy at T = {threshold:g}, the mean over seeds, with its 95 % interval over clips."
-            + (to_pass if evaluation.table.unimodal else ""),
+            + (to_pass if evaluation.table.unimodal else "")
+            + (f" {FEW_NOTE}" if any(is_few(panel.clips) for panel in panels) else ""),
         )
 
 
@@ -411,7 +416,8 @@ def _means_only(sheet: Sheet) -> Sheet:
     return replace(
         sheet,
         name=f"{sheet.name}-means",
-        caption="In %: mean over seeds ± standard deviation. Each seed with its interval is in a table further down.",
+        caption="In %: mean over seeds ± standard deviation. Each seed with its interval is in a table further down."
+        + (f" {FEW_NOTE}" if FEW_NOTE in sheet.caption else ""),
         words=sheet.words - 1,
         headings=_without(sheet.headings, place),
         rows=tuple(_without(row, place) for row in sheet.rows if row[place].text == _MEAN),

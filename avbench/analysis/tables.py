@@ -243,8 +243,7 @@ def _metrics_sheet(metrics: MetricTable, threshold: float) -> Sheet:
         name=f"metrics-{threshold:g}",
         kind="metrics",
         title=f"Class means, T = {threshold:g}",
-        caption="In % [95 % bootstrap interval], the mean over seeds. Classes that the means are over: "
-        f"{'; '.join(classes)}.",
+        caption=f"In % [95 % interval], the mean over seeds. Classes that the means are over: {'; '.join(classes)}.",
         words=2,
         headings=("clips", "method", *METRICS),
         rows=tuple(rows),

@@ -54,6 +54,22 @@ def rich_run(folder: Path) -> Path:
     for epoch, seed in ((epoch, seed) for epoch in range(4) for seed in SEEDS):
         place = {"run": HOSTILE, "seed": seed, "epoch": epoch, "step": 5 * epoch + 4, "batch": 5, "loss": 1.0}
         log.write({"kind": "step", **place, "<i>/audio": 0.1 * epoch, "<i>/visual": 0.5, "windows/audio": epoch % 2})
+    for run, seed, epoch in ((run, seed, epoch) for run in RUNS for seed in SEEDS for epoch in range(4)):
+        place = {"run": run, "method": RUNS[run], "seed": seed, "epoch": epoch}
+        accuracy = (0.3, 0.5, 0.45, 0.5)[epoch] + 0.05 * seed
+        log.write(
+            {
+                "kind": "epoch",
+                **place,
+                "loss": 1.5 - 0.3 * epoch,
+                "accuracy": 0.2 * epoch,
+                "val_loss": 1.6,
+                "val_accuracy": accuracy,
+            }
+        )
+    why = "no better validation accuracy for 2 epochs"
+    log.write({"kind": "event", "run": HOSTILE, "seed": 1, "text": f"{HOSTILE}-seed1 stopped after epoch 3: {why}"})
+    log.write({"kind": "event", "run": "greedy", "seed": 0, "text": "greedy-seed0 stopped: diverged: loss not finite"})
     log.write({"kind": "event", "text": "<b>stopped</b> early after epoch 3"})
     log.close()
     return folder
