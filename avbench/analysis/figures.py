@@ -211,7 +211,8 @@ def draw_bars(panels: Sequence[BarPanel], *, title: str) -> Figure:
 
 
 def _draw_bar_panel(axes: Axes, panel: BarPanel) -> None:
-    axes.set_title(f"{panel.name}\n{_clips(panel.clips)}{' †' if is_few(panel.clips) else ''}", color=INK)
+    few = " †" if panel.clips and is_few(panel.clips) else ""
+    axes.set_title(f"{panel.name}\n{_clips(panel.clips)}{few}", color=INK)
     axes.grid(axis="x")
     known = [
         (place, bar, bar.accuracy, bar.low, bar.high)

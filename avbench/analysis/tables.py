@@ -319,7 +319,7 @@ def _utilization_sheet(found: Sequence[Utilization]) -> Sheet:
 def _classes_sheet(classes: Sequence[ClassSides]) -> Sheet:
     """Every class that has evaluated clips, in the dataset's order."""
     return Sheet(
-        name="classes",
+        name="per-class",
         kind="classes",
         title="Classes",
         caption="Evaluated clips of each class by preferred modality, the mean confidence of each unimodal network in "
