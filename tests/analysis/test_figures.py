@@ -117,19 +117,6 @@ class TestHeatmap:
         assert [label.get_text() for label in bar.get_xticklabels()] == ["1", "2", "5", "10", "20", "50"]
         assert heat(np.minimum(counts, 1)).axes[3].get_xticklabels()[0].get_text() == "1"  # nowhere more than one clip
 
-
-def bar_panels(runs, *, empty=""):
-    panels = []
-    for shift, side in enumerate(("overall", "audio", "visual")):
-        bars = []
-        for place, run in enumerate(runs):
-            accuracy = None if side == empty else 0.5 + 0.01 * place + 0.1 * shift
-            low, high = (None, None) if accuracy is None else (accuracy - 0.05, accuracy + 0.05)
-            bars.append(Bar(run, run if run in ("audio", "visual") else None, accuracy, low, high))
-        name = side if side == "overall" else f"{side}-preferred"
-        panels.append(BarPanel(side, name, 0 if side == empty else 1234, tuple(bars)))
-    return panels
-
     def test_few_clips_are_circles_that_can_be_seen_and_grow_with_the_clips(self, counts):
         square = heat(counts).axes[0]
         (circles,) = square.collections
@@ -146,6 +133,19 @@ def bar_panels(runs, *, empty=""):
         counts[99, 99] = 100_000
         sizes = heat(counts).axes[0].collections[0].get_sizes()
         assert np.sqrt(sizes.max()) <= 10 and np.sqrt(sizes.min()) >= 4
+
+
+def bar_panels(runs, *, empty=""):
+    panels = []
+    for shift, side in enumerate(("overall", "audio", "visual")):
+        bars = []
+        for place, run in enumerate(runs):
+            accuracy = None if side == empty else 0.5 + 0.01 * place + 0.1 * shift
+            low, high = (None, None) if accuracy is None else (accuracy - 0.05, accuracy + 0.05)
+            bars.append(Bar(run, run if run in ("audio", "visual") else None, accuracy, low, high))
+        name = side if side == "overall" else f"{side}-preferred"
+        panels.append(BarPanel(side, name, 0 if side == empty else 1234, tuple(bars)))
+    return panels
 
 
 class TestBars:
