@@ -128,7 +128,7 @@ def draw_heatmap(counts: Counts, *, audio_clips: int, visual_clips: int, ties: i
     return figure
 
 
-def _draw_circles(square: Axes, counts: Counts, *, norm: LogNorm) -> None:
+def _draw_circles(square: Axes, counts: Counts, *, norm: Any) -> None:
     """A circle in the middle of every cell that holds clips, where these cells are few; nothing where they are many."""
     rows, columns = np.nonzero(counts)
     if not 0 < len(rows) <= _MOST_CIRCLES:

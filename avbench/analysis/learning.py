@@ -18,7 +18,7 @@ import numpy as np
 
 from avbench.analysis.discrepancy import Counts, Floats
 from avbench.analysis.evaluation import listed
-from avbench.analysis.runs import METRICS_FILE, Results, RunFolder
+from avbench.analysis.runs import METRICS_FILE, RunFolder
 from avbench.records import read_metrics
 
 # What an epoch record holds and a curve is drawn of.
@@ -35,7 +35,7 @@ class Learning:
 
     training: the run folder, as it is told apart from the others. epochs: (M,) numbers from 0, ascending. curves: per
     name of CURVES (M,) numbers; losses are means over clips, accuracies fractions; NaN where the loss was not finite.
-    ending: why it stopped, and `why` the same in words.
+    ending: why it stopped, and `why` the same in words. val_clips: how many clips chose the epoch; 0 where not said.
     """
 
     training: str
@@ -45,6 +45,7 @@ class Learning:
     curves: Mapping[str, Floats]
     ending: Ending
     why: str
+    val_clips: int = 0
 
     @property
     def best(self) -> int | None:
@@ -80,10 +81,10 @@ def by_run(found: Iterable[Learning], order: Iterable[str]) -> dict[str, list[Le
     return {run: seeds for run, seeds in runs.items() if seeds}
 
 
-def untold(results: Results, found: Sequence[Learning]) -> str:
-    """One sentence on the evaluated runs that nothing is known of how they learnt; "" where there is none."""
+def untold(runs: Iterable[str], found: Sequence[Learning]) -> str:
+    """One sentence on those of the evaluated runs of which nobody knows how they learnt; "" where there is none."""
     told = {one.run for one in found}
-    names = list(dict.fromkeys(score.run for score in results.scores if score.run not in told))
+    names = [run for run in runs if run not in told]
     if not names:
         return ""
     whose = "these networks" if len(names) > 1 else "this network"
@@ -154,7 +155,17 @@ def _learning(
     numbers = sorted(records)
     curves = {name: np.array([_number(records[epoch].get(name)) for epoch in numbers], np.float64) for name in CURVES}
     ending, words = _ending(why, len(numbers), planned=planned, finished=finished)
-    return Learning(training, run, seed, np.array(numbers, np.int64), curves, ending, words)
+    clips = [_number(records[epoch].get("val_clips")) for epoch in numbers]
+    return Learning(
+        training,
+        run,
+        seed,
+        np.array(numbers, np.int64),
+        curves,
+        ending,
+        words,
+        val_clips=int(np.nanmax(clips)) if np.isfinite(clips).any() else 0,
+    )
 
 
 def _ending(why: str, trained: int, *, planned: int | None, finished: bool) -> tuple[Ending, str]:

@@ -456,8 +456,8 @@ def _page(evaluation: Evaluation, results: Results, pictures: Mapping[str, Seque
 
 
 def _unbroken(text: str) -> str:
-    """A sentence whose numbers stay on one line with what belongs to them."""
-    return re.sub(r" (=|%) ?", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}", match[1] == "%" or 2), text)
+    """Words whose numbers stay on one line with what belongs to them."""
+    return re.sub(r" (=|%|†) ?", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}", match[1] != "=" or 2), text)
 
 
 def _class_counts(dataset: Mapping[str, Any]) -> list[tuple[str, list[int]]]:

@@ -207,7 +207,7 @@ def _evaluated(results: Results, cuts: Sequence[float], *, folder: Path, epochs:
         published=published_rows(results.dataset, str(recipe.get("name", ""))),
         speeds=speeds(results.performance),
         learning=learning,
-        untold=untold(results, learning),
+        untold=untold(table.methods, learning),
         classes=class_sides(labels, results.confidence["audio"], results.confidence["visual"], classes=results.classes),
         networks=results.networks,
         warnings=warnings(results),

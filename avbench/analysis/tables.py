@@ -82,6 +82,7 @@ def _learning_sheet(evaluation: Evaluation) -> Sheet:
     several = len({one.training for one in evaluation.learning}) > 1
     diverged = any(one.ending == "diverged" for one in evaluation.learning)
     ordered = by_run(evaluation.learning, evaluation.table.methods)
+    fewest = min((one.val_clips for one in evaluation.learning if one.val_clips), default=FEW_CLIPS)
     return Sheet(
         name="learning",
         kind="learning",
@@ -92,8 +93,8 @@ def _learning_sheet(evaluation: Evaluation) -> Sheet:
         + (f" {evaluation.untold}" if evaluation.untold else ""),
         words=4 if several else 3,
         headings=(
-            "method", "seed", *_if(several, "training"), "why it stopped", "best epoch", "validation accuracy",
-            "epochs trained",
+            "method", "seed", *_if(several, "training"), "why it stopped", "best epoch",
+            _marked("validation accuracy", fewest), "epochs trained",
         ),
         rows=tuple(
             (
@@ -548,6 +549,7 @@ def _best_epoch_record(one: Learning) -> Record:
         "training": one.training,
         "best_epoch": one.best,
         "val_accuracy": one.best_accuracy,
+        "val_clips": one.val_clips or None,
         "epochs": len(one.epochs),
         "ending": one.ending,
         "why": one.why,

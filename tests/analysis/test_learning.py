@@ -115,7 +115,7 @@ def test_the_table_is_the_first_and_names_every_run_and_seed(tmp_path):
     assert evaluation.sheets[0].kind == "learning"
     sheet = sheet_of(evaluation)
     assert sheet.headings == (
-        "method", "seed", "why it stopped", "best epoch", "validation accuracy", "epochs trained",
+        "method", "seed", "why it stopped", "best epoch", "validation accuracy †", "epochs trained",
     )  # fmt: skip
     assert [[cell.text for cell in row] for row in sheet.rows] == [
         [run, seed, "end of the training", "1", "75.0", "2"] for run in ("audio", "visual") for seed in ("1", "0")
