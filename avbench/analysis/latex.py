@@ -138,14 +138,15 @@ def _heading_lines(heading: str, body_points: float, form: _Form) -> list[str]:
     """A heading over numbers, on as few lines as its column's width allows, and never within a word."""
     if not form.stacked_headings:
         return [heading]
-    words = heading.replace("-", "-\0").replace(" ", " \0").split("\0")
+    together = heading.replace(" †", "\N{NO-BREAK SPACE}†")
+    words = together.replace("-", "-\0").replace(" ", " \0").split("\0")
     widest = max([body_points, *(text_points(word.strip(), form.points) for word in words)])
     lines = [""]
     for word in words:
         if lines[-1] and text_points((lines[-1] + word).strip(), form.points) > widest:
             lines.append("")
         lines[-1] += word
-    return [line.strip() for line in lines]
+    return [line.strip(" ") for line in lines]
 
 
 def _row_lines(row: Sequence[Cell], words: int, form: _Form) -> int:
@@ -156,7 +157,11 @@ def _row_lines(row: Sequence[Cell], words: int, form: _Form) -> int:
 
 
 # Widths of Computer Modern's letters in thousandths of the size; what is not here is as wide as the widest of its kind.
-_NARROW = {**dict.fromkeys("ijl.,:;'!|", 280), **dict.fromkeys("fIt()[]/- ", 395), **dict.fromkeys("rszec?", 450)}
+_NARROW = {
+    **dict.fromkeys("ijl.,:;'!|", 280),
+    **dict.fromkeys("fIt()[]/- \N{NO-BREAK SPACE}", 395),
+    **dict.fromkeys("rszec?", 450),
+}
 _WIDE = {**dict.fromkeys("mwMW@%", 1030), **dict.fromkeys("+−±=<>≤≥~^#&", 780), "…": 1000}
 
 
@@ -271,6 +276,7 @@ _LATEX = {
     "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}",
     "|": "\\textbar{}", '"': "\\textquotedbl{}", "–": "--", "±": "$\\pm$", "−": "$-$", "≤": "$\\le$", "\n": " ",
     "†": "$\\dagger$", "×": "$\\times$", "…": "\\ldots{}",
+    "\N{NO-BREAK SPACE}": "~",
 }  # fmt: skip
 
 

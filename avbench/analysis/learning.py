@@ -25,8 +25,8 @@ from avbench.records import read_metrics
 CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
 Ending = Literal["early stop", "end", "diverged", "not finished"]
 
-# Events that end a run, as the trainer words them: what follows the first colon is why.
-_STOPPED = re.compile(r"\bstopped\b[^:]*: *(?P<why>.+)", re.DOTALL)
+# Events that end a run, as the trainer words them.
+_STOPPED = re.compile(r"-seed-?\d+ stopped(?: after epoch \d+)?: *(?P<why>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
