@@ -441,6 +441,8 @@ def _evaluate(argv: Sequence[str]) -> None:
         return
     _console().print(terminal_table(evaluation))
     _console().print(evaluation.answer)
+    for warning in evaluation.warnings:
+        _console().print(warning)
     if evaluation.spearman is not None:
         _console().print(f"rank correlation of estimated and planted discrepancy (Spearman): {evaluation.spearman:.2f}")
     _console().print(f"report: {evaluation.page}", soft_wrap=True)

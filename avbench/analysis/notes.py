@@ -6,9 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from avbench.analysis.classes import classes_without_training
 from avbench.analysis.configuration import unlike_settings
 from avbench.analysis.discrepancy import MODALITIES
 from avbench.analysis.runs import Epochs, Results
+from avbench.analysis.statistics import FEW_CLIPS
+from avbench.analysis.tables import FEW
+
+_MOST_NAMED = 12  # classes that a sentence names
 
 
 def notes(results: Results, *, epochs: Epochs, resamples: int) -> tuple[str, ...]:
@@ -19,6 +24,27 @@ def notes(results: Results, *, epochs: Epochs, resamples: int) -> tuple[str, ...
         *_of_training(results),
         *_of_clips(results),
     )
+
+
+def warnings(results: Results) -> tuple[str, ...]:
+    """What may spoil every number of a report, a sentence each; said before all tables."""
+    return tuple(_of_untrained_classes(results))
+
+
+def _of_untrained_classes(results: Results) -> Iterator[str]:
+    """Classes that some split has, but train has not."""
+    for folder in results.folders[:1]:
+        names = classes_without_training(folder.dataset)
+        if names:
+            places = [place for place, name in enumerate(results.classes) if name in names]
+            theirs = int(np.isin(results.labels, places).sum())
+            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+            yield (
+                f"{len(names)} of {len(results.classes)} classes {'has' if len(names) == 1 else 'have'} no training "
+                f"clip: {', '.join(names[:_MOST_NAMED])}{more}. No network could learn "
+                f"{'it' if len(names) == 1 else 'them'}; evaluated clips of {'it' if len(names) == 1 else 'them'}: "
+                f"{theirs:,} of {len(results.labels):,}."
+            )
 
 
 def _of_subsets(results: Results, epochs: Epochs) -> Iterator[str]:
@@ -56,12 +82,17 @@ def _of_another_index(results: Results) -> Iterator[str]:
 
 def _of_numbers(results: Results, resamples: int) -> Iterator[str]:
     yield (
-        "Intervals are 95 % bootstrap intervals over the clips of each subset. They hold for these trained networks "
-        "and say nothing of how another seed would fare. Those of accuracy are the percentiles of infinitely many "
-        f"resamples; those of class means come from {resamples:,} (of one seed of random numbers), and are centred: "
-        "moved so that the resamples' mean is the estimate, since clips that are drawn twice pull class means to one "
-        "side. Under about 30 clips a subset, intervals of class means are rough. The highest number of each column is "
-        "in bold."
+        "Intervals are 95 % intervals over the clips of each subset. They hold for these trained networks and say "
+        "nothing of how another seed would fare. Those of one seed's accuracy are Wilson's; those of a mean over seeds "
+        "are percentiles of the bootstrap over clips, of infinitely many resamples. Those of class means come from "
+        f"{resamples:,} resamples (of one seed of random numbers), and are centred: moved so that the resamples' mean "
+        "is the estimate, since clips that are drawn twice pull class means to one side. Where a bootstrap interval "
+        "has no width, as where all clips are right, Wilson's for that many clips stands in its place. The highest "
+        "number of each column is in bold."
+    )
+    yield (
+        f"Subsets of fewer than {FEW_CLIPS} clips are marked {FEW} in every table: their intervals are rough, those of "
+        "class means most of all, and one clip more or less moves them. The files of numbers have a column few_clips."
     )
     yield (
         "Class means (mean class accuracy, macro F1, mean average precision, one against the rest) leave out classes "

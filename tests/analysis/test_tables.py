@@ -227,9 +227,79 @@ def test_an_interval_and_an_empty_subset_in_markdown_by_hand(tmp_path):
     confidence = {"audio": {0: [0.9, 0.8, 0.9, 0.9]}, "visual": {0: [0.1, 0.2, 0.3, 0.85]}}
     run = make_run(tmp_path / "run", labels=[0, 1, 2, 0], correct=right, **confidence)
     text = markdown(assess([run], thresholds=[0.2], resamples=20)[0])
-    # Binomial(3, 2/3) / 3 has its 2.5 % quantile at 0, Binomial(4, 3/4) / 4 at 1/4.
-    assert "| audio | **75.0** [25.0, 100.0] | **66.7** [0.0, 100.0] | – | **100.0** [100.0, 100.0] |" in text
-    assert "| method | overall (4) | audio-dominated (3) | visual-dominated (0) | tied (1) |" in text
+    # Wilson's intervals of 3 of 4, 2 of 3 and 1 of 1.
+    assert "| audio | **75.0** [30.1, 95.4] | **66.7** [20.8, 93.9] | – | **100.0** [20.7, 100.0] |" in text
+    assert "| method | overall (4) † | audio-dominated (3) † | visual-dominated (0) † | tied (1) † |" in text
+
+
+class TestFewClips:
+    """Subsets of fewer than 30 clips are marked, and only they, wherever a number about them stands."""
+
+    @pytest.fixture(scope="class")
+    def marked(self, tmp_path_factory):
+        """65 clips: 34 prefer audio, 30 vision, 1 neither; at T = 0.2 there are 29 of audio and 30 of vision."""
+        sides = [0.9] * 29 + [0.55] * 5 + [0.1] * 30 + [0.5]
+        labels = [place % 3 for place in range(65)]
+        random = np.random.default_rng(2)
+        correct = {(name, name, seed): random.random(65) < 0.5 for name in ("audio", "visual") for seed in (0, 1)}
+        folder = make_run(
+            tmp_path_factory.mktemp("few") / "run", labels=labels, audio={0: sides, 1: sides},
+            visual={seed: [0.5] * 65 for seed in (0, 1)}, correct=correct,
+            planted={"audio": sides, "visual": [0.5] * 65},
+        )  # fmt: skip
+        for seed in (0, 1):
+            write_predictions(
+                folder, run="ogm", method="ogm-ge", seed=seed, split="test", clip_ids=np.arange(100, 165),
+                labels=labels, correct=random.random(65) < 0.7, parts={"audio": labels, "visual": [0] * 65},
+                replaced_correct={name: random.random(65) < 0.4 for name in ("audio", "visual")},
+            )  # fmt: skip
+        dataset = json.loads((folder / "dataset.json").read_text())
+        write_json(folder / "dataset.json", {**dataset, "name": "VGG-Sound"})
+        return assess([folder], thresholds=[0.0, 0.2], resamples=20)[0]
+
+    def test_headings_and_rows_of_small_subsets_have_the_mark_and_captions_explain_it(self, marked):
+        named = {}
+        for sheet in marked.sheets:
+            texts = [*sheet.headings, *(cell.text for row in sheet.rows for cell in row)]
+            named[sheet.name] = {text for text in texts if text.endswith(" †")}
+            assert ("†: fewer than 30 clips" in sheet.caption) == bool(named[sheet.name]), sheet.name
+        for kind in ("accuracy", "planted", "cross-seed", "parts"):
+            assert named[f"{kind}-0"] == {"tied (1) †"}, kind
+            assert named[f"{kind}-0.2"] == {"audio-dominated (29) †", "tied (6) †"}, kind
+        assert (named["significance-0"], named["metrics-0"]) == (set(), {"tied †"})
+        assert named["significance-0.2"] == {"audio-dominated: difference †", "p †"}
+        assert named["metrics-0.2"] == {"audio-dominated †", "tied †"}
+        assert named["utilization"] == {"audio-dominated, T = 0.2 †"}
+        assert named["published"] == set()
+
+    def test_published_numbers_stand_beside_marked_ones(self, tmp_path):
+        right = {(name, name, 0): [True, False, True] for name in ("audio", "visual")}
+        run = make_run(
+            tmp_path / "run", labels=[0, 1, 2], audio={0: [0.9, 0.8, 0.1]}, visual={0: [0.5] * 3}, correct=right
+        )
+        dataset = json.loads((run / "dataset.json").read_text())
+        write_json(run / "dataset.json", {**dataset, "name": "VGG-Sound"})
+        (sheet,) = (sheet for sheet in assess([run], resamples=20)[0].sheets if sheet.kind == "published")
+        here = {cell.text for row in sheet.rows if row[1].text == "here" for cell in row[2:]}
+        assert here == {"66.7 †", "50.0 †", "100.0 †"}
+        assert not any(cell.text.endswith("†") for row in sheet.rows if row[1].text == "published" for cell in row)
+
+    def test_files_of_numbers_have_a_column_of_it(self, marked):
+        files = {name: content.decode() for name, content in table_files(marked).items()}
+        for name in ("accuracy", "accuracy_planted", "seeds", "cross_seed", "parts", "metrics", "significance",
+                     "utilization"):  # fmt: skip
+            rows = rows_of(files[f"{name}.csv"])
+            assert {row["few_clips"] for row in rows} == ({"0", "1"}), name
+            assert all(int(row["few_clips"]) == (float(row["clips"]) < 30) for row in rows), name
+
+    def test_markdown_latex_and_the_terminal_have_it(self, marked):
+        files = table_files(marked)
+        assert "| audio-dominated (29) † | visual-dominated (30) | tied (6) † |" in files["tables.md"].decode()
+        assert "(29) $\\dagger$" in " ".join(files["tables.tex"].decode().split())
+        shown = terminal_table(marked)
+        cells = [str(cell) for column in shown.columns for cell in column._cells]
+        assert [cell for cell in cells if "†" in cell] == ["29 †", "1 †", "6 †"]
+        assert "†: fewer than 30 clips" in shown.caption
 
 
 class TestRead:
