@@ -128,8 +128,13 @@ def seconds_of(path: Path) -> float:
         is_clear &= not is_format(container, "mpegts", "mpeg") or clock_of(path).is_one
         if container.duration is not None and is_clear:
             return container.duration / av.time_base
-    scan = _scan(path, Fraction(0), None, _Way(seeks=False, decodes=False), clock_of(path))
-    return float(max(scan.sound.seconds, scan.picture_seconds))
+    for way in _WHOLE:
+        try:
+            scan = _scan(path, Fraction(0), None, way, clock_of(path))
+            return float(max(scan.sound.seconds, scan.picture_seconds))
+        except Unsure:
+            continue
+    raise Reject(Reason.UNDECODABLE, "its pictures have no time stamps")
 
 
 def encode_audio(waveform: np.ndarray, sample_rate_hz: int, *, suffix: str) -> bytes:
@@ -169,14 +174,16 @@ class _Way:
     decodes: bool  # every picture is decoded for its time; else the packets are believed
 
 
+_WHOLE = (_Way(seeks=False, decodes=False), _Way(seeks=False, decodes=True))
+
+
 def _read(
     path: Path, start: Fraction, length: Fraction | None, pictures: PictureSettings
 ) -> tuple[_Scan, list[Fraction], Found]:
     """What the first reading found, the times of the wanted pictures, and those pictures as uint8 [H, W, 3]."""
     clock = clock_of(path)
     ways = [_Way(seeks=True, decodes=False)] if start > RUN_UP and clock.is_one else []
-    ways += [_Way(seeks=False, decodes=False), _Way(seeks=False, decodes=True)]
-    for way in ways:
+    for way in (*ways, *_WHOLE):
         try:
             scan = _scan(path, start, length, way, clock)
             _check_length(scan)
@@ -233,6 +240,8 @@ def _scan(path: Path, start: Fraction, length: Fraction | None, way: _Way, clock
             raise Unsure
         if shown.is_order_made_up and not way.decodes and not is_stamped_in_order(path):
             raise Unsure
+        if start and sound.is_unstamped:
+            raise Reject(Reason.UNDECODABLE, "sound without time stamps, of which no window can be taken")
         declared = _the_nearest(headers_ends, max(sound.ends, shown.latest))
         picture_ends = shown.ends(declared)
         _check_ends(max(sound.ends, picture_ends), declared, end, "the file")
@@ -301,10 +310,11 @@ def _origin(container: InputContainer, video: av.VideoStream) -> Fraction:
     """Time zero on the file's clock: when it starts to be shown.
 
     Sound that begins just before the first picture is its encoder's priming (AAC 21 to 46 ms), which only MP4 marks.
+    A clock of 33 bits that is about to run over begins below zero.
     """
     start = _start(container)
     first_picture = seconds(video.start_time, video)
-    return max(Fraction(0), first_picture if first_picture - start < _LONGEST_PRIMING else start)
+    return first_picture if first_picture - start < _LONGEST_PRIMING else start
 
 
 def _declared_ends(path: Path, container: InputContainer) -> tuple[Fraction, ...]:

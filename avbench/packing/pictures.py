@@ -9,12 +9,15 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from av.sidedata.sidedata import SideData
 from av.video.reformatter import Interpolation
 
 from avbench.packing.streams import (
+    BEFORE_ALL,
     Reason,
     Reject,
     Unsure,
@@ -50,13 +53,13 @@ class Shown:
     """Collects when the pictures of one stream are shown."""
 
     def __init__(self, stream: av.VideoStream, *, decodes: bool) -> None:
-        self.reached = Fraction(-1)  # no later packet's picture is shown before this
+        self.reached = BEFORE_ALL  # no later packet's picture is shown before this
         self.times: list[Fraction] = []  # as they come: of packets, or out of the decoder
         self._decodes = decodes
         self._reorders = stream.codec_context.has_b_frames
         self._latest_stamp: int | None = None
         self._stamps_descend = False
-        self.latest = Fraction(0)  # of the times
+        self.latest = BEFORE_ALL  # of the times
         self._last_duration = Fraction(0)  # of the picture that is shown then
         rate = stream.average_rate or stream.guessed_rate
         self._usual = 1 / Fraction(rate) if rate else Fraction(0)
@@ -97,7 +100,7 @@ class Shown:
         ones before it, though not beyond the file's end.
         """
         if not self.times:
-            return Fraction(0)
+            return BEFORE_ALL
         ordered = sorted(set(self.times))
         own = self._last_duration or self._usual
         distances = sorted(other - one for one, other in pairwise(ordered))
@@ -214,7 +217,7 @@ def upright(frame: av.VideoFrame, short_side: int) -> np.ndarray:
     image = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=_SCALING)
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is not None:
-        image = displayed(image, np.frombuffer(bytes(matrix), np.int32).reshape(3, 3))
+        image = displayed(image, np.frombuffer(bytes(cast("SideData", matrix)), np.int32).reshape(3, 3))
     return np.ascontiguousarray(image)
 
 

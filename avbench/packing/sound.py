@@ -15,7 +15,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from avbench.packing.streams import Reason, Reject, decoded, seconds
+from avbench.packing.streams import BEFORE_ALL, Reason, Reject, decoded, seconds
 
 # Decoding starts this long before a window: overlapping transforms (AAC, Opus) and MP3's bit reservoir need a run-up.
 RUN_UP = Fraction(1)
@@ -65,29 +65,30 @@ class Sound:
     def __init__(self, begin: Fraction, end: Fraction | None) -> None:
         self.begin, self.end = begin, end
         self.first: Fraction | None = None  # of the first packet
-        self.reached = Fraction(-1)  # no later packet starts before this
-        self.ends = Fraction(0)
+        self.reached = BEFORE_ALL  # no later packet starts before this
+        self.ends = BEFORE_ALL
+        self.is_unstamped = False  # whether some packet does not say where it belongs
         self._rate = 0
         self._pieces: list[_Piece] = []
         self._last: tuple[Fraction, Fraction, int] | None = None  # time, end and part of the last packet
 
     def take(self, packet: av.Packet, part: int) -> None:
         """Decode one packet, of that part of the file's clock. Raises Reject where sound is missing before it."""
-        if packet.dts is None and packet.pts is None and packet.size:  # a stream without time stamps: as it comes
-            time = self.reached
-        elif packet.size == 0:
-            time = self.reached  # the decoder's last frames
-        else:
-            time = seconds(packet.pts if packet.pts is not None else packet.dts, packet)
-            self.first = time if self.first is None else self.first
-            self.reached = time
-            self.ends = max(self.ends, time + seconds(packet.duration, packet))
-            if not packet.is_discard:
-                self._check_no_gap(time, seconds(packet.duration, packet), part)
-            if time < self.begin - RUN_UP or (self.end is not None and time >= self.end):
-                return
-        for frame in decoded(packet, required=time >= self.begin):
-            self._add(frame)
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is None:  # the decoder's last frames, or a stream without time stamps: as it comes
+            self.is_unstamped |= packet.size > 0
+            for frame in decoded(packet, required=False):
+                self._add(frame)
+            return
+        time, duration = seconds(stamp, packet), seconds(packet.duration, packet)
+        self.first = time if self.first is None else self.first
+        self.reached = time
+        self.ends = max(self.ends, time + duration)
+        if not packet.is_discard:
+            self._check_no_gap(time, duration, part)
+        if time >= self.begin - RUN_UP and (self.end is None or time < self.end):
+            for frame in decoded(packet, required=time >= self.begin):
+                self._add(frame)
 
     def began_late(self, stream: av.AudioStream) -> bool:
         """Whether the first packet lies so late that the window's start lacks its run-up."""

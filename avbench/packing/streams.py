@@ -21,6 +21,10 @@ from av.stream import Disposition
 _BROADCAST = ("mpegts", "mpeg")
 
 
+# Earlier than any time stamp (of 64 bits in microseconds).
+BEFORE_ALL = Fraction(-(10**14))
+
+
 class Reason(StrEnum):
     """Why a clip is left out of a dataset."""
 
