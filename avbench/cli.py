@@ -172,6 +172,7 @@ class BenchPlanArgs:
 
 def _pack(argv: Sequence[str]) -> None:
     from avbench.packing.pack import pack
+    from avbench.packing.quality import quality_words
     from avbench.packing.recipes import Recipe, load_recipe
 
     args, rest = _parse_known(PackArgs, argv, "avbench pack", description=_pack_help(Recipe))
@@ -180,7 +181,8 @@ def _pack(argv: Sequence[str]) -> None:
     dataset = pack(recipe, media, out=args.out, workers=args.workers or _cores(), overwrite=args.overwrite)
     clips = ", ".join(f"{count} {split}" for split, count in dataset.description["clips"].items())
     rejects = sum(dataset.description["rejects"].values())
-    _console().print(f"{args.out}: {len(dataset)} clips ({clips}), {len(dataset.classes)} classes, {rejects} rejected")
+    line = f"{args.out}: {len(dataset)} clips ({clips}), {len(dataset.classes)} classes, {rejects} rejected"
+    _console().print(line + quality_words(dataset.description))
 
 
 def _verify(argv: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ DESCRIPTION_FILE = "dataset.json"
 INDEX_FILE = "index.arrow"
 REJECTS_FILE = "rejects.jsonl"
 QUARANTINE_FILE = "quarantine.jsonl"
+QUALITY_FILE = "quality.parquet"  # see packing/quality.py
 
 # One row a clip. Offsets are absolute bytes in the clip's shard, of the member's data (not its tar header).
 INDEX_SCHEMA = pa.schema(

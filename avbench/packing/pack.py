@@ -33,6 +33,7 @@ from avbench.dataset import (
     FORMAT_VERSION,
     INDEX_FILE,
     INDEX_SCHEMA,
+    QUALITY_FILE,
     QUARANTINE_FILE,
     REJECTS_FILE,
     Dataset,
@@ -44,6 +45,7 @@ from avbench.errors import DatasetError, UsageError
 from avbench.loading.features import preset
 from avbench.loading.stored_spectrogram import StoredSpectrogram, stored_spectrogram
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
+from avbench.packing.quality import quality_of, write_quality
 from avbench.packing.recipes import STFT_SUFFIX, Clip, Recipe, check_splits, classes_of, clips_of
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
 from avbench.records import SPLITS, atomic_path, write_json, write_text
@@ -96,7 +98,7 @@ class ShardTask:
 
     @property
     def note(self) -> Path:
-        """Written when the shard is whole: its rows of the index; size, hash and rejects in the metadata."""
+        """Written when the shard is whole: its rows of the index; size, hash, rejects and quality in the metadata."""
         return self.out / WORK_FOLDER / f"{self.tar.stem}.arrow"
 
 
@@ -193,6 +195,7 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
     rows: list[dict[str, Any]] = []
     members: list[list[tuple[str, int, int]]] = []
     rejects: list[dict[str, str]] = []
+    quality: list[dict[str, Any]] = []
     with atomic_path(task.tar) as partial:
         with partial.open("wb") as file:
             hashing = _Hashing(file)
@@ -210,7 +213,13 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
                     row, written = _write_clip(writer, clip, media, task)
                     rows.append(row)
                     members.append(written)
-        facts = {"size_bytes": partial.stat().st_size, "sha256": hashing.hexdigest(), "rejects": rejects}
+                    quality.append(quality_of(media))
+        facts = {
+            "size_bytes": partial.stat().st_size,
+            "sha256": hashing.hexdigest(),
+            "rejects": rejects,
+            "quality": quality,
+        }
     if rows:
         write_text(task.tar.with_suffix(".idx"), index_text(members, [row["key"] for row in rows]))
     else:
@@ -318,7 +327,7 @@ class _Hashing:
 
 
 def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path) -> None:
-    """Write index.arrow, rejects.jsonl and, last, dataset.json."""
+    """Write index.arrow, rejects.jsonl, quality.parquet and, last, dataset.json."""
     notes = [_read_note(task) for task in tasks]
     rejects = [reject for _, facts in notes for reject in facts["rejects"]]
     write_text(out / REJECTS_FILE, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
@@ -334,6 +343,7 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
     where = f"{out} ({len(rejects)} clips were rejected, see {REJECTS_FILE})" if rejects else str(out)
     check_splits(_per_class(counts, classes), classes, where=where)
     _write_arrow(out / INDEX_FILE, index)
+    quality = [row for _, facts in notes for row in facts["quality"]]
     per_class = _per_class(counts, classes)
     spectrogram = _spectrogram(recipe)
     description = {
@@ -363,6 +373,7 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
         },
         "frame_phase_seconds": recipe.frame_phase_seconds,
         "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
+        **write_quality(out, index.column("key").to_pylist(), quality),
         "index_sha256": sha256_of(out / INDEX_FILE),
     }
     write_json(out / DESCRIPTION_FILE, description)
@@ -398,7 +409,13 @@ def _write_arrow(path: Path, table: pa.Table) -> None:
 
 def _read_note(task: ShardTask) -> tuple[pa.Table, dict[str, Any]]:
     table = pa.ipc.open_file(io.BytesIO(task.note.read_bytes())).read_all()
-    return table, json.loads(table.schema.metadata[b"facts"])
+    facts = json.loads(table.schema.metadata[b"facts"])
+    if "quality" not in facts:
+        raise DatasetError(
+            f"{task.out}: holds an unfinished pack that an older avbench began, which reads some videos otherwise; "
+            f"choose another --out, or begin anew with --overwrite"
+        )
+    return table, facts
 
 
 # The dataset folder: what is there, who may write.
@@ -437,6 +454,7 @@ def _remove_dataset(out: Path) -> None:
         DESCRIPTION_FILE,
         INDEX_FILE,
         REJECTS_FILE,
+        QUALITY_FILE,
         QUARANTINE_FILE,
     ]  # the description first: it makes it a dataset
     for path in [out / name for name in names] + sorted(out.glob("shard-*.tar")) + sorted(out.glob("shard-*.idx")):

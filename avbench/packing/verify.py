@@ -32,6 +32,7 @@ from avbench.dataset import (
     shard_name,
 )
 from avbench.errors import DatasetError, UsageError
+from avbench.packing.quality import quality_problems
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
 from avbench.records import SPLITS, write_text
 
@@ -126,6 +127,8 @@ def _dataset_problems(dataset: Dataset) -> Iterator[Problem]:
         yield Problem(None, None, None, f"{REJECTS_FILE} cannot be read: {error}")
     else:
         yield from differ(REJECTS_FILE, rejects, description["rejects"])
+    for text in quality_problems(dataset.path, description):
+        yield Problem(None, None, None, text)
 
 
 def _shard_problems(path: Path, shard: int, beat: Beat) -> list[Problem]:
