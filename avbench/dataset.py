@@ -32,6 +32,7 @@ from avbench.records import SPLITS
 
 INDEX_FILE = "index.arrow"
 REJECTS_FILE = "rejects.jsonl"
+QUALITY_FILE = "quality.parquet"  # see packing/quality.py
 CLASSES_METADATA = b"classes"  # of the index's schema: the class names in order, as JSON
 
 # One row a clip. Offsets are absolute bytes in the clip's shard, of the member's data (not its tar header). Keys,

@@ -34,6 +34,7 @@ from avbench.dataset import (
     FORMAT_VERSION,
     INDEX_FILE,
     INDEX_SCHEMA,
+    QUALITY_FILE,
     QUARANTINE_FILE,
     REJECTS_FILE,
     Dataset,
@@ -46,6 +47,7 @@ from avbench.errors import DatasetError, UsageError
 from avbench.packing.clips import Clip
 from avbench.packing.folders import NO_VIDEO_SUFFIXES, LeftOut, suffix_of
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
+from avbench.packing.quality import quality_of, write_quality
 from avbench.packing.recipes import STFT_SUFFIX, Recipe, cut_clips, videos_of
 from avbench.packing.splits import check_splits
 from avbench.packing.splits import per_class as _per_class
@@ -106,7 +108,7 @@ class ShardTask:
 
     @property
     def note(self) -> Path:
-        """Written when the shard is whole: its rows of the index; size, hash and rejects in the metadata."""
+        """Written when the shard is whole: its rows of the index; size, hash, rejects and quality in the metadata."""
         return self.out / WORK_FOLDER / f"{self.tar.stem}.arrow"
 
 
@@ -184,6 +186,8 @@ def _is_made(task: ShardTask) -> bool:
     if not task.note.exists():
         return False
     table, facts = _read_note(task)
+    if "quality" not in facts:  # begun by an avbench that did not look at it
+        return False
     if table.num_rows == 0 or _moved(task).exists():
         return True
     index = task.tar.with_suffix(".idx")
@@ -198,6 +202,7 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
     rows: list[dict[str, Any]] = []
     members: list[list[tuple[str, int, int]]] = []
     rejects: list[dict[str, str]] = []
+    quality: list[dict[str, Any]] = []
     with atomic_path(task.tar) as partial:
         with partial.open("wb") as file:
             tar = TarShard(file)
@@ -212,9 +217,15 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
                     continue
                 row, written = _write_clip(tar, clip, media, task)
                 rows.append(row)
+                quality.append(quality_of(media))
                 members.append(written)
             sha256 = tar.close()
-        facts = {"size_bytes": partial.stat().st_size, "sha256": sha256, "rejects": rejects}
+        facts = {
+            "size_bytes": partial.stat().st_size,
+            "sha256": sha256,
+            "rejects": rejects,
+            "quality": quality,
+        }
     if rows:
         write_text(task.tar.with_suffix(".idx"), index_text(members, [row["key"] for row in rows]))
     else:
@@ -320,7 +331,7 @@ def _description(clip: Clip, media: ClipMedia, recipe: Recipe) -> dict[str, Any]
 def _finish(
     recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path, left_out: Sequence[LeftOut]
 ) -> None:
-    """Write index.arrow, rejects.jsonl and, last, dataset.json."""
+    """Write index.arrow, rejects.jsonl, quality.parquet and, last, dataset.json."""
     notes = [_read_note(task) for task in tasks]
     rejects = [reject for _, facts in notes for reject in facts["rejects"]]
     write_text(out / REJECTS_FILE, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
@@ -364,6 +375,7 @@ def _finish(
         "frame_phase_seconds": recipe.frame_phase_seconds,
         "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
         "left_out": [one.as_json() for one in left_out],
+        **write_quality(out, [(rows.column("key"), facts["quality"]) for _, rows, facts in filled]),
         "index_sha256": sha256_of(out / INDEX_FILE),
     }
     description[DIGEST] = contents_digest(description)
@@ -444,7 +456,13 @@ def _write_arrow(path: Path, table: pa.Table) -> None:
 
 def _read_note(task: ShardTask) -> tuple[pa.Table, dict[str, Any]]:
     table = pa.ipc.open_file(io.BytesIO(task.note.read_bytes())).read_all()
-    return table, json.loads(table.schema.metadata[b"facts"])
+    facts = json.loads(table.schema.metadata[b"facts"])
+    if "quality" not in facts:
+        raise DatasetError(
+            f"{task.out}: holds an unfinished pack that an older avbench began, which reads some videos otherwise; "
+            f"choose another --out, or begin anew with --overwrite"
+        )
+    return table, facts
 
 
 # The dataset folder: what is there, who may write.
@@ -483,6 +501,7 @@ def _remove_dataset(out: Path) -> None:
         DESCRIPTION_FILE,
         INDEX_FILE,
         REJECTS_FILE,
+        QUALITY_FILE,
         QUARANTINE_FILE,
     ]  # the description first: it makes it a dataset
     for path in [out / name for name in names] + sorted(out.glob("shard-*.tar")) + sorted(out.glob("shard-*.idx")):

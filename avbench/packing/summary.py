@@ -9,6 +9,7 @@ from typing import Any
 from avbench.class_names import are_whole_numbers, order_text
 from avbench.dataset import REJECTS_FILE, Dataset
 from avbench.packing.folders import left_out_from_json
+from avbench.packing.quality import quality_line
 from avbench.packing.recipes import Recipe, Videos
 from avbench.packing.splits import check_splits, empty_splits_text, untrained_classes
 
@@ -41,6 +42,7 @@ def as_json(dataset: Dataset) -> dict[str, Any]:
         "rejects_file": str(dataset.path / REJECTS_FILE),
         "classes_without_training_clips": untrained_classes(told["clips_per_class"], dataset.classes),
         "empty_splits": [split for split, count in told["clips"].items() if not count],
+        "quality": told["quality"],
         "left_out": told["left_out"],
     }
 
@@ -57,6 +59,8 @@ def lines(dataset: Dataset) -> list[str]:
     ]
     if are_whole_numbers(classes):
         said.append(f"classes are numbers, in this order: {order_text(classes)}")
+    if quality := quality_line(told):
+        said.append(quality)
     return [*said, *_missing(told["clips_per_class"], classes), *map(str, left_out_from_json(told["left_out"]))]
 
 
