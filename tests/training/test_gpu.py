@@ -166,13 +166,21 @@ class NvJpeg:
 
 @pytest.mark.parametrize(
     ("engines", "said"),
-    [(1, ""), (0, "this GPU has no engine for JPEG: its cores decode, beside training"), (None, "does not say")],
+    [
+        (1, "by 1 JPEG engine(s)"),
+        (0, "by its cores, beside training: it has no engine for JPEG"),
+        (None, "does not say"),
+    ],
 )
-def test_a_gpu_without_an_engine_for_jpeg_is_said(engines: int | None, said: str) -> None:
+def test_what_decodes_jpeg_on_a_gpu_is_said(engines: int | None, said: str) -> None:
     library = NvJpeg(engines)
     found = gpu._engines(library)
     assert found == engines and library.open_handles == 0
-    assert said in gpu.jpeg_text(found) and bool(said) == bool(gpu.jpeg_text(found))
+    assert said in gpu.jpeg_text(found, share=1.0)
+    # As it is, engines decode nothing.
+    assert gpu.jpeg_text(found).startswith("by its cores, ") and ("1 JPEG engine" in gpu.jpeg_text(found)) == bool(
+        engines
+    )
 
 
 def test_the_nvjpeg_that_is_installed_answers() -> None:
@@ -327,3 +335,25 @@ def test_batches_are_rounded_when_all_else_is_done(dataset: Path) -> None:
         expected = getattr(whole, name).to(torch.bfloat16)
         assert torch.equal(getattr(rounded, name), expected)
         assert getattr(rounded, name).stride() == expected.stride() == getattr(whole, name).stride()
+
+
+def test_a_training_builds_one_pipeline_a_modality_and_stays_with_its_decoder(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built: list[str] = []
+    build = Loader._build
+
+    def counting(self: Loader, modality: Any, *rest: Any, **options: Any) -> Any:
+        built.append(modality)
+        return build(self, modality, *rest, **options)
+
+    monkeypatch.setattr(Loader, "_build", counting)
+    flags = ("--preset", "tiny", "--batch-size", "6", "--methods", "baseline")
+    words = ("train", str(dataset), "--out", str(tmp_path / "run"), *flags)
+    main([*words, "--epochs", "1"])
+    # For train, val, test, the means of train, and predictions.
+    assert sorted(built) == ["audio", "visual"]
+    capsys.readouterr()
+    monkeypatch.setattr("avbench.training.trainer.JPEG_ENGINE_SHARE", 1.0)
+    again = ("train", "--out", str(tmp_path / "run"), "--resume", "--epochs", "2")
+    assert "share of pictures for JPEG engines 0.0, and this run has 1.0" in refused(capsys, *again)
