@@ -69,6 +69,7 @@ AnyFeed = Feed | SpectrogramFeed
 
 DEFAULT_PREFETCH = 2
 _SLICES_AT_ONCE = 32  # batches whose clips are computed together, see EpochOrder.rank_slices
+_STALLS_KEPT = 100  # events before those that are over are added up
 _CPU = torch.device("cpu")
 _ALONE = World()
 
@@ -149,8 +150,9 @@ class Loader:
         # Of its own: on the default one it would wait for training's kernels. One for all epochs, since torch keeps
         # memory by stream.
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        # Before and after each wait of the consumer's stream; of loaders that nobody asks the newest.
-        self._stalls: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque(maxlen=1000)
+        # Before and after each wait of the consumer's stream; those that are over are added up.
+        self._stalls: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._stalled_milliseconds = 0.0
         self.modalities = modalities
 
     def __len__(self) -> int:
@@ -205,8 +207,9 @@ class Loader:
 
         To be asked when the stream is done with the last of them.
         """
-        milliseconds = sum(before.elapsed_time(after) for before, after in self._stalls)
+        milliseconds = self._stalled_milliseconds + sum(before.elapsed_time(after) for before, after in self._stalls)
         self._stalls.clear()
+        self._stalled_milliseconds = 0.0
         return milliseconds / 1e3
 
     def _handed_over(self, finished: _Finished) -> Batch:
@@ -222,6 +225,9 @@ class Loader:
             stream.wait_event(finished.ready)
             after.record(stream)
             self._stalls.append((before, after))
+            while len(self._stalls) > _STALLS_KEPT and self._stalls[0][1].query():
+                begun, over = self._stalls.popleft()
+                self._stalled_milliseconds += begun.elapsed_time(over)
             for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id):
                 if tensor is not None:
                     tensor.record_stream(stream)

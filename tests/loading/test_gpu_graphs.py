@@ -14,11 +14,18 @@ from avbench.dataset import Dataset
 from avbench.distributed import World
 from avbench.errors import DatasetError
 from avbench.loading import loader as loader_module
-from avbench.loading import pipeline
+from avbench.loading import pipeline, transforms
 from avbench.loading.features import PRESETS, preset
 from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.loader import Loader
-from avbench.loading.pipeline import AudioFeed, FeaturePipeline, VisualFeed, audio_pipeline, visual_pipeline
+from avbench.loading.pipeline import (
+    AudioFeed,
+    FeaturePipeline,
+    VisualFeed,
+    _transformed,
+    audio_pipeline,
+    visual_pipeline,
+)
 from avbench.loading.pool import PipelinePool, pool_sizes
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -207,3 +214,22 @@ def test_one_pipeline_finds_a_bad_clip(dataset: Dataset, tmp_path: Path, monkeyp
     with pytest.raises(DatasetError, match=r"audio of train-0004 is as it was packed but cannot be decoded"):
         list(Loader(data, data.clip_ids("train"), **options).epoch(0))
     assert len(built) == 3  # of the epoch, for the search, and after the one failure
+
+
+@pytest.mark.parametrize("name", ["kinetics-sound-ogm", "vggsound-official"])
+def test_constants_of_transforms_are_brought_to_a_device_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    audio = PRESETS[name].audio
+    brought: list[int] = []
+    bring = transforms.on_device
+
+    def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+        brought.append(array.size)
+        return bring(array, device)
+
+    monkeypatch.setattr(transforms, "on_device", on_device)
+    transforms._placed.cache_clear()
+    waveforms = torch.zeros(2, audio.samples)
+    first, again = (_transformed(waveforms, np.array([3, 4]), PRESETS[name].audio) for _ in range(2))
+    assert torch.equal(first, again)
+    of_batches = [size for size in brought if brought.count(size) > 1]  # which steps are a clip's own
+    assert len(brought) - len(of_batches) == 2 and sum(of_batches) <= 2 * first[..., 0].numel()
