@@ -145,9 +145,9 @@ class BenchArgs:
     peers: Annotated[tuple[str, ...], comma_list(str, "DALI,SPDL")] = ()
     """Of `bench loader`: which to compare with (default: all that are installed)."""
     clips: int = 0
-    """Of `bench loader`: clips an epoch (default: each script's own number)."""
+    """Of `bench loader`: clips an epoch beside peers (default: 480)."""
     rounds: int = 0
-    """Of `bench loader`: how often everything is measured in turn (default: each script's own number)."""
+    """Of `bench loader`: how often everything is measured in turn (default: 5)."""
 
 
 @dataclass(frozen=True)

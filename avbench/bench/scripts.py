@@ -61,11 +61,7 @@ def scripts_of(target: str, data: Data, preset: str, *, quick: bool, chosen: Loa
     if target == "loader":
         return [
             Script("loader", "loader.py", (dataset, *media, *few, *chosen.arguments("peers", "clips", "rounds"))),
-            Script(
-                "floors",
-                "floors.py",
-                (dataset, "--preset", preset, *few, *steps, *chosen.arguments("clips", "rounds")),
-            ),
+            Script("floors", "floors.py", (dataset, "--preset", preset, *few, *steps, *chosen.arguments("rounds"))),
         ]
     if target == "training":
         return [
