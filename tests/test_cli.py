@@ -169,7 +169,11 @@ def test_the_readmes_commands_work_in_their_order(tmp_path: Path, monkeypatch: p
     assert [words[0] for words in commands] == ["pack", "verify", "train", "evaluate", "train"]
     for words in commands:
         # The same commands, only shorter than 100 epochs of ten seconds.
-        short = ["--preset", "tiny", "--epochs", "1"] if words[0] == "train" and "--resume" not in words else []
+        short = (
+            ["--preset", "tiny", "--width", "8", "--epochs", "1"]
+            if words[0] == "train" and "--resume" not in words
+            else []
+        )
         main([*words, *short])
     assert (tmp_path / "RUN/report/index.html").exists()
     assert json.loads((tmp_path / "DATASET/dataset.json").read_text())["clips"]["train"] == 12
@@ -186,7 +190,7 @@ def test_the_readmes_commands_for_all_methods_work_in_their_order(
     for words in commands:
         # Two of the three seeds: all runs of a pass are in memory at once.
         fewer = ["0,1" if word == "0,1,2" else word for word in words]
-        main([*fewer, *(["--preset", "tiny", "--epochs", "1"] if words[0] == "train" else [])])
+        main([*fewer, *(["--preset", "tiny", "--width", "8", "--epochs", "1"] if words[0] == "train" else [])])
     table = (tmp_path / "ALL/report/accuracy.csv").read_text()
     assert all(f"\n{run}," in table for run in ("tmc", "gradient-blending", "greedy", "ogm", "hard", "film"))
 

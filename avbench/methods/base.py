@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs
 from avbench.engine import Engine
+from avbench.models.resnet import WIDTH
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ class Method:
     """Base of all methods: mean cross-entropy of the network's logits.
 
     config: an instance of the class's own `Config`. classes: number of classes. seed: of initialization and noise.
+    width: channels of the encoders' first stage, which the trainer sets before it asks for the network.
     """
 
     @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class Method:
         self.config = config
         self.classes = classes
         self.seed = seed
+        self.width = WIDTH
 
     def build_model(self) -> nn.Module:
         """The network, freshly initialized from torch's global generator: `forward(batch) -> Outputs`, `.encoders`."""

@@ -106,7 +106,7 @@ class GradientBlending(Method):
 
     def build_model(self) -> nn.Module:
         """Both encoders and three heads."""
-        return MultiHead(self.classes)
+        return MultiHead(self.classes, width=self.width)
 
     def loss(self, outputs: Outputs, batch: Batch, clock: Clock) -> Tensor:
         """The blended loss of each clip, [B]."""

@@ -107,7 +107,7 @@ class Greedy(Method):
 
     def build_model(self) -> nn.Module:
         """Both branches and the blocks between them."""
-        return MMTMFusion(self.classes)
+        return MMTMFusion(self.classes, width=self.width)
 
     def loss(self, outputs: Outputs, batch: Batch, clock: Clock) -> Tensor:
         """CE(z_audio) + CE(z_visual) of each clip, [B]."""

@@ -19,6 +19,7 @@ from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, 
 from avbench.errors import UsageError
 from avbench.methods import RunSpec
 from avbench.methods.base import Method, Step
+from avbench.models.resnet import WIDTH, Encoder
 
 DIVERGED = "diverged: loss or confidence not finite"
 
@@ -124,11 +125,13 @@ class Run:
         dtype: torch.dtype,
         batch_norm: str,
         store: ConfidenceStore | None,
+        width: int = WIDTH,
     ) -> None:
         self.spec = spec
         self.seed = seed
         self.store = store
         self.method = spec.method(spec.config, classes=classes, seed=seed)
+        self.method.width = width
         # Only the seed decides the initialization, so a run is the same alone and among others.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -166,7 +169,7 @@ class Run:
         """What runs.json says of it, for whoever reads tables: method, network, what it reads and feeds, options."""
         return {
             "method": self.spec.method.name,
-            "network": self.method.network,
+            "network": _network_text(self.method),
             "modalities": list(self.method.modalities),
             "confidence_of": self.method.confidence_of,
             "options": dataclasses.asdict(self.spec.config),
@@ -284,8 +287,20 @@ class Run:
         return {name: buffer for name, buffer in self.engine.model.named_buffers() if buffer.is_floating_point()}
 
 
+def _network_text(method: Method) -> str:
+    """What the tables say the network is; of another width than the published one, that too."""
+    width = "" if method.width == WIDTH else f", {method.width} channels in the first stage instead of {WIDTH}"
+    return f"{method.network}{width}"
+
+
 def _check_network(method: Method, model: nn.Module, text: str) -> None:
-    """Raises UsageError for what would come out only when all training is done."""
+    """Raises UsageError for what would come out only when all training is done, or never."""
+    widths = {module.width for module in model.modules() if isinstance(module, Encoder)} or {WIDTH}
+    if widths != {method.width}:
+        raise UsageError(
+            f"--methods {text}: the network's encoders are {' and '.join(map(str, sorted(widths)))} channels wide, "
+            f"but --width is {method.width}; let build_model pass width=self.width on to avbench's encoders"
+        )
     if isinstance(method.modalities, str) or not method.modalities or not set(method.modalities) <= set(MODALITIES):
         raise UsageError(f"--methods {text}: modalities are {method.modalities!r}, expected a tuple of {MODALITIES}")
     try:

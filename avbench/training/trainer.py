@@ -38,6 +38,7 @@ from avbench.loading.loader import DEFAULT_PREFETCH, Loader
 from avbench.loading.pool import PipelinePool
 from avbench.methods import RunSpec
 from avbench.methods.base import Part
+from avbench.models.resnet import WIDTH
 from avbench.records import SPLITS, MetricsWriter, write_json
 from avbench.training.background import Background
 from avbench.training.checkpoint import Checkpoints, Position
@@ -68,6 +69,8 @@ class TrainerConfig:
     """Of the order of clips and their augmentation, shared by all runs."""
     precision: Precision = "auto"
     """auto: bfloat16 where the processor has it, else float32."""
+    width: int = WIDTH
+    """Channels of every ResNet-18's first stage. 64 is the published network; fewer make a quick trial on a laptop."""
     batch_norm: Literal["local", "global"] = "local"
     """local: each rank's own batch, as published; global: over all ranks."""
     checkpoint_steps: int = 1000
@@ -104,6 +107,7 @@ class TrainerConfig:
             "log_steps",
             "compute_threads",
             "streams",
+            "width",
         ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
@@ -226,6 +230,7 @@ class Trainer:
                 device=device,
                 dtype=self.dtype,
                 batch_norm=config.batch_norm,
+                width=config.width,
                 store=self.stores.get((spec.name, seed)),
             )
             for seed in seeds

@@ -274,7 +274,7 @@ def test_a_probe_leaves_the_run_and_the_order_of_its_data_as_they_were(
     monkeypatch.setitem(METHODS, "watched", Watched)
     monkeypatch.setitem(METHODS, "plain", Plain)
     SEEN.clear()
-    flags = ["--preset", "tiny", "--batch-size", "8", "--learning-rate", "0.01", "--epochs", "2"]
+    flags = ["--preset", "tiny", "--width", "8", "--batch-size", "8", "--learning-rate", "0.01", "--epochs", "2"]
     for method in ("watched:super_epoch=1", "plain"):
         main(["train", str(dataset), "--out", str(tmp_path / method[:5]), "--methods", method, *flags])
     assert len(SEEN["plain"]) == 6
@@ -290,7 +290,7 @@ def test_a_probe_leaves_the_run_and_the_order_of_its_data_as_they_were(
 def test_an_interrupted_run_goes_on_without_estimating_again(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ["--preset", "tiny", "--batch-size", "8", "--learning-rate", "0.01", "--epochs", "1"]
+    flags = ["--preset", "tiny", "--width", "8", "--batch-size", "8", "--learning-rate", "0.01", "--epochs", "1"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     main(["train", str(dataset), "--out", str(whole), "--methods", "gradient-blending", *flags])
     with monkeypatch.context() as patch:

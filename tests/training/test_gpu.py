@@ -74,7 +74,7 @@ def test_the_largest_batch_that_fits_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(Run, "train_step", with_memory_for(memory_for))
-    flags = ("--preset", "tiny", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
+    flags = ("--preset", "tiny", "--width", "8", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
     assert said in refused(capsys, "train", str(dataset), "--out", str(tmp_path / "run"), *flags)
     assert not list((tmp_path / "run" / "checkpoints").glob("*/*"))  # nothing of the attempts is kept
 
@@ -86,7 +86,7 @@ def test_memory_that_is_short_elsewhere_is_one_line_too(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB. GPU 0 has 1 GiB. A. Long. Story.")
 
     monkeypatch.setattr(Run, "evaluate", evaluate)
-    flags = ("--preset", "tiny", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
+    flags = ("--preset", "tiny", "--width", "8", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
     line = refused(capsys, "train", str(dataset), "--out", str(tmp_path / "run"), *flags)
     assert "not enough GPU memory (CUDA out of memory. Tried to allocate 2 MiB. GPU 0 has 1 GiB); use a sm" in line
 
@@ -137,7 +137,7 @@ def test_a_gpu_that_torch_cannot_use_is_said_once_and_one_that_is_hidden_is_not(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     fake_nvml(monkeypatch, DeviceGetCount=1, SystemGetDriverVersion="470.1")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    flags = ("--preset", "tiny", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
+    flags = ("--preset", "tiny", "--width", "8", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
     main(["train", str(dataset), "--out", str(tmp_path / "run"), *flags])
     error = capsys.readouterr().err
     assert error.count("everything runs on the CPU although there is a GPU: torch ") == 1

@@ -136,6 +136,20 @@ def test_a_network_without_encoders_is_refused_before_training(
     assert not (tmp_path / "run/config.toml").exists()
 
 
+def test_a_network_of_another_width_than_asked_for_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(METHODS, "around", Around)
+    data = make_dataset(tmp_path / "data", clips={"train": 4, "val": 2, "test": 2}, classes=2)
+    flags = ["--methods", "around", "--preset", "tiny", "--width", "8"]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(data), "--out", str(tmp_path / "run"), *flags])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "--methods around: the network's encoders are 64 channels wide, but --width is 8" in said
+    assert not (tmp_path / "run/config.toml").exists()
+
+
 def test_features_that_are_never_called_cost_only_the_predictions_without_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +169,7 @@ JOINT = "baseline,film=baseline:fusion=film,ogm-ge,gradient-blending,greedy,tmc"
 
 def test_every_joint_method_is_predicted_with_and_without_each_modality(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data", clips={"train": 20, "val": 3, "test": 6})
-    flags = ["--preset", "tiny", "--batch-size", "10", "--epochs", "1"]
+    flags = ["--preset", "tiny", "--width", "8", "--batch-size", "10", "--epochs", "1"]
     main(["train", str(data), "--out", str(tmp_path / "run"), "--methods", f"audio,{JOINT}", *flags])
     for spec in parse_methods([f"audio,{JOINT}"]):
         table = read_table(tmp_path / f"run/predictions/{spec.name}-seed0-test.parquet")

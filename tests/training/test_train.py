@@ -33,6 +33,8 @@ from tests.synthetic import make_dataset
 FAST = (
     "--preset",
     "tiny",
+    "--width",
+    "8",
     "--batch-size",
     "8",
     "--learning-rate",
@@ -425,6 +427,7 @@ def test_what_would_make_another_run_cannot_change_on_resume(
     run = train(dataset, tmp_path / "run", "--epochs", "1", "--methods", "audio")
     resume = ("train", str(dataset), "--out", str(run), "--resume")
     assert "cannot change learning-rate from 0.01 to 0.5" in refused(capsys, *resume, "--learning-rate", "0.5")
+    assert "cannot change width from 8 to 16" in refused(capsys, *resume, "--width", "16")
     assert "cannot change methods" in refused(capsys, *resume, "--methods", "visual")
     other = make_dataset(tmp_path / "other", seed=1)
     assert "was saved with dataset" in refused(capsys, "train", str(other), "--out", str(run), "--resume")
