@@ -173,6 +173,12 @@ class BenchArgs:
     """Write everything measured, and the machine, to this file."""
     quick: bool = False
     """Run everything on a few clips: whether it works, not how fast it is."""
+    peers: Annotated[tuple[str, ...], comma_list(str, "DALI,SPDL")] = ()
+    """Of `bench loader`: which to compare with (default: all that are installed)."""
+    clips: int = 0
+    """Of `bench loader`: clips an epoch beside peers (default: 480)."""
+    rounds: int = 0
+    """Of `bench loader`: how often everything is measured in turn (default: 5)."""
 
 
 @dataclass(frozen=True)
@@ -491,7 +497,7 @@ def _doctor(argv: Sequence[str]) -> None:
 
 def _bench(argv: Sequence[str]) -> None:
     from avbench.bench.command import PLAN, TARGETS, measure, plan_machines
-    from avbench.bench.scripts import ScriptStopped
+    from avbench.bench.scripts import LoaderSizes, ScriptStopped
 
     targets = {**TARGETS, PLAN: "which stage would bind on a bigger machine, and what to change"}
     if not argv or argv[0] in ("-h", "--help"):
@@ -520,7 +526,15 @@ def _bench(argv: Sequence[str]) -> None:
             )
             return
         args = _parse(BenchArgs, rest, f"avbench bench {target}")
-        measure(target, args.dataset, media=args.media, preset_name=args.preset, json_file=args.json, quick=args.quick)
+        measure(
+            target,
+            args.dataset,
+            media=args.media,
+            preset_name=args.preset,
+            json_file=args.json,
+            quick=args.quick,
+            sizes=LoaderSizes(args.peers, args.clips, args.rounds),
+        )
     except ScriptStopped as stopped:
         sys.exit(stopped.status)  # it has said why
 

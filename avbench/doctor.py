@@ -106,7 +106,7 @@ def paths() -> list[tuple[str, str]]:
         ("pack: video decoding", "CPU (PyAV)"),
         ("load: audio decoding", "CPU (DALI decodes audio on the CPU only)"),
         ("load: spectrograms", f"{'GPU' if cuda else 'CPU'} (DALI){why}"),
-        ("load: JPEG decoding", f"{f'GPU, nvJPEG, {_engines()}' if cuda else 'CPU, libjpeg-turbo'} (DALI)"),
+        ("load: JPEG decoding", f"{f'GPU, nvJPEG {_engines()}' if cuda else 'CPU, libjpeg-turbo'} (DALI)"),
         ("train", f"{'GPU' if cuda else 'CPU'}, {compute}"),
         ("train: several ranks", "nccl" if cuda else "gloo"),
         ("deepspeed's extensions", "can be compiled" if shutil.which("c++") else "cannot be compiled: no C++ compiler"),
@@ -165,8 +165,7 @@ def _machine(path: Path) -> list[tuple[str, str]]:
 
 
 def _engines() -> str:
-    engines = jpeg_engines(torch.device("cuda", 0))
-    return jpeg_text(engines) or f"JPEG engines: {engines}"
+    return jpeg_text(jpeg_engines(torch.device("cuda", 0)))
 
 
 def _why_no_cuda() -> str:

@@ -34,8 +34,9 @@ from avbench.engine import EngineConfig, OptimizerConfig, Precision, pick_precis
 from avbench.errors import AllDiverged, DatasetError, Interrupted, RunError, UsageError, unknown
 from avbench.loading.cores import Nearby, cores_near
 from avbench.loading.features import Preset
-from avbench.loading.gpu import jpeg_engines, jpeg_text
+from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.loader import DEFAULT_PREFETCH, Loader
+from avbench.loading.pool import PipelinePool
 from avbench.methods import RunSpec
 from avbench.methods.base import Part
 from avbench.models.resnet import WIDTH
@@ -95,7 +96,7 @@ class TrainerConfig:
     log_steps: int = 20
     """Steps between records in metrics.jsonl."""
     loader_threads: int = 0
-    """Decoding threads of each rank; 0: its share of the cores."""
+    """Decoding threads of each rank, for sound and pictures together; 0: its share of the cores."""
     prefetch: int = 0
     """Batches that each rank decodes ahead; 0: two. More help where decoding is uneven, and each takes memory."""
     loader_precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -268,6 +269,7 @@ class Trainer:
         self.preparing: tuple[View, int] | None = None
         self.is_trained = False  # predictions are what is left
         self.began = time.monotonic()  # all launches together
+        self.pool = PipelinePool()  # of all loaders: they take turns
         self.loaders = {
             split: self._loader(split, clip_ids[split], config.order_seed, split == "train", modalities_read(self.runs))
             for split in SPLITS
@@ -284,6 +286,7 @@ class Trainer:
                 "dataset": dataset.fingerprint,
                 "runs": [run.name for run in self.runs],
                 "files of own methods": {spec.name: spec.checksum for spec in specs if spec.checksum},
+                "share of pictures for JPEG engines": JPEG_ENGINE_SHARE,
             },
             clips=_fingerprint_of(clip_ids),
             may_publish=folder.check_held,
@@ -321,6 +324,7 @@ class Trainer:
             self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
             for loader in self.loaders.values():
                 stack.callback(loader.close)
+            stack.callback(self.pool.close)
             stack.callback(self.background.close)
             stack.enter_context(self.pulse)
             position = Position(0, 0, 0, {})
@@ -369,8 +373,7 @@ class Trainer:
         modalities = modalities_read(self.runs)
         texts = [self.loaders["train"].resampling_text] if "audio" in modalities else []
         if self.device.type == "cuda":
-            decoding = jpeg_text(jpeg_engines(self.device)) if "visual" in modalities else ""
-            texts += [self.nearby.text, decoding, self.monitor.no_gpu_numbers]
+            texts += [self.nearby.text, self.monitor.no_gpu_numbers]
         for text in filter(None, texts):
             self.display.say(text)  # not in the metrics: a resumed run would have it twice
 
@@ -731,6 +734,7 @@ class Trainer:
             prefetch=self.config.prefetch or DEFAULT_PREFETCH,
             dtype=self.loader_dtype,
             cores=self.nearby.cores,
+            pool=self.pool,
         )
         loader.left_out = self.bad_clips
         loader.before_batch = lambda epoch, batch: self.pulse.beat(f"epoch {epoch}, batch {batch} of {name}")
