@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Stop:
         """One line for a person; says of what was not saved that it is done again."""
         where, again = self._where()
         lost = f"{again} again, nothing else is lost" if again else "nothing is lost"
-        command = f"go on with `avbench train --out {folder} --resume`"
+        command = f"go on with `avbench train --out {shlex.quote(str(folder))} --resume`"
         return f"interrupted by {self.signal} {where}; {lost}, {command}"
 
     def marker(self) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from avbench.methods import METHODS
 from avbench.methods.base import Method, RunView
 from avbench.methods.baseline import Baseline
 from avbench.records import read_metrics, read_table
+from avbench.training.checkpoint import Within
+from avbench.training.interruption import Stop
+from avbench.training.pulse import Pulse
 from tests.conftest import REPOSITORY
 from tests.synthetic import make_dataset
 from tests.training.stopped import stopped_after
@@ -102,18 +105,35 @@ def test_a_run_that_is_preempted_again_and_again_within_an_estimate_gets_on(
 
 
 def test_a_run_killed_within_an_estimate_goes_on_from_its_last_checkpoint_there(
-    dataset: Path, whole: Path, tmp_path: Path
+    dataset: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Killed: as far as the run folder can tell."""
     words = ["train", str(dataset), "--out", str(tmp_path / "run"), *words_for(), "--checkpoint-steps", "4"]
-    command = [sys.executable, "-m", "tests.training.killed", "decoding", "0", "24", str(tmp_path / "guard"), "--"]
-    killed = subprocess.run([*command, *words], cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert killed.returncode == -signal.SIGKILL
+    with monkeypatch.context() as patch:
+        patch.setattr(Pulse, "beat", killing_after(23, tmp_path / "run/checkpoints", Pulse.beat))
+        with pytest.raises(SystemExit):
+            main(words)
     newest = max((tmp_path / "run/checkpoints").glob("epoch-*"))
-    assert newest.name.startswith("epoch-0000-batch-000000-prepared-0001-pass-batch-00000")
+    assert newest.name == "epoch-0000-batch-000000-prepared-0001-pass-batch-0000020"
     main(["train", "--out", str(tmp_path / "run"), "--resume"])
     check_equal(tmp_path / "run", whole)
 
 
+def killing_after(beats: int, checkpoints: Path, beat: Callable[[Pulse, str], None]) -> Callable[[Pulse, str], None]:
+    """A beat that ends the training, once what is being written beside it has its name."""
+    left = iter(range(beats))
+
+    def counted(self: Pulse, where: str) -> None:
+        if next(left, None) is None:
+            while list(checkpoints.glob(".partial-*")) or not list(checkpoints.glob("*-0000020")):
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        beat(self, where)
+
+    return counted
+
+
+@pytest.mark.slow
 def test_an_estimate_over_clips_that_have_changed_is_made_again(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -158,18 +178,36 @@ def test_what_a_method_cannot_go_on_with_is_said_and_made_again(
 
 
 @pytest.mark.parametrize(
-    ("beats", "said"),
+    ("stop", "said"),
     [
-        (3, "in epoch 0 after 3 of 5 batches; nothing is lost"),
-        (6, "after all 5 batches of epoch 0, before it was judged; that is done again, nothing else is lost"),
-        (15, "after the last epoch, while predictions were made; they are made again, nothing else is lost"),
+        (Stop("SIGTERM", 0, 3, 5), "in epoch 0 after 3 of 5 batches; nothing is lost"),
+        (
+            Stop("SIGTERM", 0, 5, 5),
+            "after all 5 batches of epoch 0, before it was judged; that is done again, nothing else is lost",
+        ),
+        (
+            Stop("SIGTERM", 2, 0, 5, is_trained=True),
+            "after the last epoch, while predictions were made; they are made again, nothing else is lost",
+        ),
+        (
+            Stop("SIGUSR1", 1, 0, 5, Within("gb-seed0", passes=1, batches=1)),
+            "before epoch 1, in what gb-seed0 does there (1 pass begun, 1 batch done); nothing is lost",
+        ),
     ],
 )
-def test_what_is_done_again_after_a_signal_is_said(
-    beats: int, said: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_is_done_again_after_a_signal_is_said(stop: Stop, said: str) -> None:
+    text = stop.text(Path("a run"))
+    assert text == f"interrupted by {stop.signal} {said}, go on with `avbench train --out 'a run' --resume`"
+
+
+def test_predictions_that_are_interrupted_are_made_again(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["train", str(dataset), "--out", str(tmp_path / "run"), "--methods", "baseline", *FLAGS]
-    assert said in stopped_while_training(beats, words, capsys)
+    words = ["train", str(dataset), "--out", str(tmp_path / "run"), "--methods", "audio", *FLAGS]
+    # Two epochs of 5 batches, 2 of val and 2 of test.
+    assert "while predictions were made" in stopped_while_training(19, words, capsys)
+    main(["train", "--out", str(tmp_path / "run"), "--resume"])
+    assert list((tmp_path / "run/predictions").glob("*.parquet"))
 
 
 def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
