@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -113,6 +115,42 @@ def _of_training(results: Results) -> Iterator[str]:
         yield (
             f"The runs were not all trained alike, and their accuracies may differ for that alone: {'; '.join(differ)}."
         )
+    yield from _of_held_out_clips(results)
+
+
+def _of_held_out_clips(results: Results) -> Iterator[str]:
+    """Which runs left clips of train out for their estimates, and which estimate on clips that they trained on."""
+    runs = {name: run for folder in results.folders for name, run in folder.runs.items()}
+    apart = [name for name, run in runs.items() if run.get("trains_on") == "estimation"]
+    if apart:
+        yield (
+            f"{_listed(apart)} {'was' if len(apart) == 1 else 'were'} not trained on 10 % of each class's training "
+            "videos, on which estimates measure what was not trained on; all other runs were."
+        )
+    mixed = [
+        name
+        for folder in results.folders
+        for name, run in folder.runs.items()
+        if _estimates_on_what_it_trains_on(run, epochs=folder.settings.get("training.epochs", math.inf))
+    ]
+    if mixed := list(dict.fromkeys(mixed)):
+        yield (
+            f"{_listed(mixed)} {'was' if len(mixed) == 1 else 'were'} trained on all of train: from the second "
+            "estimate of the weights on, the clips held out for estimates are ones that the network has trained on, "
+            "and what it has overfitted is not seen on them."
+        )
+
+
+def _estimates_on_what_it_trains_on(run: Mapping[str, Any], *, epochs: float) -> bool:
+    """Whether this is Gradient-Blending that estimates more than once in so many epochs, trained on all of train."""
+    options = run.get("options", {})
+    if run.get("method") != "gradient-blending" or run.get("trains_on", "train") != "train":
+        return False
+    return bool(options.get("mode") == "online" and options.get("super_epoch", 1) < epochs)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([*filter(None, [", ".join(names[:-1])]), names[-1]])
 
 
 def _of_clips(results: Results) -> Iterator[str]:

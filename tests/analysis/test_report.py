@@ -386,6 +386,28 @@ class TestSeveralRuns:
         assert evaluation.table.seeds == (0, 1)
         assert not any("alike" in note for note in evaluation.notes)
 
+    def test_what_a_run_was_trained_on_counts_and_was_all_of_train_where_nobody_said_it(self, another_seed):
+        old = another_seed("old", seed=0)
+        now = {"trains_on": "train", "options": {"fusion": "concat", "trains_on": "train"}}
+        assert assess([old, another_seed("same", baseline=now)])[0].table.seeds == (0, 1)
+        other = another_seed("other", baseline={**now, "trains_on": "estimation"})
+        with pytest.raises(RunError, match=r"different option trains-on \(train and estimation\)"):
+            evaluate([old, other])
+
+    def test_who_left_clips_out_and_who_estimates_on_clips_it_trained_on_is_said(self, another_seed):
+        blending = {"method": "gradient-blending", "options": {"mode": "online", "super_epoch": 3}}
+        folders = [
+            another_seed("mixed", seed=0, baseline=blending, audio={"trains_on": "estimation"}),
+            another_seed("offline", seed=0, baseline={**blending, "options": {"mode": "offline", "super_epoch": 3}}),
+            another_seed("once", seed=0, baseline={**blending, "options": {"mode": "online", "super_epoch": 9}}),
+            another_seed("apart", seed=0, baseline={**blending, "trains_on": "estimation"}),
+        ]
+        mixed, offline, once, apart = (" ".join(assess([folder])[0].notes) for folder in folders)
+        assert "audio was not trained on 10 % of each class's training videos" in mixed
+        assert "baseline was trained on all of train: from the second estimate" in mixed
+        assert "trained on all" not in offline + once  # of 9 epochs: one estimate, before the first step
+        assert "baseline was not trained on 10 %" in apart and "from the second" not in apart
+
     @pytest.mark.parametrize(
         ("config", "said", "message"),
         [
