@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from synthetic import make_dataset
 
 from avbench.dataset import Dataset, sha256_of
 from avbench.description import DIGEST, contents_digest
@@ -17,6 +16,7 @@ from avbench.errors import AvbenchError, DatasetError
 from avbench.integrity import check_contents, leftovers
 from avbench.packing.pack import write_index
 from avbench.packing.verify import verify
+from tests.synthetic import make_dataset
 
 CLASSES = ("cat", "dog", "rain")
 
