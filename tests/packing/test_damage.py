@@ -322,4 +322,4 @@ def test_verify_opens_the_dataset_once_in_a_process(packed: Path, monkeypatch: p
     opening = Dataset.__init__
     monkeypatch.setattr(Dataset, "__init__", lambda self, *words, **more: opened.append(opening(self, *words, **more)))
     assert verify(packed, workers=1) == []
-    assert len(opened) == 2  # of what is of the whole dataset, and for all of its five shards
+    assert len(opened) == 1
