@@ -41,9 +41,12 @@ def named(metavar: str, *, default: str = "") -> Any:
 
 
 def option_texts(kind: type) -> dict[str, str]:
-    """The text that stands below each field of a dataclass, on one line; "" for a field without one."""
+    """The text that stands below each field of a dataclass, on one line; "" without one, or without a source to read."""
     texts = {item.name: "" for item in dataclasses.fields(kind)}
-    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    except OSError:
+        return texts
     assert isinstance(definition, ast.ClassDef)
     for field, below in pairwise(definition.body):
         match field, below:

@@ -3,9 +3,10 @@
     python benchmarks/index.py [--json FILE]                         10 thousand, 100 thousand and 1 million clips
     python benchmarks/index.py --clips 10000000 --clips-per-shard 1000      one size
 
-On made-up datasets of `--clips-per-shard` clips a shard (64, as packing has it): a clip is 0.1 s of sound (FLAC) and one
-picture of 16 x 16, and the shards of a split are the same file under other names, so a million clips take the disk space
-of three shards and of their index. Only keys differ from what `avbench pack` writes: they come again in every shard.
+On made-up datasets of `--clips-per-shard` clips a shard (64, as packing has it): a clip is 0.1 s of sound (FLAC) and
+one picture of 16 x 16, and the shards of a split are the same file under other names, so a million clips take the disk
+space of three shards and of their index. Only keys differ from what `avbench pack` writes: they come again in every
+shard.
 
 * finish: from the shards' notes to index.arrow and dataset.json, what `avbench pack` ends with.
 * open: `Dataset(folder)`, what every process of a training begins with.

@@ -373,6 +373,18 @@ def test_the_stores_benchmark_measures_two_ranks_and_extrapolates(tmp_path):
     assert at_four["saved_bytes"] == pytest.approx(2 * written["results"][1]["saved_bytes"])
 
 
+def test_the_index_benchmark_finishes_opens_checks_and_verifies(tmp_path):
+    output = run("index.py", "--clips", 40, 80, "--clips-per-shard", 8, "--rounds", 1, "--json", tmp_path / "out.json")
+    assert "CPU s (us a clip)" in output and "80 clips" in output
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [(one["clips"], one["shards"]) for one in results] == [(40, 5), (80, 10)]
+    for one in results:
+        assert set(one["phases"]) == {"finish", "open", "check", "verify"}
+        assert one["phases"]["verify"]["shards_verified"] == one["shards"] - 1
+        assert all(phase["cpu_seconds"] >= 0 for phase in one["phases"].values())
+        assert one["phases"]["verify"]["cpu_seconds"] > 0
+
+
 def test_the_stores_benchmark_refuses_what_memory_cannot_hold():
     command = [sys.executable, str(BENCHMARKS / "store.py"), "--clips", str(10**12)]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)

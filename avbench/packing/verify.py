@@ -15,7 +15,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,9 @@ def _verified_shards(dataset: Dataset, workers: int) -> list[Problem]:
     shards = range(len(dataset.description["shards"]))
     found: dict[int, list[Problem]] = {}
     clips = [shard["clips"] for shard in dataset.description["shards"]]
-    task = partial(_shard_problems, dataset.path, secrets.token_hex(8))
+    call = secrets.token_hex(8)
+    _opened[dataset.path, call] = _Opened(dataset)
+    task = partial(_shard_problems, dataset.path, call)
     try:
         for shard, those in run_tasks(task, shards, units=clips, workers=workers, title="verifying", unit="clips"):
             found[shard] = those
@@ -107,7 +109,7 @@ def _verified_shards(dataset: Dataset, workers: int) -> list[Problem]:
             f"{dataset.path}: a verifying process was killed or crashed (out of memory?) at {names}"
         ) from None
     finally:
-        _opened.cache_clear()
+        del _opened[dataset.path, call]
     return [problem for shard in shards for problem in found[shard]]
 
 
@@ -176,15 +178,15 @@ class _Opened:
         return order[first:end].tolist()
 
 
-@lru_cache(maxsize=1)
-def _opened(path: Path, call: str) -> _Opened:
-    """call: of `verify`, so that no later one has what an earlier one opened."""
-    return _Opened(Dataset(path, shards_may_be_damaged=True))
+# By path and call of `verify`, so that no later call has what an earlier one opened; a worker process has one call.
+_opened: dict[tuple[Path, str], _Opened] = {}
 
 
 def _shard_problems(path: Path, call: str, shard: int, beat: Beat) -> list[Problem]:
     """Everything wrong with one shard and its clips."""
-    opened = _opened(path, call)
+    if (path, call) not in _opened:
+        _opened[path, call] = _Opened(Dataset(path, shards_may_be_damaged=True))
+    opened = _opened[path, call]
     dataset, name = opened.dataset, shard_name(shard)
     size = dataset.shard_size(shard)
     packed = dataset.description["shards"][shard]
