@@ -16,6 +16,7 @@ from typing import Any
 import av
 from av.stream import Disposition
 
+from avbench.dataset import DESCRIPTION_FILE
 from avbench.errors import RecipeError
 from avbench.packing.clips import Clip, encoded_key
 
@@ -39,6 +40,7 @@ NO_VIDEO_SUFFIXES = suffixes(
     "apng avif bmp dpx exr gif heic heif ico j2k jfif jp2 jpe jpeg jpg jxl pbm pgm png pnm ppm psd svg tga tif "
     "tiff webp"
 )
+WORK_FOLDER = ".packing"  # in a dataset, while it is packed
 _SHOWN = 3  # names of each kind of what is left out
 
 # Why something is left out: of one, of several.
@@ -58,6 +60,7 @@ _WHY = {
     ),
     "unreadable": ("folder cannot be read", "folders cannot be read"),
     "not UTF-8": ("name is not UTF-8; rename it", "names are not UTF-8; rename them"),
+    "dead link": ("link leads nowhere", "links lead nowhere"),
     "special": ("is no regular file", "are no regular files"),
     "not listed": ("video is not in the list", "videos are not in the list"),
 }
@@ -214,7 +217,7 @@ def _why_no_video(entry: os.DirEntry[str]) -> str:
     if entry.name.startswith("."):
         return "hidden" if is_video else "ignored"  # .DS_Store and the like were not given by anybody
     if not is_video:
-        return "suffix"
+        return "dead link" if entry.is_symlink() and not os.path.exists(entry.path) else "suffix"  # noqa: PTH110
     # A link that leads nowhere stays, to be rejected with its reason.
     return "" if entry.is_file() or entry.is_symlink() else "special"
 
@@ -260,6 +263,8 @@ def class_folders(media: Path, labels: str) -> tuple[list[Clip], tuple[LeftOut, 
     real = os.path.realpath(media)
     folders = [name for name, _ in _sort_entries(media, "", real, top, links)] + links
     for name in sorted(folders):
+        if _is_dataset(media / name):  # packed into the folder of its own videos
+            continue
         if name.startswith("."):
             tally.add("hidden folder", [name])
         elif any("\ud800" <= letter <= "\udfff" for letter in name):
@@ -274,6 +279,12 @@ def class_folders(media: Path, labels: str) -> tuple[list[Clip], tuple[LeftOut, 
             f"{media}: neither a list {labels} nor a folder of videos for each class{f' ({found})' if found else ''}"
         )
     return clips, tally.entries()
+
+
+def _is_dataset(folder: Path) -> bool:
+    """Whether a folder is a packed dataset, or one that is being packed."""
+    # os.path: no error where the folder cannot be read.
+    return any(os.path.exists(folder / name) for name in (DESCRIPTION_FILE, WORK_FOLDER))  # noqa: PTH110
 
 
 def _clips_of_class(media: Path, label: str, tally: Tally) -> list[Clip]:

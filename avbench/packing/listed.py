@@ -138,6 +138,7 @@ class _Files:
         what = repr(match.stem + match.suffix)
         what += "" if match.suffix else ", as it is or with the suffix of a video"
         others = [*self._stems.get(match.stem, ()), *self._beside.get(match.stem, ())]
+        others = others or self._folded_stems.get(match.stem.casefold(), [])  # to Windows, the same name
         return f"looked for {what}" + (f"; there is {' and '.join(sorted(others))}" if others else "")
 
     def _forms(self, text: str) -> Iterator[str]:
@@ -172,6 +173,10 @@ class _Files:
                 if suffix_of(other) in VIDEO_SUFFIXES:
                     stems[stem_of(other)].append(other)
         return [posixpath.join(folder, other) for other in _by_stem(self._folders[folder], name)]
+
+    @cached_property
+    def _folded_stems(self) -> dict[str, list[str]]:
+        return _grouped((stem_of(name).casefold() for name in self.videos), self.videos)
 
     @cached_property
     def _normal_names(self) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import shutil
 import sys
 from collections import Counter
@@ -45,7 +46,7 @@ from avbench.dataset import (
 from avbench.description import DIGEST, contents_digest
 from avbench.errors import DatasetError, UsageError
 from avbench.packing.clips import Clip
-from avbench.packing.folders import NO_VIDEO_SUFFIXES, LeftOut, suffix_of
+from avbench.packing.folders import NO_VIDEO_SUFFIXES, WORK_FOLDER, LeftOut, suffix_of
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
 from avbench.packing.quality import quality_of, write_quality
 from avbench.packing.recipes import STFT_SUFFIX, Recipe, cut_clips, videos_of
@@ -59,7 +60,6 @@ from avbench.records import SPLITS, atomic_path, write_json, write_text
 if TYPE_CHECKING:  # torch, 500 MB in every packing process, which only those that keep spectrograms need
     from avbench.loading.stored_spectrogram import StoredSpectrogram
 
-WORK_FOLDER = ".packing"
 _PLAN_FILE = "plan.json"
 _LARGEST_OFFSET = 2**31 - 1  # of an Arrow column's texts and lists
 
@@ -237,12 +237,10 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
 def _read(clip: Clip, task: ShardTask) -> ClipMedia:
     if clip.label not in task.classes:
         raise Reject(Reason.UNKNOWN_LABEL, repr(clip.label))
-    if clip.looked_for or not clip.path.exists():
-        detail = (
-            clip.looked_for
-            or f"{clip.path.name} {'is a link that leads nowhere' if clip.path.is_symlink() else 'is gone'}"
-        )
-        raise Reject(Reason.MISSING, detail)
+    if clip.looked_for:
+        raise Reject(Reason.MISSING, clip.looked_for)
+    if os.path.islink(clip.path) and not os.path.exists(clip.path):  # noqa: PTH110, PTH114  no error without the right
+        raise Reject(Reason.MISSING, f"{clip.path.name} is a link that leads nowhere")
     if (suffix := suffix_of(clip.path.name)) in NO_VIDEO_SUFFIXES:
         raise Reject(Reason.NOT_A_VIDEO, f"files with the suffix {suffix} are not opened")
     recipe = task.recipe

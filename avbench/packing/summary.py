@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,16 @@ def plan_lines(videos: Videos, recipe: Recipe, media: Path, *, where: str) -> li
     """
     planned = videos.clips_per_class()
     labels = sorted({clip.label for clip in videos.clips})
+    classes = set(videos.classes)
     none_left = f"no video has the label of a class: the labels are {_some([repr(label) for label in labels])}"
     check_splits(planned, videos.classes, where=where, none_left=none_left)
     said = []
     if recipe.labels != Recipe.labels and not (media / recipe.labels).is_file():
         said.append(f"there is no list {media / recipe.labels}, so each folder is a class")
+    strange = Counter(clip.label for clip in videos.clips if clip.label not in classes)
+    if count := sum(strange.values()):
+        names = _some([f"{label!r} {number}" for label, number in strange.most_common()])
+        said.append(f"{count} {'video has' if count == 1 else 'videos have'} a label that is no class: {names}")
     return [*said, *_missing(planned, videos.classes), *map(str, videos.left_out)]
 
 

@@ -127,11 +127,20 @@ def test_linked_folders_are_followed_each_once_and_never_in_a_circle(tmp_path):
     (media / "dog" / "up").symlink_to("..")
     (media / "dog" / "self").symlink_to("self")
     (media / "all").symlink_to(".")
+    (media / "fish").symlink_to("unmounted disk")
+    (media / "dog" / "more").symlink_to(tmp_path / "unmounted")
     (media / "cat" / "gone.mp4").symlink_to("nowhere.mp4")  # stays, to be rejected as missing
     assert sources(media) == [*("bird/3", "cat/5", "cat/gone", "dog/again/1", "dog/again/deep/2", "dog/own", "dog/z/4")]
     said = left_out(media)["link"]
     # all, dog/again/back, dog/linked, dog/own_z, dog/part and dog/up
     assert (said.count, said.first) == (6, ("all", "dog/linked", "dog/own_z"))
+    assert str(left_out(media)["dead link"]) == "3 links lead nowhere: dog/more, dog/self, fish"
+
+
+def test_a_dataset_among_the_class_folders_is_no_class(tmp_path):
+    touch(tmp_path, "a/1.mp4", "b/1.mp4", "done/dataset.json", "done/shard-000000.tar", "begun/.packing/plan.json")
+    assert sources(tmp_path) == ["a/1", "b/1"]
+    assert not left_out(tmp_path)
 
 
 def test_a_name_that_is_not_utf_8_and_a_pipe_are_said(tmp_path):

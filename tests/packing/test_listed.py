@@ -144,8 +144,10 @@ def test_two_rows_of_one_video_are_refused_however_they_are_written(tmp_path):
 
 
 def test_what_is_missing_says_what_was_looked_for(tmp_path):
-    media = media_with(tmp_path, "a.xyz", "sub/b.mkv")
-    (media / "labels.csv").write_text("key,label\na,x\nsub/b.mp4,x\nsub/b.mov,x\nC:\\films\\c.mp4,x\n./d,x\n../e,x\n")
+    media = media_with(tmp_path, "a.xyz", "sub/b.mkv", "Film.MP4")
+    (media / "labels.csv").write_text(
+        "key,label\na,x\nsub/b.mp4,x\nsub/b.mov,x\nC:\\films\\c.mp4,x\n./d,x\n../e,x\nfilm,x\n"
+    )
     told = {clip.source: clip.looked_for for clip in clips_of(Recipe(), media)}
     assert told == {
         "a": "looked for 'a', as it is or with the suffix of a video; there is a.xyz",
@@ -153,6 +155,7 @@ def test_what_is_missing_says_what_was_looked_for(tmp_path):
         "sub/b.mov": "looked for 'sub/b.mov'; there is sub/b.mkv",
         "C:/films/c": "looked for 'C:/films/c.mp4'",
         "d": "looked for 'd', as it is or with the suffix of a video",
+        "film": "looked for 'film', as it is or with the suffix of a video; there is Film.MP4",
         "../e": "looked for '../e', as it is or with the suffix of a video",
     }
 

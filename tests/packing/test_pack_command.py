@@ -91,7 +91,7 @@ def test_a_planned_test_split_of_one_class_is_refused_before_anything_is_decoded
 
 def test_classes_without_a_training_clip_and_files_that_are_left_out_are_said(tmp_path, capsys):
     media = make_labelled_folder(tmp_path / "media", {"a": "x", "b": "y", "c": "x", "d": "late", "e": "x"})
-    rows = ["a,x,train", "b,y,train", "c,x,test", "d,late,test", "e,x,val", "f,y,train", "g.gif,x,train"]
+    rows = ["a,x,train", "b,y,train", "c,x,test", "d,late,test", "e,x,val", "f,y,train", "g.gif,x,train", "h,Y,train"]
     (media / "labels.csv").write_text("\n".join(["key,label,split", *rows]) + "\n")
     (media / "f.xyz").touch()
     (media / "g.gif").touch()
@@ -100,16 +100,18 @@ def test_classes_without_a_training_clip_and_files_that_are_left_out_are_said(tm
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert lines == [
-        f"{tmp_path / 'out'}: 5 clips (2 train, 1 val, 2 test), 4 classes, 2 rejected "
-        "(missing file 1, not a video 1; rejects.jsonl lists them)",
+        f"{tmp_path / 'out'}: 5 clips (2 train, 1 val, 2 test), 4 classes, 3 rejected "
+        "(missing file 1, not a video 1, unknown label 1; rejects.jsonl lists them)",
         "2 of 4 classes have no training clip: late, never",
         "1 video is not in the list: more.wmv",
     ]
-    assert "more.wmv" in said.err  # before anything was decoded, too
+    before = [line.removeprefix(f"avbench: {tmp_path / 'out'}: ") for line in said.err.splitlines()]
+    assert before[:3] == ["1 video has a label that is no class: 'Y' 1", *lines[1:]]
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert {reject["key"]: reject["detail"] for reject in rejects} == {
         "f": "looked for 'f', as it is or with the suffix of a video; there is f.xyz",
         "g%2Egif": "files with the suffix .gif are not opened",
+        "h": "'Y'",
     }
 
 
