@@ -34,7 +34,7 @@ ACCURACY, CLASS_ACCURACY, MACRO_F1, AVERAGE_PRECISION = METRICS = (
 # Counts that are worked on together: what fits a processor's cache with all that is made of it.
 _TOGETHER = 250_000
 # What working on one count takes, in bytes: the arrays of `Ranking.mean_average_precision` at their most.
-_WORKING_BYTES = 40
+_WORKING_BYTES = 60
 
 GIGABYTE = 10**9
 # What an evaluation takes in all, by default, and what drawing the figures and the page adds to what is held then.
@@ -200,7 +200,7 @@ class _Bootstrap:
         self._values: dict[tuple[str, int, str], float] = defaultdict(float)
         self._resampled: dict[tuple[str, int, str], Floats] = {}
         self._in_subset = [_clips_of(subsets, number) for number in range(len(subsets.slices))]
-        self._of_labels = [labels[clips] for clips in self._in_subset]
+        self._of_labels = [labels[clips].astype(np.int32) for clips in self._in_subset]
         work = len(ordered) * resamples * sum(map(len, self._in_subset))
         self._told = _Told(tick, max(work, 1))
 
@@ -299,10 +299,10 @@ class _Told:
                 self._tick(now, 100)
 
 
-def _clips_of(subsets: Subsets, number: int) -> Labels:
+def _clips_of(subsets: Subsets, number: int) -> Places:
     """The clips of a subset, ascending."""
     start, stop = subsets.slices[number]
-    return np.sort(subsets.order[start:stop])
+    return np.sort(subsets.order[start:stop].astype(np.int32))
 
 
 def _measured(
@@ -375,7 +375,7 @@ class Support:
     by_class: _Groups
 
     @classmethod
-    def of(cls, labels: Labels) -> Support:
+    def of(cls, labels: Labels | Places) -> Support:
         """labels: class numbers (n,)."""
         present, numbers = np.unique(labels, return_inverse=True)
         return cls(len(present), _Groups.of(numbers, np.arange(len(labels))))
@@ -394,7 +394,7 @@ class ClassSums:
     guessed: _Groups
 
     @classmethod
-    def of(cls, labels: Labels, predictions: Labels) -> ClassSums:
+    def of(cls, labels: Labels | Places, predictions: Labels) -> ClassSums:
         """labels, predictions: class numbers (n,). Predictions of a class that has no clip are in no group."""
         present = np.unique(labels)
         place = np.searchsorted(present, predictions).clip(max=len(present) - 1)

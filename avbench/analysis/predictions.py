@@ -62,7 +62,7 @@ class Predictions:
     def scores(self, clip_ids: Ids) -> Scores:
         """What the run made of these of its clips."""
         kept = np.isin(self.clip_ids, clip_ids)
-        places = np.full(self.file_rows, -1, np.int64)
+        places = np.full(self.file_rows, -1, np.int32)
         places[self.rows[kept]] = np.arange(int(kept.sum()))
         return Scores(
             self.run,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from avbench.errors import RunError
 from avbench.records import opened_table
 
-Rows = NDArray[np.int64]
+Rows = NDArray[np.int32] | NDArray[np.int64]
 Values = NDArray[Any]  # float32 or float64
 
 # Of one run at a time, in memory: a batch read from a file.
@@ -231,7 +231,7 @@ def by_class(scores: ClassScores, *, clips: int, memory_bytes: int) -> Iterator[
     """
     pieces: list[Values] = []
     spilled: list[tuple[int, int]] = []
-    places: list[Rows] = []
+    places: list[Any] = []
     file: IO[bytes] | None = None
     dtype: np.dtype[Any] = np.dtype(np.float32)
     with ExitStack() as stack:

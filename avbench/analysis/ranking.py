@@ -142,7 +142,8 @@ def rankings(
             for of_subset, found in zip(made, _of_class(column, own, subsets.slices, depths), strict=True):
                 if found is not None:
                     of_subset.append(found)
-    return tuple(_joined(of_subset, numbers) for of_subset, numbers in zip(made, subsets.numbers, strict=True))
+    # One subset's parts are let go before the next ones are joined.
+    return tuple(_joined(made.pop(0), numbers) for numbers in subsets.numbers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +216,7 @@ def _highest(column: Values, count: int) -> Labels:
     return places[np.argsort(-column[places], kind="stable")][:count]
 
 
-def _joined(classes: Sequence[_OfClass], numbers: Places) -> Ranking:
+def _joined(classes: list[_OfClass], numbers: Places) -> Ranking:
     """The classes of one subset one after the other; numbers: of each place, which of the subset's clips it is."""
     sizes = np.array([len(one.own) for one in classes])
     depths = np.array([len(one.above) for one in classes])

@@ -23,6 +23,7 @@ from avbench.analysis.metrics import (
 )
 from avbench.analysis.probabilities import HeldScores
 from avbench.analysis.ranking import Subsets, rankings
+from avbench.analysis.statistics import resamples_of
 
 
 def ranking_of(labels, probabilities, *, memory_bytes=2**30, deep_enough=20_000):
@@ -115,6 +116,27 @@ def test_numbers_are_the_same_on_each_subset_and_whatever_fits_into_memory():
             assert tables[0].cell("a", AVERAGE_PRECISION, subset, threshold).value == pytest.approx(
                 mean_average_precision_of(labels[chosen], probabilities[chosen]), abs=1e-12
             )
+
+
+def test_small_subsets_have_the_intervals_of_scikit_learn_on_the_clips_that_were_drawn():
+    # What the whole bootstrap gives, clip by clip: on small sets nothing is left out.
+    random = np.random.default_rng(4)
+    labels, probabilities = random.integers(0, 3, 60), random.random((60, 3))
+    probabilities[np.arange(60), labels] += 0.3
+    discrepancies = random.uniform(-1, 1, 60)
+    scores = [Scores("a", "a", 0, probabilities.argmax(axis=1) == labels, probabilities.argmax(axis=1), probabilities)]
+    table = metric_table(scores, labels, discrepancies, thresholds=[0.0], resamples=30, tick=lambda done, total: None)
+    assert not table.partly
+    masks = [np.ones(60, bool), discrepancies > 0, discrepancies < 0]
+    for place, (subset, mask) in enumerate(zip(("overall", "audio", "visual"), masks, strict=True)):
+        y, scored = labels[mask], probabilities[mask]
+        values = []
+        for counts in resamples_of(mask.sum(), resamples=30, seed=[20230223, place], together=1):
+            rows = np.repeat(np.arange(len(y)), counts[0])
+            drawn = [average_precision_score(y[rows] == number, scored[rows, number]) for number in np.unique(y[rows])]
+            values.append(np.mean(drawn))
+        cell = table.cell("a", AVERAGE_PRECISION, subset, 0.0)
+        assert (cell.low, cell.high) == pytest.approx(centred_interval(cell.value, np.array(values)), abs=1e-6)
 
 
 def test_runs_that_do_not_fit_into_memory_together_are_measured_one_after_the_other(monkeypatch):
