@@ -27,7 +27,7 @@ from avbench.analysis.progress import progress
 from avbench.analysis.sheet import Sheet
 from avbench.analysis.statistics import is_few
 from avbench.analysis.style import short, to_png, to_svg
-from avbench.analysis.tables import FEW_NOTE
+from avbench.analysis.tables import FEW, FEW_NOTE
 from avbench.records import SPLITS
 
 if TYPE_CHECKING:
@@ -445,6 +445,7 @@ def _page(evaluation: Evaluation, results: Results, pictures: Mapping[str, Seque
     )
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["whole"] = _unbroken
+    environment.filters["marked"] = _with_its_mark
     dataset = results.folders[0].dataset if results.folders else {}
     apart = {
         kind: [sheet for sheet in evaluation.sheets if sheet.kind == kind]
@@ -468,7 +469,12 @@ def _page(evaluation: Evaluation, results: Results, pictures: Mapping[str, Seque
 
 def _unbroken(text: str) -> str:
     """Words whose numbers stay on one line with what belongs to them."""
-    return re.sub(r" (=|%|†) ?", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}", match[1] != "=" or 2), text)
+    return re.sub(r" (=|%) ?", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}", match[1] == "%" or 2), text)
+
+
+def _with_its_mark(text: str) -> str:
+    """A name or number with the mark of few clips on the same line; all else as it is, fit to be copied."""
+    return f"{text.removesuffix(f' {FEW}')}\N{NO-BREAK SPACE}{FEW}" if text.endswith(f" {FEW}") else text
 
 
 def _class_counts(dataset: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
