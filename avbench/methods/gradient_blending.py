@@ -71,8 +71,8 @@ class GradientBlending(Method):
     the same decoded batches, on copies: the network, its optimizer, its statistics and all random states are left as
     they were. Neither val nor test is looked at. An estimate that is interrupted goes on where it was.
 
-    What the run itself is trained on is an option, since what the paper does with the held-out clips is not known to us.
-    On all of train, the default, later online estimates hold out clips that the network has trained on, so that what it
+    What the run itself is trained on is an option, since what the paper does with held-out clips is not known to us. On
+    all of train, the default, later online estimates hold out clips that the network has trained on, so that what it
     has overfitted by then, O_N, hardly shows; on the estimation part it shows, and a tenth of the clips is not learnt
     from. The measurement in README.md could not tell which is better: accuracies are as near as seeds are, and the
     default has the smaller spread and gets the clips that all other methods get. Estimates are noisy either way where
