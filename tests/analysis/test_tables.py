@@ -214,7 +214,7 @@ def test_branches_that_see_each_other_have_a_table_of_what_they_take_from_the_ot
     evaluation = assess([run], thresholds=[0.2], resamples=20)[0]
     (sheet,) = (sheet for sheet in evaluation.sheets if sheet.kind == "branches")
     shown = " ".join(cell.text for cell in sheet.rows[0])
-    assert shown == "mine overall 100.0 25.0 +0.750 50.0 50.0 0.000"
+    assert shown == "mine overall † 100.0 25.0 +0.750 50.0 50.0 0.000"
     assert sheet.headings[4] == "branch's u(visual | audio)"
     assert {row[0].text for row in sheet.rows} == {"mine"}
     rows = {(row["method"], row["subset"]): row for row in rows_of(table_files(evaluation)["utilization.csv"].decode())}
