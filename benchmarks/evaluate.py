@@ -11,8 +11,8 @@ as of test. `log_probabilities` of clips are made up one by one; `probabilities`
 are the same in all rows, so the files are half as large as a training's.
 
 Shown: CPU time (user and system, all threads), the most memory that the process held (the kernel's count, looked at
-every 0.2 s) and the most that its temporary files had. Not timed: writing the folder. CPU time does not hang on the number of cores, wall time
-does.
+every 0.2 s) and the most that its temporary files had. Not timed: writing the folder. CPU time does not hang on the
+number of cores, wall time does.
 
 The largest size is also scaled to `--target`, in proportion to clips x runs x seeds for time and to clips for memory:
 extrapolated, and said to be.
@@ -272,7 +272,7 @@ def measured(folder: Path, size: Size, config: Config) -> dict[str, Any]:
 
 
 def peak_bytes(pid: int) -> int:
-    """The most that a process has held so far. What is told of it at its end would be its parent's, if that had more."""
+    """The most that a process has held so far; what is told of it at its end may be its parent's, if that had more."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
