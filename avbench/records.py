@@ -62,7 +62,8 @@ def predictions_schema(classes: int) -> pa.Schema:
     nobody ranks.
     `uncertainty` is null for methods that have none. `audio_prediction` and `visual_prediction` are what the network's
     own unimodal parts would say, null for networks without such parts (and not to be mistaken for the predictions of
-    the unimodal networks, which are runs of their own).
+    the unimodal networks, which are runs of their own). Where a modality is replaced they are null, but for networks
+    whose parts see each other (Greedy's branches): there the other modality's part says what is left of it.
     """
     return pa.schema(
         [
@@ -101,8 +102,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.chmod(0o644)  # mkstemp makes files that only their owner can read
         partial.replace(path)
+    except OSError as error:
+        raise _placed(error, path) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _placed(error: OSError, path: Path) -> OSError:
+    """The error with the file that was being written, where it names none: a full disk is found by it."""
+    if error.filename is not None or error.errno is None:
+        return error
+    return OSError(error.errno, os.strerror(error.errno), str(path))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -182,6 +192,29 @@ def opened_table(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
+DIVERGED_FILE = "diverged.json"
+_MOST_NAMED = 3
+
+
+def described_divergence(folder: Path) -> str:
+    """What a run folder says of its runs where all of them diverged, which first; empty of any other folder."""
+    try:
+        runs = json.loads((folder / DIVERGED_FILE).read_text(encoding="utf-8"))["runs"]
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError):
+        return "all its runs diverged"
+    more = [f"{len(runs) - _MOST_NAMED} more"] if len(runs) > _MOST_NAMED else []
+    count = "its only run" if len(runs) == 1 else f"all its {len(runs)} runs"
+    return f"{count} diverged ({'; '.join([*map(_diverged, runs[:_MOST_NAMED]), *more])})"
+
+
+def _diverged(run: Mapping[str, Any]) -> str:
+    if run.get("epoch") is None:
+        return str(run.get("run"))
+    return f"{run['run']} in epoch {run['epoch']} by step {run['step']} at learning rate {run['learning_rate']:g}"
+
+
 class MetricsWriter:
     """Appends records to metrics.jsonl, one JSON object a line.
 
@@ -195,13 +228,18 @@ class MetricsWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._path = path
+        self._file = path.open("ab", buffering=0)  # or closing it would fail again where the disk is full
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; it is in the file when this returns."""
         line = json.dumps({name: _plain(value) for name, value in record.items()}, ensure_ascii=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        left = memoryview(line.encode() + b"\n")
+        try:
+            while left:
+                left = left[self._file.write(left) or 0 :]  # a disk that is nearly full takes a part
+        except OSError as error:
+            raise _placed(error, self._path) from None
 
     def offset(self) -> int:
         """Size of the file in bytes: what a checkpoint keeps, so that a resumed run cuts later lines off."""

@@ -32,6 +32,8 @@ class Scores:
     parts: per modality, the predictions (N,) of the network's own unimodal part; {} for networks without.
     replaced: per modality, the predictions (N,) with that modality's features replaced by their mean over train; {}
         where they were not made.
+    parts_alone: per modality, the predictions (N,) of the network's part of it with the *other* modality's features
+        replaced; {} for networks whose parts do not see each other.
     """
 
     run: str
@@ -43,6 +45,7 @@ class Scores:
     uncertainty: Floats | None = None
     parts: Mapping[str, Labels] = field(default_factory=dict)
     replaced: Mapping[str, Labels] = field(default_factory=dict)
+    parts_alone: Mapping[str, Labels] = field(default_factory=dict)
     modalities: tuple[str, ...] = MODALITIES
 
     @property
@@ -65,6 +68,7 @@ class Scores:
             uncertainty=None if self.uncertainty is None else self.uncertainty[mask],
             parts={modality: values[mask] for modality, values in self.parts.items()},
             replaced={modality: values[mask] for modality, values in self.replaced.items()},
+            parts_alone={modality: values[mask] for modality, values in self.parts_alone.items()},
         )
 
 

@@ -22,7 +22,7 @@ from avbench.analysis.discrepancy import Floats
 from avbench.analysis.evaluation import Labels, Scores, in_table_order, masks_of
 from avbench.analysis.probabilities import scores_of
 from avbench.analysis.ranking import Counts, Places, Ranking, Subsets, mean_over, rankings
-from avbench.analysis.statistics import LEVEL, mean_interval, resamples_of
+from avbench.analysis.statistics import LEVEL, mean_interval, resamples_of, with_width
 
 ACCURACY, CLASS_ACCURACY, MACRO_F1, AVERAGE_PRECISION = METRICS = (
     "accuracy",
@@ -229,7 +229,8 @@ class _Bootstrap:
         for metric in METRICS:
             if (resampled := self._resampled.get((run, subset, metric))) is not None:
                 value = self._values[run, subset, metric] / len(of_run)
-                found[metric] = _Estimate(value, *centred_interval(value, resampled / len(of_run)))
+                low, high = centred_interval(value, resampled / len(of_run))
+                found[metric] = _Estimate(value, *with_width(low, high, value=value, clips=len(clips)))
         return found
 
     def _member(self, score: Scores) -> _Member:

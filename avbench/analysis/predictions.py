@@ -17,7 +17,7 @@ from avbench.analysis.evaluation import Scores, modalities_of
 from avbench.analysis.probabilities import StoredScores, is_filled
 from avbench.analysis.stored import Ids, check_ids_once, floats_of, integers_of
 from avbench.errors import RunError
-from avbench.records import LOG_PROBABILITIES, predictions_schema, read_schema, read_table
+from avbench.records import LOG_PROBABILITIES, described_divergence, predictions_schema, read_schema, read_table
 
 if TYPE_CHECKING:
     from avbench.analysis.runs import RunFolder
@@ -57,6 +57,7 @@ class Predictions:
     uncertainty: Floats | None
     parts: Mapping[str, Ids]
     replaced: Mapping[str, Ids]
+    parts_alone: Mapping[str, Ids]
 
     def scores(self, clip_ids: Ids) -> Scores:
         """What the run made of these of its clips."""
@@ -73,6 +74,7 @@ class Predictions:
             uncertainty=None if self.uncertainty is None else self.uncertainty[kept],
             parts={modality: values[kept] for modality, values in self.parts.items()},
             replaced={modality: values[kept] for modality, values in self.replaced.items()},
+            parts_alone={modality: values[kept] for modality, values in self.parts_alone.items()},
             modalities=self.modalities,
         )
 
@@ -81,6 +83,10 @@ def read_predictions(folder: RunFolder, split: str) -> list[Predictions]:
     """All of a folder. Raises RunError where there are none of the split, or a table is damaged."""
     files = sorted((folder.path / "predictions").glob("*.parquet"))
     if not files:
+        if diverged := described_divergence(folder.path):
+            raise RunError(
+                f"{folder.path}: {diverged}; there is nothing to evaluate, train with a lower --learning-rate"
+            )
         raise RunError(
             f"{folder.path}: holds no predictions; did the training end? `avbench train ... --resume` finishes it"
         )
@@ -113,6 +119,11 @@ def _read_file(path: Path, split: str, *, classes: int, runs: Mapping[str, Mappi
     order = np.argsort(clip_ids, kind="stable")
     clip_ids, rows, table = clip_ids[order], rows[order], table.take(pa.array(order))
     check_ids_once(clip_ids, path)
+    without = {
+        modality: _with_replaced(everything, chosen, modality, path, clip_ids)
+        for modality in MODALITIES
+        if (chosen := replaced == _REPLACED.index(modality)).any()
+    }
     run, method = found["run"][0], found["method"][0]
     said = runs.get(run, {})
     logarithms = LOG_PROBABILITIES in schema.names and is_filled(path, LOG_PROBABILITIES, row=int(rows.min()))
@@ -139,9 +150,13 @@ def _read_file(path: Path, split: str, *, classes: int, runs: Mapping[str, Mappi
             if not _is_empty(table, f"{modality}_prediction")
         },
         replaced={
-            modality: _with_replaced(everything, chosen, modality, path, clip_ids, classes)
-            for modality in MODALITIES
-            if (chosen := replaced == _REPLACED.index(modality)).any()
+            modality: _classes(of_modality, "prediction", path, classes=classes)
+            for modality, of_modality in without.items()
+        },
+        parts_alone={
+            part: _classes(without[other], f"{part}_prediction", path, classes=classes)
+            for part, other in (MODALITIES, MODALITIES[::-1])
+            if other in without and not _is_empty(without[other], f"{part}_prediction")
         },
     )
 
@@ -155,11 +170,9 @@ def _is_empty(table: pa.Table, name: str) -> bool:
     return name not in table.column_names or table.column(name).null_count == table.num_rows
 
 
-def _with_replaced(
-    everything: pa.Table, chosen: np.ndarray, modality: str, path: Path, clip_ids: Ids, classes: int
-) -> Ids:
-    """Predictions with a modality's features replaced, in the order of `clip_ids`. chosen: their rows."""
-    table = everything.select(["clip_id", "prediction"]).filter(pa.array(chosen))
+def _with_replaced(everything: pa.Table, chosen: np.ndarray, modality: str, path: Path, clip_ids: Ids) -> pa.Table:
+    """The rows with a modality's features replaced, in the order of `clip_ids`. chosen: which rows these are."""
+    table = everything.filter(pa.array(chosen))
     found = integers_of(table, "clip_id", path)
     order = np.argsort(found, kind="stable")
     if not np.array_equal(found[order], clip_ids):
@@ -167,7 +180,7 @@ def _with_replaced(
             f"{path}: predicts other clips with {modality} replaced ({table.num_rows}) than with both modalities "
             f"({len(clip_ids)}); the file is damaged"
         )
-    return _classes(table, "prediction", path, classes=classes)[order]
+    return table.take(pa.array(order))
 
 
 def _classes(table: pa.Table, name: str, path: Path, *, classes: int) -> Ids:

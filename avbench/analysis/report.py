@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from avbench.analysis.classes import ClassSides, class_sides
 from avbench.analysis.evaluation import AccuracyTable, Verdict, accuracy_table, rank_correlation, verdict
 from avbench.analysis.external import read_results
 from avbench.analysis.folder import check_report_folder, replace_report
+from avbench.analysis.learning import Learning, read_learning, untold
 from avbench.analysis.metrics import GIGABYTE, MEMORY_BYTES, MetricTable, metric_table
-from avbench.analysis.notes import notes
+from avbench.analysis.notes import notes, warnings
 from avbench.analysis.page import PAGE_FILE, render_page
 from avbench.analysis.performance import Speed, speeds
 from avbench.analysis.progress import progress
@@ -50,7 +52,10 @@ class Evaluation:
     comparisons: every method against every unimodal network. verdicts: the paper's question, one answer a threshold;
     conclusion: over all thresholds. published: the paper's rows where the dataset is one of its own, else ().
     speeds: how fast each run folder's training ran; empty where none logged two intervals or more.
-    networks: per run what its network is, "" where nobody said. notes: what a reader must know, a sentence or two each.
+    learning: how each run and seed learnt, those that diverged too. untold: of which runs nothing is known of that, in
+    words. classes: every class and the sides of its clips.
+    networks: per run what its network is, "" where nobody said. warnings: what may spoil every number of the report, a
+    sentence each. notes: what a reader must know, a sentence or two each.
     page: the HTML page; it and everything else is in `folder`.
     """
 
@@ -72,7 +77,11 @@ class Evaluation:
     conclusion: Conclusion
     published: tuple[Published, ...]
     speeds: tuple[Speed, ...]
+    learning: tuple[Learning, ...]
+    untold: str
+    classes: tuple[ClassSides, ...]
     networks: Mapping[str, str]
+    warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -199,6 +208,7 @@ def _evaluated(
             tick=tick,
             memory_bytes=memory_bytes,
         )
+    learning = read_learning(results.folders)
     recipe = results.folders[0].dataset.get("recipe", {}) if results.folders else {}
     return Evaluation(
         folder=folder,
@@ -213,13 +223,17 @@ def _evaluated(
         seeds=seed_table(scores, discrepancies, cuts),
         cross_seed=cross_seed_table(scores, results.confidence_by_seed, cuts),
         parts=parts_table(scores, labels, discrepancies, cuts),
-        utilization=utilization(scores, labels, discrepancies, cuts),
+        utilization=utilization(scores, labels, discrepancies, cuts, classes=len(results.classes)),
         comparisons=comparisons,
         verdicts=verdicts,
         conclusion=conclude(results.dataset, table, verdicts, comparisons),
         published=published_rows(results.dataset, str(recipe.get("name", ""))),
         speeds=speeds(results.performance),
+        learning=learning,
+        untold=untold(table.methods, learning),
+        classes=class_sides(labels, results.confidence["audio"], results.confidence["visual"], classes=results.classes),
         networks=results.networks,
+        warnings=warnings(results),
         notes=(*notes(results, epochs=epochs, resamples=resamples), *ranking_notes(results, metrics)),
     )
 

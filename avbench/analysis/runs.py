@@ -44,6 +44,16 @@ _CONFIDENCES = pa.schema(
     [field for field in CONFIDENCE_SCHEMA if field.name != "source" and not field.name.endswith(("_std", "_epochs"))]
 )
 
+# What numbers of a method were called in folders of earlier versions: (method, old name) -> name.
+_RENAMED = {
+    **{
+        ("greedy", f"{group}/{modality}"): f"{group}/{modality}_branch"
+        for group in ("speed", "rebalancing")
+        for modality in MODALITIES
+    },
+    ("greedy", "difference/speed"): "difference/audio_minus_visual_branch",
+}
+
 _HISTORY_PART = re.compile(r"(?P<modality>[a-z]+)-seed(?P<seed>-?\d+)-epoch(?P<epoch>\d+)-rank\d+\.parquet")
 
 
@@ -365,7 +375,7 @@ def _read_diagnostics(path: Path) -> dict[tuple[str, int], Diagnostics]:
     for record in records:
         epoch = record["epoch"] + record["batch"] / batches
         for place, value in record.items():
-            group, slash, name = place.partition("/")
+            group, slash, name = _RENAMED.get((str(record.get("method")), place), place).partition("/")
             if slash and isinstance(value, int | float):  # "nan" and "inf" are written as strings
                 groups = points.setdefault((record["run"], record["seed"]), {})
                 groups.setdefault(group, {}).setdefault(name, []).append((epoch, float(value)))

@@ -270,6 +270,17 @@ def test_average_precision_of_a_subset_of_one_class_is_not_defined():
         assert table.cell("a", metric, "audio", 0.0).value == 1.0
 
 
+def test_class_means_whose_resamples_are_all_alike_have_wilsons_interval_for_so_many_clips():
+    labels = np.array([0, 1, 2])
+    probabilities = np.eye(3, dtype=np.float32)
+    scores = [Scores("a", "a", seed, labels == labels, labels, probabilities) for seed in (0, 1)]
+    table = metric_table(scores, labels, np.ones(3), thresholds=[0.0], resamples=30, tick=lambda done, total: None)
+    for metric in METRICS:
+        cell = table.cell("a", metric, "overall", 0.0)
+        expected = stats.binomtest(3, 3).proportion_ci(0.95, method="wilson")
+        assert (cell.value, cell.low, cell.high) == (1.0, pytest.approx(expected.low), 1.0), metric
+
+
 def test_resamples_that_lean_to_one_side_are_centred():
     resampled = np.linspace(0.6, 0.8, 1001)  # around 0.7, and the estimate is 0.5
     assert centred_interval(0.5, resampled) == pytest.approx((0.405, 0.595), abs=1e-9)
