@@ -160,6 +160,11 @@ def read_table(
         return pq.read_table(path, columns=None if columns is None else list(columns), **options)
 
 
+def release_memory() -> None:
+    """Give back what Arrow keeps for later of the tables that are gone: of large ones that is as much as they had."""
+    pa.default_memory_pool().release_unused()
+
+
 def read_schema(path: Path, needed: pa.Schema | None = None) -> pa.Schema:
     """The columns of a Parquet file. Raises RunError where it is missing, broken, or lacks some that are needed."""
     with _told_as_run_error(path):

@@ -10,9 +10,9 @@ others are joint ones that also predicted with either modality replaced. confide
 as of test. `log_probabilities` of clips are made up one by one; `probabilities`, which are not read where these are,
 are the same in all rows, so the files are half as large as a training's.
 
-Shown: CPU time (user and system, all threads), the most memory that the process held (the kernel's count), and the most
-that its temporary files had. Not timed: writing the folder. CPU time does not hang on the number of cores, wall time
-does.
+Shown: CPU time (user and system, all threads), the most memory that the process held (the kernel's count, looked at
+every 0.2 s) and the most that its temporary files had. Not timed: writing the folder. CPU time does not hang on the
+number of cores, wall time does.
 
 The largest size is also scaled to `--target`, in proportion to clips x runs x seeds for time and to clips for memory:
 extrapolated, and said to be.
@@ -245,7 +245,7 @@ def measured(folder: Path, size: Size, config: Config) -> dict[str, Any]:
     temporary.mkdir()
     command = [sys.executable, "-m", "avbench", "evaluate", str(folder / "run"), "--json"]
     command += ["--resamples", str(config.resamples), "--memory-gb", str(config.memory_gb)]
-    began, most = time.monotonic(), 0
+    began, most, peak = time.monotonic(), 0, 0
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(
             command, stdout=said, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(temporary)}
@@ -254,7 +254,7 @@ def measured(folder: Path, size: Size, config: Config) -> dict[str, Any]:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
                 break
-            most = max(most, temporary_bytes(process.pid))
+            most, peak = max(most, temporary_bytes(process.pid)), max(peak, peak_bytes(process.pid))
             time.sleep(_LOOK_SECONDS)
     if status:
         raise UsageError(f"avbench evaluate failed: {process.stderr.read().decode()[-500:] if process.stderr else ''}")
@@ -264,11 +264,20 @@ def measured(folder: Path, size: Size, config: Config) -> dict[str, Any]:
         "seeds": size.seeds,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "wall_seconds": time.monotonic() - began,
-        "peak_bytes": usage.ru_maxrss * 1024,
+        "peak_bytes": peak,
         "temporary_bytes": most,
         "left_behind": [path.name for path in temporary.iterdir()],
         "predictions_bytes": sum(path.stat().st_size for path in (folder / "run" / "predictions").iterdir()),
     }
+
+
+def peak_bytes(pid: int) -> int:
+    """The most that a process has held so far; what is told of it at its end may be its parent's, if that had more."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
 def temporary_bytes(pid: int) -> int:

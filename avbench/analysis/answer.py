@@ -41,11 +41,33 @@ def evaluation_as_json(evaluation: Evaluation) -> dict[str, Any]:
         "accuracy_planted": _records(evaluation.planted.cells) if evaluation.planted else [],
         "significance": _records(evaluation.comparisons),
         "utilization": [
-            {**asdict(one), "conditional": dict(one.conditional), "shapley": dict(one.shapley)}
+            {
+                **asdict(one),
+                "conditional": dict(one.conditional),
+                "shapley": dict(one.shapley),
+                "branches": {
+                    name: {**asdict(branch), "utilization": branch.utilization} for name, branch in one.branches.items()
+                },
+            }
             for one in evaluation.utilization
         ],
         "verdicts": _records(evaluation.verdicts),
+        "learning": [
+            {
+                "training": one.training,
+                "run": one.run,
+                "seed": one.seed,
+                "ending": one.ending,
+                "why": one.why,
+                "best_epoch": one.best,
+                "best_val_accuracy": one.best_accuracy,
+                "epochs": one.epochs.tolist(),
+                **{name: _plain(curve.tolist()) for name, curve in one.curves.items()},
+            }
+            for one in evaluation.learning
+        ],
         "performance": [_plain(asdict(speed)) for speed in evaluation.speeds],
+        "warnings": list(evaluation.warnings),
         "notes": list(evaluation.notes),
         "report": str(evaluation.page),
     }

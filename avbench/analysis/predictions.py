@@ -17,7 +17,14 @@ from avbench.analysis.evaluation import Scores, modalities_of
 from avbench.analysis.probabilities import StoredScores, is_filled
 from avbench.analysis.stored import Ids, check_ids_once, floats_of, integers_of
 from avbench.errors import RunError
-from avbench.records import LOG_PROBABILITIES, described_divergence, predictions_schema, read_schema, read_table
+from avbench.records import (
+    LOG_PROBABILITIES,
+    described_divergence,
+    predictions_schema,
+    read_schema,
+    read_table,
+    release_memory,
+)
 
 if TYPE_CHECKING:
     from avbench.analysis.runs import RunFolder
@@ -97,7 +104,11 @@ def read_predictions(folder: RunFolder, split: str) -> list[Predictions]:
             f"{folder.path}: has no predictions of the {split} split, only of {', '.join(there)}; choose with --split"
         )
     classes = len(folder.dataset["classes"])
-    return [_read_file(file, split, classes=classes, runs=folder.runs) for file in wanted]
+    found = []
+    for file in wanted:
+        found.append(_read_file(file, split, classes=classes, runs=folder.runs))
+        release_memory()
+    return found
 
 
 def _read_file(path: Path, split: str, *, classes: int, runs: Mapping[str, Mapping[str, Any]]) -> Predictions:
@@ -106,7 +117,8 @@ def _read_file(path: Path, split: str, *, classes: int, runs: Mapping[str, Mappi
     everything = read_table(path, columns=names, few_values=_FEW_VALUES)
     replaced = _replaced(everything)
     rows = np.flatnonzero(replaced == _REPLACED.index("none"))
-    table = everything.take(pa.array(rows))
+    # A file of one network's own rows is not copied.
+    table = everything if len(rows) == len(replaced) else everything.take(pa.array(rows))
     if table.num_rows == 0:
         raise RunError(f"{path}: holds no prediction with both modalities; train the run again")
     found = {name: table.column(name).unique().to_pylist() for name in ("run", "method", "seed", "epoch", "split")}
@@ -116,8 +128,9 @@ def _read_file(path: Path, split: str, *, classes: int, runs: Mapping[str, Mappi
             f"{path}: must hold one run, one seed and the {split} split, but has {found[(mixed or ['split'])[0]]}"
         )
     clip_ids = integers_of(table, "clip_id", path)
-    order = np.argsort(clip_ids, kind="stable")
-    clip_ids, rows, table = clip_ids[order], rows[order], table.take(pa.array(order))
+    if (np.diff(clip_ids) < 0).any():  # no training writes them so
+        order = np.argsort(clip_ids, kind="stable")
+        clip_ids, rows, table = clip_ids[order], rows[order], table.take(pa.array(order))
     check_ids_once(clip_ids, path)
     without = {
         modality: _with_replaced(everything, chosen, modality, path, clip_ids)

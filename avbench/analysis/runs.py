@@ -30,7 +30,7 @@ from avbench.analysis.predictions import (
 )
 from avbench.analysis.stored import Ids, check_ids_once, floats_of, in_order, integers_of
 from avbench.errors import RunError, UsageError, unknown
-from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA, SPLITS, read_metrics, read_table
+from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA, SPLITS, read_metrics, read_table, release_memory
 
 Epochs = Literal["all", "best"] | tuple[int, int]
 # group -> name -> (epochs, values): a panel a group, a line a name.
@@ -217,6 +217,7 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
         unpredicted=int((~predicted).sum()),
     )
     scores = tuple(table.scores(listed.clip_ids[kept]) for table in predictions)
+    release_memory()
     return _results(folders, listed, seeds, kept=kept, split=split, coverage=coverage, scores=scores)
 
 

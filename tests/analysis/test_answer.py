@@ -35,6 +35,18 @@ def test_evaluate_prints_every_number(run, capsys):
     assert found["clips"] == {"listed": 6, "evaluated": 6, "unrecorded": 0, "unpredicted": 0}
     assert [method["modality"] for method in found["methods"]] == ["audio", "visual", None]
     assert found["notes"]
+    assert found["warnings"] == []
+    assert found["learning"] == []  # nothing was logged
+
+
+def test_evaluate_prints_how_runs_learnt(run, capsys):
+    epochs = [{"kind": "epoch", "run": "audio", "seed": 0, "epoch": number, "loss": loss, "accuracy": 0.5,
+               "val_loss": 1.0, "val_accuracy": 0.25 * number} for number, loss in enumerate((2.0, "nan"))]  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in epochs))
+    main(["evaluate", str(run), "--resamples", "20", "--json"])
+    (audio, *_) = json.loads(capsys.readouterr().out)["learning"]
+    assert (audio["run"], audio["best_epoch"], audio["best_val_accuracy"]) == ("audio", 1, 0.25)
+    assert (audio["epochs"], audio["loss"]) == ([0, 1], [2.0, None])
 
 
 def test_subsets_prints_what_it_wrote(run, tmp_path, capsys):

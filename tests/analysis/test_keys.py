@@ -13,7 +13,7 @@ from avbench.analysis.export import export_subsets
 from avbench.analysis.external import read_results
 from avbench.analysis.keys import KnownKeys, source_of
 from avbench.errors import RunError
-from avbench.packing.recipes import LONGEST_KEY, encoded_key
+from avbench.packing.clips import LONGEST_KEY, encoded_key
 
 SOURCES = ["Hund, bellt/clip 1 é", "Hund, bellt/a.b", "日本語 音/clip 1 é", "Katze/x", "Katze/y", "Katze/100%"]
 LABELS = [0, 0, 1, 2, 2, 2]
