@@ -78,7 +78,7 @@ def origin_sheet(facts: Sequence[Fact]) -> Sheet:
         name="origin",
         kind="origin",
         title="What the numbers come from",
-        caption="Of every launch of every training, a row for each thing that is said. Digests are the start of a "
+        caption="Of every launch of every training, a row for each thing that is said. In brackets are digests, the start of a "
         "SHA-256: of the index, of dataset.json, of the names, of the clips' ids, of avbench's sources. "
         f"{DIFFERS}: not the same in all run folders, or in all launches of one.",
         words=3,
@@ -86,7 +86,7 @@ def origin_sheet(facts: Sequence[Fact]) -> Sheet:
         rows=tuple(
             (
                 Cell(f"{what}\N{NO-BREAK SPACE}{DIFFERS}" if any(fact.differs for fact in said) else what),
-                Cell(value, detail=digest[:_DIGITS]),
+                Cell(f"{value} ({digest[:_DIGITS]})" if digest else value),
                 Cell("all" if len(said) == len(launches) else _where(said)),
             )
             for what, values in grouped.items()
