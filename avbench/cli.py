@@ -72,7 +72,7 @@ class PackArgs:
     media: Annotated[Path | None, named("VIDEOS", default="OUT-media for planted, else required")] = None
     """The folder that holds the videos. Planted clips are rendered into it."""
     workers: Annotated[int, named("INT", default="one a core")] = 0
-    """Processes."""
+    """Processes that decode and write at once."""
     overwrite: bool = False
     """Replace a finished dataset."""
     json: bool = False
@@ -88,7 +88,7 @@ class VerifyArgs:
     quarantine: bool = False
     """Set bad clips aside, so that training leaves them out."""
     workers: Annotated[int, named("INT", default="one a core")] = 0
-    """Processes."""
+    """Processes that decode and write at once."""
     json: bool = False
     """Answer as one JSON object on stdout; the exit status is the same."""
 
