@@ -68,6 +68,12 @@ def evaluation_as_json(evaluation: Evaluation) -> dict[str, Any]:
         ],
         "performance": [_plain(asdict(speed)) for speed in evaluation.speeds],
         "warnings": list(evaluation.warnings),
+        "audit": {
+            "sentence": evaluation.audit.sentence,
+            "runs": [{**_plain(asdict(one)), "verdict": one.verdict} for one in evaluation.audit.runs],
+            "left_out": {name: list(keys) for name, keys in evaluation.audit.left_out.items()},
+        },
+        "origin": _records(evaluation.origin),
         "notes": list(evaluation.notes),
         "report": str(evaluation.page),
     }

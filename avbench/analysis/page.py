@@ -60,6 +60,7 @@ _HEADINGS = {
 }
 # Tables of these kinds have places of their own on the page, and are in no section of tables.
 _LEARNING, _CLASSES, _PERFORMANCE = "learning", "classes", "performance"
+_AUDIT, _ORIGIN = "audit", "origin"
 
 
 # What the curves of a method mean, where their names do not say it, by method.
@@ -449,7 +450,7 @@ def _page(evaluation: Evaluation, results: Results, pictures: Mapping[str, Seque
     dataset = results.folders[0].dataset if results.folders else {}
     apart = {
         kind: [sheet for sheet in evaluation.sheets if sheet.kind == kind]
-        for kind in (_LEARNING, _CLASSES, _PERFORMANCE)
+        for kind in (_LEARNING, _CLASSES, _PERFORMANCE, _AUDIT, _ORIGIN)
     }
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         evaluation=evaluation,

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from avbench.analysis.audit import Audit, read_audit
 from avbench.analysis.classes import ClassSides, class_sides
 from avbench.analysis.evaluation import AccuracyTable, Verdict, accuracy_table, rank_correlation, verdict
 from avbench.analysis.external import read_results
 from avbench.analysis.folder import check_report_folder, replace_report
-from avbench.analysis.learning import Learning, read_learning, untold
+from avbench.analysis.learning import Learning, read_learning, training_names, untold
 from avbench.analysis.metrics import GIGABYTE, MEMORY_BYTES, MetricTable, metric_table
 from avbench.analysis.notes import notes, warnings
+from avbench.analysis.origin import Fact, differences, read_origin
 from avbench.analysis.page import PAGE_FILE, render_page
 from avbench.analysis.performance import Speed, speeds
 from avbench.analysis.progress import progress
@@ -53,7 +55,8 @@ class Evaluation:
     conclusion: over all thresholds. published: the paper's rows where the dataset is one of its own, else ().
     speeds: how fast each run folder's training ran; empty where none logged two intervals or more.
     learning: how each run and seed learnt, those that diverged too. untold: of which runs nothing is known of that, in
-    words. classes: every class and the sides of its clips.
+    words. audit: whether each network counted each clip of its part once an epoch. origin: data, code and machines of
+    every launch. classes: every class and the sides of its clips.
     networks: per run what its network is, "" where nobody said. warnings: what may spoil every number of the report, a
     sentence each. notes: what a reader must know, a sentence or two each.
     page: the HTML page; it and everything else is in `folder`.
@@ -79,6 +82,8 @@ class Evaluation:
     speeds: tuple[Speed, ...]
     learning: tuple[Learning, ...]
     untold: str
+    audit: Audit
+    origin: tuple[Fact, ...]
     classes: tuple[ClassSides, ...]
     networks: Mapping[str, str]
     warnings: tuple[str, ...]
@@ -208,7 +213,8 @@ def _evaluated(
             tick=tick,
             memory_bytes=memory_bytes,
         )
-    learning = read_learning(results.folders)
+    learning, audit = read_learning(results.folders), read_audit(results.folders)
+    origin = _origin(results)
     recipe = results.folders[0].dataset.get("recipe", {}) if results.folders else {}
     return Evaluation(
         folder=folder,
@@ -231,10 +237,16 @@ def _evaluated(
         speeds=speeds(results.performance),
         learning=learning,
         untold=untold(table.methods, learning),
+        audit=audit,
+        origin=origin,
         classes=class_sides(labels, results.confidence["audio"], results.confidence["visual"], classes=results.classes),
         networks=results.networks,
-        warnings=warnings(results),
-        notes=(*notes(results, epochs=epochs, resamples=resamples), *ranking_notes(results, metrics)),
+        warnings=(*([audit.warning] if audit.warning else []), *warnings(results)),
+        notes=(
+            *notes(results, epochs=epochs, resamples=resamples),
+            *ranking_notes(results, metrics),
+            *differences(origin),
+        ),
     )
 
 
@@ -249,6 +261,11 @@ def checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
 
 
 # What is computed
+
+
+def _origin(results: Results) -> tuple[Fact, ...]:
+    names = training_names([folder.path for folder in results.folders])
+    return read_origin(results.folders, [names[folder.path] for folder in results.folders])
 
 
 def _planted_table(results: Results, thresholds: Sequence[float]) -> AccuracyTable | None:

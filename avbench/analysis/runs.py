@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from avbench.analysis.configuration import check_alike, settings_of
 from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_epochs, average_over_seeds, discrepancy
 from avbench.analysis.evaluation import Scores
+from avbench.analysis.origin import check_same_data, check_same_view
 from avbench.analysis.predictions import (
     Predictions,
     check_names,
@@ -298,8 +299,9 @@ def _read_folders(paths: Sequence[Path], split: str) -> tuple[RunFolder, ...]:
     if twice:
         raise UsageError(f"{twice[0]}: given twice; give each run folder once")
     folders = tuple(_read_folder(Path(path)) for path in paths)
-    _check_same_dataset(folders)
+    check_same_data(folders)
     check_alike(folders)
+    check_same_view(folders)
     return folders
 
 
@@ -387,17 +389,6 @@ def _read_diagnostics(path: Path) -> dict[tuple[str, int], Diagnostics]:
         }
         for key, groups in points.items()
     }
-
-
-def _check_same_dataset(folders: Sequence[RunFolder]) -> None:
-    first = folders[0]
-    for other in folders[1:]:
-        if other.dataset["index_sha256"] != first.dataset["index_sha256"]:
-            raise RunError(
-                f"{first.path} and {other.path} were trained on different datasets "
-                f"({first.dataset['name']} {first.dataset['index_sha256'][:8]}, "
-                f"{other.dataset['name']} {other.dataset['index_sha256'][:8]}); evaluate them apart"
-            )
 
 
 # Confidences

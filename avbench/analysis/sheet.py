@@ -26,7 +26,8 @@ class Sheet:
 
     name: unique, fit for a file name or an anchor, such as "accuracy-0.2". kind: tables of a kind differ by the
     threshold only: "learning", "accuracy", "published", "significance", "metrics", "cross-seed", "parts",
-    "utilization", "branches", "planted", "classes" or "performance". title, caption: a heading of a few words, and what
+    "utilization", "branches", "planted", "classes", "performance",
+    "audit" or "origin". title, caption: a heading of a few words, and what
     the numbers are, in a sentence or two.
     """
 

@@ -19,6 +19,7 @@ from avbench.analysis.evaluation import SUBSETS, Accuracy, AccuracyTable, subset
 from avbench.analysis.latex import latex
 from avbench.analysis.learning import CURVES, Learning, by_run
 from avbench.analysis.metrics import METRICS, Measured, MetricTable
+from avbench.analysis.origin_tables import audit_record, audit_sheet, origin_record, origin_sheet
 from avbench.analysis.performance import QUANTITIES, Quantity, Speed
 from avbench.analysis.published import SOURCE, WARNING, Published
 from avbench.analysis.seeds import SeedCell, SeedTable
@@ -59,6 +60,7 @@ def sheets(evaluation: Evaluation) -> tuple[Sheet, ...]:
     if evaluation.planted is not None:
         found += [_planted_sheet(evaluation, evaluation.planted, threshold) for threshold in thresholds]
     found += [_classes_sheet(evaluation.classes), _performance_sheet(evaluation.speeds)]
+    found += [audit_sheet(evaluation.audit), origin_sheet(evaluation.origin)]
     return tuple(_explained(sheet) for sheet in found if sheet.rows)
 
 
@@ -549,6 +551,8 @@ def table_files(evaluation: Evaluation) -> dict[str, bytes]:
         "utilization.csv": [_utilization_record(one) for one in evaluation.utilization],
         "published.csv": [{**record, "source": SOURCE} for record in _records(evaluation.published)],
         PERFORMANCE_FILE: [_speed_record(one) for one in evaluation.speeds],
+        "audit.csv": [audit_record(one) for one in evaluation.audit.runs],
+        "origin.csv": [origin_record(fact) for fact in evaluation.origin],
     }
     texts = {name: _csv(_with_few(rows)) for name, rows in records.items() if rows}
     texts["tables.md"] = markdown(evaluation)
@@ -687,6 +691,8 @@ def markdown(evaluation: Evaluation) -> str:
         lines += ["", _markdown_text(evaluation.untold)]
     for sheet in evaluation.sheets:
         lines += ["", f"## {sheet.title}", "", _markdown_text(sheet.caption), ""]
+        if sheet.kind == "audit":
+            lines += [_markdown_text(evaluation.audit.sentence), ""]
         lines.append(_markdown_row([_markdown_text(heading) for heading in sheet.headings]))
         lines.append(f"|{'---|' * sheet.words}{'---:|' * (len(sheet.headings) - sheet.words)}")
         lines += [_markdown_row([_markdown_cell(cell) for cell in row]) for row in sheet.rows]

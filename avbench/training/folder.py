@@ -18,11 +18,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from avbench.dataset import Dataset
 from avbench.errors import RunError
 from avbench.records import DIVERGED_FILE, write_json
+from avbench.training.origin import describe_clips, describe_code
 
 _PACKAGES = ("avbench", "torch", "torchaudio", "torchvision", "nvidia-dali-cuda120", "numpy", "pyarrow", "deepspeed")
 # A writer touches its lock while it works; one of another host that is older than this has lost its process.
@@ -224,11 +226,14 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def describe_environment(*, world_size: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What a run ran on: versions, machine, ranks, command."""
+def describe_environment(
+    *, world_size: int, device: torch.device, dtype: torch.dtype, clip_ids: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """What a run ran on: code, versions, machine, ranks, command, and which clips of each split it was given."""
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
+        "code": describe_code(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "platform": platform.platform(),
         "cpu": _cpu_name(),
@@ -237,6 +242,7 @@ def describe_environment(*, world_size: int, device: torch.device, dtype: torch.
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": str(dtype).removeprefix("torch."),
         "world_size": world_size,
+        "clips": describe_clips(clip_ids),
     }
 
 

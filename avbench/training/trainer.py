@@ -700,7 +700,9 @@ class Trainer:
         save_config(self.folder.config)
         write_json(self.folder.dataset, self.dataset.summary())
         write_json(self.folder.runs, {run.spec.name: run.describe() for run in self.runs})
-        environment = describe_environment(world_size=self.world.size, device=self.device, dtype=self.dtype)
+        environment = describe_environment(
+            world_size=self.world.size, device=self.device, dtype=self.dtype, clip_ids=self.clip_ids
+        )
         self.launch = record_launch(self.folder, environment)
 
     def _collect_bad_clips(self) -> None:
