@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from avbench.errors import AvbenchError, Interrupted, RankLost, RunError, UsageError
+from avbench.errors import AllDiverged, AvbenchError, Interrupted, RankLost, RunError, UsageError
 
 T = TypeVar("T")
 
@@ -82,7 +82,7 @@ def process_group(*, device: torch.device, timeout_seconds: float = 1800.0) -> I
     dist.init_process_group(rank=world.rank, world_size=world.size, timeout=timeout, **joining)
     try:
         yield world
-    except Interrupted:  # every rank's, at the same batch
+    except (AllDiverged, Interrupted):  # every rank's, at the same place
         dist.destroy_process_group()
         raise
     except RuntimeError as error:

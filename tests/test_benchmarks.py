@@ -373,11 +373,46 @@ def test_the_stores_benchmark_measures_two_ranks_and_extrapolates(tmp_path):
     assert at_four["saved_bytes"] == pytest.approx(2 * written["results"][1]["saved_bytes"])
 
 
+def test_the_index_benchmark_finishes_opens_checks_and_verifies(tmp_path):
+    output = run("index.py", "--clips", 40, 80, "--clips-per-shard", 8, "--rounds", 1, "--json", tmp_path / "out.json")
+    assert "CPU s (us a clip)" in output and "80 clips" in output
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [(one["clips"], one["shards"]) for one in results] == [(40, 5), (80, 10)]
+    for one in results:
+        assert set(one["phases"]) == {"finish", "open", "check", "verify"}
+        assert one["phases"]["verify"]["shards_verified"] == one["shards"] - 1
+        assert all(phase["cpu_seconds"] >= 0 for phase in one["phases"].values())
+        assert one["phases"]["verify"]["cpu_seconds"] > 0
+
+
 def test_the_stores_benchmark_refuses_what_memory_cannot_hold():
     command = [sys.executable, str(BENCHMARKS / "store.py"), "--clips", str(10**12)]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
     assert refused.returncode == 2
     assert refused.stderr.startswith("avbench: 1,000,000,000,000 clips need 40000.") and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_evaluates_benchmark_measures_memory_and_temporary_files_and_extrapolates(tmp_path):
+    few = ("--resamples", 20, "--memory-gb", 0.5, "--target", "80000x2x2", "--folder", tmp_path)
+    sizes = ("--sizes", "2000x3x1", "40000x2x1")
+    output = run("evaluate.py", *sizes, *few, "--json", tmp_path / "out.json", timeout=900)
+    assert "extrapolated" in output
+    written = json.loads((tmp_path / "out.json").read_text())
+    small, large = written["results"]
+    assert all(result["cpu_seconds"] > 0 and result["left_behind"] == [] for result in (small, large))
+    assert small["temporary_bytes"] == 0  # fits into memory
+    assert large["temporary_bytes"] == 40_000 * 309 * 4  # one run's at a time
+    assert large["peak_bytes"] < 0.5e9
+    assert written["extrapolated"]["cpu_seconds"] == pytest.approx(4 * large["cpu_seconds"])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_evaluates_benchmark_refuses_a_size_that_is_none():
+    command = [sys.executable, str(BENCHMARKS / "evaluate.py"), "--sizes", "1000x1x3"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    assert refused.returncode == 2
+    assert "'1000x1x3': expected CLIPSxRUNSxSEEDS with two runs or more" in refused.stderr
 
 
 @pytest.mark.slow

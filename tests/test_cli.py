@@ -111,7 +111,10 @@ def test_verify_says_what_a_quarantine_can_mend(tmp_path: Path, capsys: pytest.C
     assert 1 not in Dataset(path).clip_ids("train")
     with (path / shard_name(1)).open("rb+") as shard:
         shard.truncate(1000)
-    assert "truncated?" in line_of(capsys, "verify", str(path), "--quarantine")
+    assert "truncated?" in line_of(capsys, "train", str(path), "--out", str(tmp_path / "run"))
+    main(["verify", str(path), "--quarantine"])
+    assert "set aside: 3 clips, of damaged shards: 1" in capsys.readouterr().out
+    assert not len(Dataset(path).clip_ids("val"))
 
 
 def test_doctor_says_what_runs_where(capsys: pytest.CaptureFixture[str]) -> None:

@@ -398,6 +398,7 @@ class Loader:
             clip_id=on_device(prepared.clip_ids, self.device),
             valid=torch.from_numpy(prepared.valid),  # stays on the CPU: to ask it must not wait for a GPU
             position=prepared.position,
+            rows=torch.from_numpy(prepared.clip_ids),
         )
         return _Finished(batch, prepared.bad, ready=None if self._stream is None else self._stream.record_event())
 
@@ -531,7 +532,8 @@ class _Reader:
             except _BadBytesError as error:
                 bad[clip_id] = str(error)
                 clips.append(self._stock)
-        valid = ~np.isin(clip_ids, [*bad, *self.left_out])
+        # Clip by clip: of all that is left out an array would have to be made for every batch.
+        valid = np.array([clip not in bad and clip not in self.left_out for clip in clip_ids.tolist()], bool)
         return _Prepared(position, clip_ids, self._feeds(clip_ids, clips, starts, crops, valid), valid, bad)
 
     def _feeds(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Outputs
 from avbench.engine import Engine
-from avbench.methods.base import Log, Method
+from avbench.methods.base import Log, Method, log_softmax
 from avbench.models.fusion import full_precision
 from avbench.models.resnet import WIDTH, encoder_a_modality, initialize
 
@@ -72,6 +72,10 @@ class TMC(Method):
         local = torch.stack([uncertainty(evidence.detach()).sum() for evidence in outputs.extras.values()])
         means = engine.mean(local) * engine.world.size / batch.global_valid.clamp(min=1)
         return {f"uncertainty/{view}": mean for view, mean in zip(outputs.extras, means, strict=True)}
+
+    def log_probabilities(self, outputs: Outputs) -> Tensor:
+        """log alpha - log S of the combination, float64 [B, classes]: from the evidence, as logits are rounded."""
+        return log_softmax(torch.log1p(outputs.extras[COMBINED].double()))
 
     def uncertainty(self, outputs: Outputs) -> Tensor:
         """Uncertainty of the combination, [B] in (0, 1]."""

@@ -152,11 +152,12 @@ class MMTMFusion(nn.Module):
             average += (mean.to(average.dtype) - average) / self.averaged_steps
 
     def main_parameters(self, modality: Modality) -> list[nn.Parameter]:
-        """What learns from its own modality alone: the branch's encoder and head."""
+        """The own parameters of a modality's branch: its encoder and head."""
         return [*self.encoders[modality].parameters(), *self.heads[modality].parameters()]
 
     def bypass_parameters(self, modality: Modality) -> list[nn.Parameter]:
-        """What brings the other modality in: the W_u of all blocks, and their W_s, which serve both modalities."""
+        """The fusion parameters of a modality's branch, which bring the other modality in: the W_u of all blocks, and
+        their W_s, which count in both branches."""
         modules = [part for block in self._blocks() for part in (block.gates[modality], block.shared)]
         return [parameter for module in modules for parameter in module.parameters()]
 

@@ -1,5 +1,6 @@
 """Small real videos for tests: every frame shows its own number, and a click sounds at a known second."""
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -49,8 +50,21 @@ def make_video(
     has_pictures: bool = True,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
+    frames: int | None = None,
+    picture: Callable[[int], np.ndarray] | None = None,
+    pixel_aspect: Fraction | None = None,
+    edit: Callable[[av.Packet], av.Packet | None] = lambda packet: packet,
 ) -> Path:
-    """Write one video. sound: float32 [channels, S], at `rate`; a click at 1 s where None. Returns the path."""
+    """Write one video. Returns the path.
+
+    sound: float32 [channels, S], at `rate`; a click at 1 s where None. frames: how many; as many as fit where None.
+    picture: uint8 [height, width, 3] of each; `numbered_frame` where None. edit: changes each packet that is written,
+    or leaves it out (None).
+    """
+
+    def write(packets: list[av.Packet]) -> None:
+        container.mux([packet for packet in map(edit, packets) if packet is not None])
+
     path.parent.mkdir(parents=True, exist_ok=True)
     if sound is None:
         sound = click_track(seconds, rate, min(1.0, seconds / 2))
@@ -59,15 +73,18 @@ def make_video(
             video = container.add_stream(video_codec, rate=fps, options={"g": "250", **(options or {})})
             video.width, video.height, video.pix_fmt = width, height, "yuv420p"
             video.codec_context.thread_count = 1
+            if pixel_aspect is not None:
+                video.codec_context.sample_aspect_ratio = pixel_aspect
         if has_sound:
             layout = {1: "mono", 2: "stereo", 6: "5.1"}[len(sound)]
             audio = container.add_stream(audio_codec, rate=rate, layout=layout)
         if has_pictures:
-            for number in range(round(seconds * fps)):
-                frame = av.VideoFrame.from_ndarray(numbered_frame(number % 256, width, height), format="rgb24")
+            draw = picture or (lambda number: numbered_frame(number % 256, width, height))
+            for number in range(round(seconds * fps) if frames is None else frames):
+                frame = av.VideoFrame.from_ndarray(draw(number), format="rgb24")
                 frame.pts, frame.time_base = number, 1 / Fraction(fps)
-                container.mux(video.encode(frame))
-            container.mux(video.encode(None))
+                write(video.encode(frame))
+            write(video.encode(None))
         if has_sound:
             # In the order that a player would read it where it matters; muxers interleave.
             block = 1024 if audio_codec in ("aac", "libmp3lame") else rate // 50
@@ -76,9 +93,20 @@ def make_video(
             frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
             frame.pts = round(sound_starts * rate)
             for piece in (*resampler.resample(frame), *resampler.resample(None)):
-                container.mux(audio.encode(piece))
-            container.mux(audio.encode(None))
+                write(audio.encode(piece))
+            write(audio.encode(None))
     return path
+
+
+def shifted(seconds: float) -> Callable[[av.Packet], av.Packet]:
+    """An `edit` that moves every time stamp."""
+
+    def edit(packet: av.Packet) -> av.Packet:
+        ticks = round(seconds / packet.time_base)
+        packet.pts, packet.dts = packet.pts + ticks, packet.dts + ticks
+        return packet
+
+    return edit
 
 
 def make_labelled_folder(
