@@ -60,7 +60,7 @@ from gpu_answers.setting import Config, Setting
 
 from avbench.bench.machine import describe, summary
 from avbench.bench.scripts import check_json, run_script, write_results
-from avbench.errors import UsageError, unknown
+from avbench.errors import Interrupted, UsageError, unknown
 from avbench.loading.gpu import check_driver, why_unused
 
 ANSWERS = (
@@ -77,6 +77,7 @@ class Found:
     failed: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    is_stopped: bool = False
 
 
 def main(config: Config) -> None:
@@ -146,6 +147,8 @@ def asked(rows: Iterable[Row], deadline: float) -> Iterator[Found]:
         else:
             find(row, found)
         yield found
+        if found.is_stopped:
+            return
 
 
 def find(row: Row, found: Found) -> None:
@@ -156,6 +159,8 @@ def find(row: Row, found: Found) -> None:
     except (Exception, SystemExit) as error:
         value = f"failed: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         found.failed[f"{row.answer}, {row.name}"] = traceback.format_exc()
+        # A signal, which training takes for itself: whoever sent it wants an end.
+        found.is_stopped = isinstance(error, Interrupted)
         # A traceback holds what the row had on the GPU.
         traceback.clear_frames(error.__traceback__)
     if torch.cuda.is_available():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from avbench.errors import UsageError
+from avbench.errors import Interrupted, UsageError
 from avbench.methods import METHODS
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -85,6 +85,20 @@ def test_a_row_that_fails_is_written_and_the_others_are_too(gpu, monkeypatch, tm
     assert "in refuse" in written["failed"]["smoke, second"] and written["machine"]["processor"]
     output = capsys.readouterr().out
     assert "steps | fourth | avbench 200" in output and "failed: smoke, second, waits, third;" in output
+
+
+def test_a_signal_during_a_training_ends_it_with_what_was_found(gpu, monkeypatch, tmp_path):
+    def interrupted() -> None:
+        raise Interrupted("SIGTERM")
+
+    later = ("steps", "later", 1, lambda: pytest.fail("goes on"))
+    fake(gpu, monkeypatch, ("smoke", "first", 1, lambda: 1), ("training", "second", 1, interrupted), later)
+    path = tmp_path / "gpu.json"
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(gpu.Config(**SMALL, json=path))
+    assert ended.value.code == 1
+    answers = json.loads(path.read_text())["answers"]
+    assert answers == {"smoke": {"first": 1}, "training": {"second": "failed: Interrupted: interrupted by SIGTERM"}}
 
 
 def test_a_row_that_time_is_too_short_for_is_listed_and_a_shorter_one_is_still_found(gpu, monkeypatch, tmp_path):

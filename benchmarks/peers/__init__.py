@@ -79,6 +79,7 @@ PEERS = {
         f"{name}{way}": replace(peer, workers=workers)
         for name, peer in _ONE_WORKER.items()
         for way, workers in (("", 1), (NO_WORKER, 0))
+        if workers or not peer.needs_media  # beside decoding video, sending a tensor is nothing
     },
 }
 
