@@ -41,7 +41,7 @@ def named(metavar: str, *, default: str = "") -> Any:
 
 
 def option_texts(kind: type) -> dict[str, str]:
-    """The text beside each field of a dataclass, on one line; "" without one, or without a source to read."""
+    """The text below each field of a dataclass, on one line; "" without one, or where there is no source to read."""
     texts = {item.name: "" for item in dataclasses.fields(kind)}
     try:
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
