@@ -214,6 +214,7 @@ def describe_environment(*, world_size: int, device: torch.device, dtype: torch.
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": str(dtype).removeprefix("torch."),
         "world_size": world_size,
+        **({"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if device.type == "cuda" else {}),
     }
 
 

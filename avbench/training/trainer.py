@@ -59,6 +59,7 @@ from avbench.training.folder import RunFolder, describe_environment, record_laun
 from avbench.training.interruption import Stop
 from avbench.training.memory import fits, largest_that_fits, memory_refused_in_one_line, too_large
 from avbench.training.monitor import Monitor, plotted
+from avbench.training.origin import origin
 from avbench.training.parallel import SideBySide, longest_first
 from avbench.training.predict import counted, evaluate, prepare
 from avbench.training.profile import Profiler
@@ -706,7 +707,9 @@ class Trainer:
         write_json(self.folder.dataset, self.dataset.summary())
         write_json(self.folder.runs, {run.spec.name: run.describe() for run in self.runs})
         environment = describe_environment(world_size=self.world.size, device=self.device, dtype=self.dtype)
-        self.launch = record_launch(self.folder, environment)
+        used = {**self.clip_ids, **{str(part): ids for part, ids in self.parts.items()}}
+        origin_of = origin(self.dataset, used, self.preset)
+        self.launch = record_launch(self.folder, {**environment, "origin": origin_of})
 
     def _collect_bad_clips(self) -> None:
         """Make every rank's newly found bad clips known to all, and say so once for each."""
