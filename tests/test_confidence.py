@@ -582,7 +582,7 @@ def save_with_a_full_disk(folder):
 
 def test_a_rank_that_cannot_write_its_save_is_named_to_all_and_the_previous_one_stays(tmp_path):
     for message, unchanged in run_on_ranks(2, save_with_a_full_disk, tmp_path):
-        assert message == f"{tmp_path}: cannot save confidences: [Errno 27] File too large"
+        assert message.startswith(f"{tmp_path}: cannot save confidences: [Errno 27] File too large")
         assert unchanged
     assert np.flatnonzero(saved_rows(tmp_path)[0]["precedence"]).tolist() == [0, 1, 5]
 

@@ -8,10 +8,10 @@ it is an error here, so what was asked to be compiled is.
 from __future__ import annotations
 
 import functools
+import importlib
+from typing import Any
 
 import torch
-import torch._dynamo
-import torch._functorch.config
 from torch import Tensor, nn
 
 from avbench.batch import Batch, Outputs
@@ -36,7 +36,7 @@ class CompiledNetwork(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        _configure_torch()
+        self._dynamo = _configured_dynamo()
         self.network = network
         # Random numbers, where a network draws any, are those that it draws when it is not compiled.
         if BACKEND == "inductor":
@@ -50,10 +50,10 @@ class CompiledNetwork(nn.Module):
             return self.network(batch)
         for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id, batch.valid):
             if tensor is not None:
-                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+                self._dynamo.maybe_mark_dynamic(tensor, 0)
         try:
             return self._compiled(batch)
-        except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
+        except (self._dynamo.exc.TorchDynamoException, self._dynamo.exc.FailOnRecompileLimitHit) as error:
             raise UsageError(
                 f"compile is asked for, and torch cannot compile {type(self.network).__name__} as a whole "
                 f"({_said(error)}); leave --compile out"
@@ -90,13 +90,19 @@ def _anything(tensor: Tensor) -> Tensor:
     return tensor.sin() + 1.0
 
 
-def _configure_torch() -> None:
-    """For the whole process: torch has these as no options of one compilation."""
-    torch._dynamo.config.recompile_limit = _MOST_VARIANTS
+def _configured_dynamo() -> Any:
+    """torch._dynamo, which takes a second to import, so that only who compiles waits for it.
+
+    Configured for the whole process: torch has these as no options of one compilation.
+    """
+    dynamo = importlib.import_module("torch._dynamo")
+    dynamo.config.recompile_limit = _MOST_VARIANTS
     # It would cut the network where DDP's buckets end, and there would be more than one graph.
-    torch._dynamo.config.optimize_ddp = False
+    dynamo.config.optimize_ddp = False
     # Else backward would free what a second one, as of `Engine.loss_grads`, needs.
-    torch._functorch.config.donated_buffer = False
+    functorch: Any = importlib.import_module("torch._functorch.config")
+    functorch.donated_buffer = False
+    return dynamo
 
 
 def _said(error: BaseException) -> str:

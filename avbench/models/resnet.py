@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Modality
+
+if TYPE_CHECKING:
+    import torchvision
 
 WIDTH = 64  # channels of ResNet-18's first stage; every stage after it has twice as many as the one before
 STAGES = (2, 3, 4)
@@ -25,6 +29,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.modality = modality
         self.width = width
+        import torchvision  # and with it torch._dynamo: over a second, for which no other command should wait
+
         network = torchvision.models.resnet18(weights=None)
         network.fc = nn.Identity()
         if _STEM_CHANNELS[modality] != 3 or width != WIDTH:
@@ -80,6 +86,8 @@ def encoder_a_modality(width: int = WIDTH) -> dict[str, Encoder]:
 
 def _make_stages(network: torchvision.models.ResNet, width: int) -> None:
     """Give torchvision's ResNet-18 stages of another width; its constructor knows only 64."""
+    import torchvision
+
     network.inplanes = width
     network.bn1 = nn.BatchNorm2d(width)
     for stage in range(1, 5):
@@ -91,7 +99,10 @@ def _make_stages(network: torchvision.models.ResNet, width: int) -> None:
 
 def _folded(images: Tensor) -> Tensor:
     """Images [B, K, C, H, W] as a batch [B K, C, H, W] in channels-last memory; a view where they lie so already."""
-    return images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    # One image a clip is taken as it lies: flattening gives an axis of one channel another stride, by which
+    # convolutions may choose another algorithm.
+    flat = images[:, 0] if images.shape[1] == 1 else images.flatten(0, 1)
+    return flat.contiguous(memory_format=torch.channels_last)
 
 
 def initialize(module: nn.Module) -> None:

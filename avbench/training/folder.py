@@ -243,6 +243,7 @@ def describe_environment(
         "precision": str(dtype).removeprefix("torch."),
         "world_size": world_size,
         "clips": describe_clips(clip_ids),
+        **({"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if device.type == "cuda" else {}),
     }
 
 

@@ -17,9 +17,15 @@ from avbench.training.run import Run, modalities_read
 
 
 def prepare(batch: Batch, dtype: torch.dtype) -> Batch:
-    """The batch without clips whose bytes were bad, in the run's precision where that is float64."""
+    """The batch without clips whose bytes were bad, in the run's precision where that is float64.
+
+    Spectrograms, which the loader gives as a view with the other axis first, are laid out as encoders read them: once,
+    and not by each run for itself.
+    """
     if not bool(batch.valid.all()):
         batch = batch.select(batch.valid)
+    if batch.audio is not None:
+        batch = replace(batch, audio=batch.audio.contiguous(memory_format=torch.channels_last))
     if dtype != torch.float64:
         return batch
     return replace(

@@ -3,7 +3,8 @@ from torch import nn
 
 from avbench.batch import MODALITIES, Batch
 from avbench.models.fusion import LateFusion, Unimodal
-from avbench.models.resnet import Encoder
+from avbench.models.resnet import Encoder, _folded
+from avbench.training.predict import prepare
 
 
 def batch_of(clips: int = 3, frames: int = 2) -> Batch:
@@ -91,3 +92,18 @@ def test_initialization_is_kaiming_for_convolutions_and_xavier_for_heads() -> No
     assert abs(float(convolution.std()) / (2 / (256 * 9)) ** 0.5 - 1) < 0.02  # fan out: 256 channels of 3 x 3
     assert abs(float(model.head.weight.detach().std()) / (2 / (1024 + 100)) ** 0.5 - 1) < 0.02
     assert not model.head.bias.any()
+
+
+def test_a_spectrogram_is_laid_out_once_and_every_encoder_reads_it_as_it_lies() -> None:
+    """The loader gives it with the other axis first; bits do not hang on who turns it round."""
+    audio = torch.randn(3, 1, 40, 32, generator=torch.Generator().manual_seed(0)).transpose(2, 3)
+    clip_id = torch.arange(3)
+    batch = Batch(audio=audio, frames=None, label=clip_id, clip_id=clip_id, valid=torch.ones(3, dtype=torch.bool))
+    ready = prepare(batch, torch.float32)
+    assert ready.audio is not None and ready.audio.data_ptr() != audio.data_ptr()
+    encoder = Encoder("audio", width=8)
+    own, shared = (_folded(encoder.images(each)) for each in (batch, ready))
+    assert shared.data_ptr() == ready.audio.data_ptr()
+    assert shared.stride() == own.stride() and torch.equal(shared, own)
+    assert _folded(encoder.images(ready.select(slice(1, 3)))).data_ptr() == ready.audio[1:].data_ptr()
+    assert torch.equal(encoder.eval()(ready), encoder(batch))
