@@ -8,3 +8,13 @@ def shipped(folder: str) -> Path:
     package = Path(__file__).parent
     inside = package / "shipped" / folder
     return inside if inside.is_dir() else package.parent / folder
+
+
+def installed_version() -> str | None:
+    """The version of the installed package; None where it is not installed (run from a checkout, say)."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("avbench")
+    except PackageNotFoundError:
+        return None

@@ -26,6 +26,8 @@ class Batch:
     position: the batch's number within its epoch's global order.
     global_valid: number of valid clips of the global batch over all ranks, a 0-d tensor; None until the trainer has
         counted it.
+    rows: `clip_id` on the CPU, so that to ask which clips these are does not wait for a GPU; made of it where it is
+        not given.
     """
 
     audio: Tensor | None
@@ -35,6 +37,11 @@ class Batch:
     valid: Tensor
     position: int = 0
     global_valid: Tensor | None = None
+    rows: Tensor = None  # type: ignore[assignment]  # never None once made
+
+    def __post_init__(self) -> None:
+        if self.rows is None:
+            object.__setattr__(self, "rows", self.clip_id.cpu())
 
     def __len__(self) -> int:
         return len(self.label)
@@ -55,6 +62,7 @@ class Batch:
             label=self.label[there],
             clip_id=self.clip_id[there],
             valid=self.valid[rows],
+            rows=self.rows[rows],
         )
 
 

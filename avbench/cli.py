@@ -8,24 +8,42 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
+import shutil
 import sys
+import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 # Threads that spin while they wait for each other are slower than one where cores are shared. Read when torch loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if os.environ.get("NO_COLOR"):  # https://no-color.org; rich heeds it by itself, tyro has a word of its own
+    os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
 
 import tyro
 from rich.console import Console
 
-from avbench.arguments import comma_list
-from avbench.errors import INTERRUPTED_STATUS, AvbenchError, Interrupted, RankLost, UsageError, unknown
+from avbench import installed_version
+from avbench.arguments import comma_list, explain, named
+from avbench.errors import (
+    DIVERGED_STATUS,
+    INTERRUPTED_STATUS,
+    AllDiverged,
+    AvbenchError,
+    Interrupted,
+    RankLost,
+    UsageError,
+    unknown,
+)
+from avbench.help import examples_text, methods_text
+from avbench.streams import forgiving_streams
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +57,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # A full or read-only disk, a folder that belongs to somebody else.
+_NEARLY_FULL = 1 << 20  # bytes left
 _NOT_OURS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -46,40 +65,44 @@ _NOT_OURS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errn
 class PackArgs:
     """Cut labelled videos into a dataset of tar shards. Started again after an interruption, it goes on."""
 
-    recipe: tyro.conf.Positional[str]
-    """A recipe by name (folder, planted) or a TOML file."""
+    recipe: Annotated[tyro.conf.Positional[str], named("RECIPE")]
+    """A recipe by name (folder, planted) or a TOML file of your own."""
     out: Path
     """The dataset folder to make."""
-    media: Path | None = None
-    """Where the videos are (planted: where they are rendered to; default: OUT-media)."""
-    workers: int = 0
-    """Processes (default: one a core)."""
+    media: Annotated[Path | None, named("VIDEOS", default="OUT-media for planted, else required")] = None
+    """The folder that holds the videos. Planted clips are rendered into it."""
+    workers: Annotated[int, named("INT", default="one a core")] = 0
+    """Processes that decode and write at once."""
     overwrite: bool = False
     """Replace a finished dataset."""
+    json: bool = False
+    """Say the result as one JSON object on stdout; progress goes to stderr as ever."""
 
 
 @dataclass(frozen=True)
 class VerifyArgs:
     """Prove that a packed dataset is whole: sizes, checksums, counts, and that every clip decodes."""
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: Annotated[tyro.conf.Positional[Path], named("DATASET")]
     """A packed dataset."""
     quarantine: bool = False
     """Set bad clips aside, so that training leaves them out."""
-    workers: int = 0
-    """Processes (default: one a core)."""
+    workers: Annotated[int, named("INT", default="one a core")] = 0
+    """Processes that decode and write at once."""
+    json: bool = False
+    """Answer as one JSON object on stdout; the exit status is the same."""
 
 
 @dataclass(frozen=True)
 class EvaluateArgs:
     """Tables, figures and an HTML page from what training left behind, or from predictions of your own."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], named("RUN")] = ()
     """Run folders of one dataset; the report goes into the first."""
     predictions: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """Predictions of your own, Parquet or CSV: key and prediction, or class probabilities. May be given again."""
-    confidence: Path | None = None
-    """Confidences that cut the subsets, Parquet or CSV: key, label, audio, visual (default: the run folders')."""
+    confidence: Annotated[Path | None, named("FILE", default="the run folders'")] = None
+    """Confidences that cut the subsets, Parquet or CSV: key, label, audio, visual."""
     split: str = "test"
     """The split that is cut into subsets."""
     thresholds: Annotated[tuple[float, ...], comma_list(float, "0,0.2,0.4")] = (0.0, 0.2, 0.4)
@@ -88,15 +111,19 @@ class EvaluateArgs:
     """Epochs to average confidence over: all, FIRST:LAST (both included), or best."""
     resamples: int = 1000
     """Bootstrap resamples behind the intervals of class means."""
-    out: Path | None = None
-    """The report folder (default: RUN/report, or FILE-report beside the predictions)."""
+    out: Annotated[Path | None, named("REPORT", default="RUN/report, or FILE-report beside the predictions")] = None
+    """The report folder."""
+    memory_gb: float = 2.0
+    """Memory to aim at, in GB; class probabilities that do not fit go to TMPDIR for a while. Changes no number."""
+    json: bool = False
+    """Print every number as JSON instead of tables."""
 
 
 @dataclass(frozen=True)
 class SubsetsArgs:
     """The keys of the clips of every subset, as a file."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], named("RUN")]
     """Run folders of one dataset."""
     export: Path
     """The file to write, .csv or .parquet, or a folder for subsets.csv."""
@@ -108,6 +135,8 @@ class SubsetsArgs:
     """Epochs to average confidence over: all, FIRST:LAST (both included), or best."""
     overwrite: bool = False
     """Replace a file of subsets that is there; no other."""
+    json: bool = False
+    """Print the counts as JSON."""
 
 
 @dataclass(frozen=True)
@@ -126,22 +155,30 @@ class DoctorArgs:
 
     path: Path = Path()
     """The folder whose free disk counts."""
+    json: bool = False
+    """Answer as one JSON object on stdout."""
 
 
 @dataclass(frozen=True)
 class BenchArgs:
     """Throughput of every stage, as tables; peers beside it where they are installed."""
 
-    dataset: tyro.conf.Positional[Path | None] = None
-    """A packed dataset, of ten-second clips at best (default: made-up clips, rendered and packed first)."""
-    media: Path | None = None
+    dataset: Annotated[tyro.conf.Positional[Path | None], named("DATASET", default="made-up clips")] = None
+    """A packed dataset, of ten-second clips at best; made-up clips are rendered and packed first."""
+    media: Annotated[Path | None, named("VIDEOS")] = None
     """The videos that it was packed from, for what reads videos."""
     preset: str = "paper"
     """What a clip is turned into."""
-    json: Path | None = None
+    json: Annotated[Path | None, named("FILE")] = None
     """Write everything measured, and the machine, to this file."""
     quick: bool = False
     """Run everything on a few clips: whether it works, not how fast it is."""
+    peers: Annotated[tuple[str, ...], comma_list(str, "DALI,SPDL")] = ()
+    """Of `bench loader`: which to compare with (default: all that are installed)."""
+    clips: int = 0
+    """Of `bench loader`: clips an epoch beside peers (default: 480)."""
+    rounds: int = 0
+    """Of `bench loader`: how often everything is measured in turn (default: 5)."""
 
 
 @dataclass(frozen=True)
@@ -156,53 +193,82 @@ class BenchPlanArgs:
     """What storage gives all GPUs together."""
     methods: str = "7"
     """So many of avbench's methods, or names: audio,visual,ogm-ge."""
-    codec: str = ""
-    """The shards' audio codec (default: the one that was measured)."""
+    codec: Annotated[str, named("CODEC", default="the one that was measured")] = ""
+    """The shards' audio codec."""
     step_ms: float = 0.0
     """A clip's training step on one GPU, all methods together, where --from has no GPU's steps."""
     clips: int = 200_000
     """Clips an epoch; VGG-Sound's by default."""
-    costs: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Stage costs: the JSON of `avbench bench loader` (default: measured here first, on made-up clips)."""
+    costs: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            name="from", metavar="FILE", help_behavior_hint="(default: measured here first, on made-up clips)"
+        ),
+    ] = None
+    """Stage costs: the JSON of `avbench bench loader`."""
     preset: str = "paper"
     """What is measured where --from is not given."""
-    json: Path | None = None
+    json: Annotated[Path | None, named("FILE")] = None
     """Write the plan to this file too."""
 
 
 def _pack(argv: Sequence[str]) -> None:
     from avbench.packing.pack import pack
-    from avbench.packing.quality import quality_words
-    from avbench.packing.recipes import Recipe, load_recipe
+    from avbench.packing.recipes import load_recipe
+    from avbench.packing.summary import as_json, lines
 
-    args, rest = _parse_known(PackArgs, argv, "avbench pack", description=_pack_help(Recipe))
-    recipe = load_recipe(args.recipe, _overrides(rest))
-    media = args.media or _default_media(recipe.kind, args.out)
-    dataset = pack(recipe, media, out=args.out, workers=args.workers or _cores(), overwrite=args.overwrite)
-    clips = ", ".join(f"{count} {split}" for split, count in dataset.description["clips"].items())
-    rejects = sum(dataset.description["rejects"].values())
-    line = f"{args.out}: {len(dataset)} clips ({clips}), {len(dataset.classes)} classes, {rejects} rejected"
-    _console().print(line + quality_words(dataset.description))
+    _check_not_empty(argv, "--out", "--media")
+    if any(word in ("-h", "--help") for word in argv):
+        _pack_help(argv)
+    args, rest = _parse_known(PackArgs, argv, "avbench pack")
+    with json_errors(asked=args.json):
+        recipe = load_recipe(args.recipe, _overrides(rest))
+        media = args.media or _default_media(recipe.kind, args.out)
+        dataset = pack(recipe, media, out=args.out, workers=args.workers or _cores(), overwrite=args.overwrite)
+    if args.json:
+        print_json(as_json(dataset))
+        return
+    for line in lines(dataset):
+        _console().print(line, soft_wrap=True, markup=False)
 
 
 def _verify(argv: Sequence[str]) -> None:
-    from avbench.dataset import Dataset
-    from avbench.packing.verify import verify
+    from avbench.packing.verify import as_json, verify
+    from avbench.quarantine import Quarantine, read_quarantine
 
     args = _parse(VerifyArgs, argv, "avbench verify")
-    problems = verify(args.dataset, workers=args.workers or _cores(), quarantine=args.quarantine)
-    for problem in problems:
-        _console().print(str(problem), soft_wrap=True, markup=False)
+    with json_errors(asked=args.json):
+        problems = verify(args.dataset, workers=args.workers or _cores(), quarantine=args.quarantine)
+    is_blocked = any(problem.blocks_training for problem in problems)
+    aside = read_quarantine(args.dataset) if args.quarantine and not is_blocked else Quarantine()
+    if args.json:
+        print_json(as_json(args.dataset, problems, set_aside=len(aside.clips)))
+    else:
+        for problem in problems:
+            _console().print(str(problem), soft_wrap=True, markup=False)
     if not problems:
-        _console().print(f"{args.dataset}: whole")
-        return
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    if not args.quarantine:
-        raise UsageError(f"{args.dataset}: {count}, listed above; --quarantine sets clips aside that are not whole")
-    aside = len(Dataset(args.dataset).quarantined)  # raises where a shard is missing or cut: no quarantine mends that
-    if not aside:
-        raise UsageError(f"{args.dataset}: {count}, none of a clip, so nothing was set aside; pack the dataset again")
-    _console().print(f"{args.dataset}: {count}; set aside: {'1 clip' if aside == 1 else f'{aside} clips'}")
+        done = "whole"
+    else:
+        count = _number(problems, "problem")
+        if is_blocked:
+            raise UsageError(
+                f"{args.dataset}: {count}, listed above; the index or the description is damaged, which no quarantine "
+                f"mends; restore it or pack the dataset again"
+            )
+        if not args.quarantine:
+            raise UsageError(f"{args.dataset}: {count}, listed above; --quarantine sets clips aside that are not whole")
+        if not aside.clips and not aside.shards:
+            raise UsageError(
+                f"{args.dataset}: {count}, none of a clip, so nothing was set aside; pack the dataset again"
+            )
+        shards = f", of damaged shards: {len(aside.shards)}" if aside.shards else ""
+        done = f"{count}; set aside: {_number(aside.clips, 'clip')}{shards}"
+    if not args.json:
+        _console().print(f"{args.dataset}: {done}", soft_wrap=True, markup=False)
+
+
+def _number(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -210,7 +276,7 @@ def _train(argv: Sequence[str]) -> None:
 
     saved = _saved_config(argv, load_config)
     default = TrainArgs(saved) if saved else tyro.MISSING_NONPROP
-    args = _parse(TrainArgs, argv, "avbench train", default=default)
+    args = _parse(TrainArgs, argv, "avbench train", default=default, more_help=methods_text)
     if args.auto_resume and (args.resume or args.overwrite):
         raise UsageError(f"--auto-resume and --{'resume' if args.resume else 'overwrite'} exclude each other")
     if args.resume and saved:
@@ -219,12 +285,12 @@ def _train(argv: Sequence[str]) -> None:
 
 
 def _run_training(args: TrainArgs) -> None:
-    from avbench.dataset import Dataset
     from avbench.distributed import on_main, process_group, world_from_environment
     from avbench.engine import pick_precision
     from avbench.loading.features import preset
     from avbench.loading.gpu import check_driver, why_unused
     from avbench.methods import parse_methods
+    from avbench.training.closing import all_diverged
     from avbench.training.folder import RunFolder
     from avbench.training.trainer import is_finished, select_clips, train
 
@@ -243,17 +309,19 @@ def _run_training(args: TrainArgs) -> None:
     with process_group(device=device, timeout_seconds=max(1800.0, 2 * config.training.hang_seconds)) as world:
         resume = args.resume
         if args.auto_resume:
+            if text := on_main(str(config.out), lambda: all_diverged(folder)):
+                raise AllDiverged(text)
             # Rank 0 looks, for all: a moment later its own config.toml is there.
             resume = on_main(str(config.out), lambda: _is_begun(folder, config))
             if resume and on_main(str(config.out), lambda: is_finished(folder, epochs=config.training.epochs)):
                 if world.is_main:
                     _console().print(f"{config.out}: finished already", soft_wrap=True, markup=False)
                 return
-        dataset = Dataset(config.dataset)
+        dataset = _opened(config.dataset, resume=folder if resume else None)
         clip_ids = select_clips(dataset, classes=config.classes, fraction=config.fraction)
         if args.tune:
             config = _tuned(config, dataset, clip_ids, specs, device=device, resume=resume, overwrite=args.overwrite)
-        train(
+        said = train(
             dataset,
             clip_ids=clip_ids,
             specs=specs,
@@ -268,6 +336,36 @@ def _run_training(args: TrainArgs) -> None:
             resume=resume,
             overwrite=args.overwrite,
         )
+        if world.is_main:
+            print(said, flush=True)
+
+
+def _opened(path: Path, *, resume: RunFolder | None) -> Dataset:
+    """The dataset of a training that starts, its index and description checked by rank 0 for all. A collective.
+
+    resume: the folder of the run that is gone on with. Raises RunError, on every rank, where the run was begun with
+    another dataset; RunError or DatasetError where the dataset is missing or not as it was packed.
+    """
+    from avbench.dataset import Dataset
+    from avbench.distributed import current_world, on_main, together
+    from avbench.integrity import check_contents, leftovers
+
+    def opened() -> Dataset:
+        if resume is not None and not path.exists():
+            raise UsageError(
+                f"{path}: no such dataset folder; if it was moved, name its new place: "
+                f"`avbench train NEW-PLACE --out {resume.path} --resume`"
+            )
+        return Dataset(path)
+
+    dataset = together(str(path), opened)
+    if resume is not None:
+        on_main(str(resume.path), lambda: resume.check_dataset(dataset))
+    on_main(str(path), lambda: check_contents(dataset))
+    for text in on_main(str(path), lambda: leftovers(dataset)):
+        if current_world().is_main:
+            print(f"avbench: {dataset.path}: {text}", file=sys.stderr)
+    return dataset
 
 
 def _tuned(
@@ -326,41 +424,54 @@ def _is_begun(folder: RunFolder, config: TrainConfig) -> bool:
 
 
 def _evaluate(argv: Sequence[str]) -> None:
+    from avbench.analysis.answer import evaluation_as_json
     from avbench.analysis.report import evaluate
     from avbench.analysis.tables import terminal_table
 
-    _check_not_empty(argv, "--out", "--confidence", "--predictions")
-    args = _parse(EvaluateArgs, argv, "avbench evaluate")
-    evaluation = evaluate(
-        args.runs,
-        split=args.split,
-        thresholds=args.thresholds,
-        confidence_epochs=args.confidence_epochs,
-        resamples=args.resamples,
-        predictions=args.predictions,
-        confidence=args.confidence,
-        out=args.out,
-    )
+    with json_errors(asked="--json" in argv):
+        _check_not_empty(argv, "--out", "--confidence", "--predictions")
+        args = _parse(EvaluateArgs, argv, "avbench evaluate")
+        evaluation = evaluate(
+            args.runs,
+            split=args.split,
+            thresholds=args.thresholds,
+            confidence_epochs=args.confidence_epochs,
+            resamples=args.resamples,
+            predictions=args.predictions,
+            confidence=args.confidence,
+            out=args.out,
+            memory_gb=args.memory_gb,
+        )
+    if args.json:
+        print_json(evaluation_as_json(evaluation))
+        return
     _console().print(terminal_table(evaluation))
     _console().print(evaluation.answer)
+    for warning in evaluation.warnings:
+        _console().print(warning)
     if evaluation.spearman is not None:
         _console().print(f"rank correlation of estimated and planted discrepancy (Spearman): {evaluation.spearman:.2f}")
     _console().print(f"report: {evaluation.page}", soft_wrap=True)
 
 
 def _subsets(argv: Sequence[str]) -> None:
+    from avbench.analysis.answer import subsets_as_json
     from avbench.analysis.export import counts_text, export_subsets
 
-    _check_not_empty(argv, "--export")
-    args = _parse(SubsetsArgs, argv, "avbench subsets")
-    file, counts = export_subsets(
-        args.runs,
-        args.export,
-        split=args.split,
-        thresholds=args.thresholds,
-        confidence_epochs=args.confidence_epochs,
-        overwrite=args.overwrite,
-    )
+    with json_errors(asked="--json" in argv):
+        _check_not_empty(argv, "--export")
+        args = _parse(SubsetsArgs, argv, "avbench subsets")
+        file, counts = export_subsets(
+            args.runs,
+            args.export,
+            split=args.split,
+            thresholds=args.thresholds,
+            confidence_epochs=args.confidence_epochs,
+            overwrite=args.overwrite,
+        )
+    if args.json:
+        print_json(subsets_as_json(file, args.split, counts))
+        return
     _console().print(counts_text(counts), soft_wrap=True)
     _console().print(f"{file}: written", soft_wrap=True, markup=False)
 
@@ -376,18 +487,24 @@ def _doctor(argv: Sequence[str]) -> None:
     from avbench.doctor import examine
 
     args = _parse(DoctorArgs, argv, "avbench doctor")
-    _console().print(examine(args.path))
+    sections = examine(args.path)
+    if args.json:
+        print_json({section.name: dict(section.rows) for section in sections})
+        return
+    for section in sections:
+        _console().print(section.table())
 
 
 def _bench(argv: Sequence[str]) -> None:
     from avbench.bench.command import PLAN, TARGETS, measure, plan_machines
-    from avbench.bench.scripts import ScriptStopped
+    from avbench.bench.scripts import LoaderSizes, ScriptStopped
 
     targets = {**TARGETS, PLAN: "which stage would bind on a bigger machine, and what to change"}
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: avbench bench TARGET ...        (avbench bench TARGET --help says more)\n")
         for name, text in targets.items():
             print(f"  {name:<10}{text}")
+        print(f"\n{examples_text('avbench bench')}")
         return
     target, rest = argv[0], argv[1:]
     if target not in targets:
@@ -409,7 +526,15 @@ def _bench(argv: Sequence[str]) -> None:
             )
             return
         args = _parse(BenchArgs, rest, f"avbench bench {target}")
-        measure(target, args.dataset, media=args.media, preset_name=args.preset, json_file=args.json, quick=args.quick)
+        measure(
+            target,
+            args.dataset,
+            media=args.media,
+            preset_name=args.preset,
+            json_file=args.json,
+            quick=args.quick,
+            sizes=LoaderSizes(args.peers, args.clips, args.rounds),
+        )
     except ScriptStopped as stopped:
         sys.exit(stopped.status)  # it has said why
 
@@ -428,21 +553,32 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The console script: runs a command and exits with 0, or with 2 and one line after a user's mistake."""
+    words = sys.argv[1:] if argv is None else argv
+    with forgiving_streams():
+        _exit_as_it_ends(words)
+
+
+def _exit_as_it_ends(words: Sequence[str]) -> None:
     try:
-        _dispatch(sys.argv[1:] if argv is None else argv)
+        _dispatch(words)
     except AvbenchError as error:
         print(f"avbench: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in _NOT_OURS_TO_MEND:
             raise
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"avbench: {place}{error.strerror}; make room or give the right to write, then go on", file=sys.stderr)
+        place = error.filename or _written_to(words, is_full=error.errno == errno.ENOSPC)
+        text = os.strerror(error.errno)  # libraries put their own words around it
+        print(f"avbench: {place}: {text}; make room or give the right to write, then go on", file=sys.stderr)
         sys.exit(2)
     except Interrupted as interrupted:
-        if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+        if _is_first_rank():
             print(f"avbench: {interrupted}", file=sys.stderr)
         sys.exit(INTERRUPTED_STATUS)
+    except AllDiverged as diverged:
+        if _is_first_rank():
+            print(f"avbench: {diverged}", file=sys.stderr)
+        sys.exit(int(os.environ.get("AVBENCH_DIVERGED_STATUS", DIVERGED_STATUS)))
     except RankLost as lost:
         print(f"avbench: {lost}", file=sys.stderr, flush=True)
         # Threads may be waiting for the rank that is gone, and so would the interpreter.
@@ -450,6 +586,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("avbench: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _is_first_rank() -> bool:
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def _dispatch(argv: Sequence[str]) -> None:
@@ -461,39 +601,50 @@ def _dispatch(argv: Sequence[str]) -> None:
         print("usage: avbench COMMAND ...        (avbench COMMAND --help says more)\n")
         for name, (_, text) in COMMANDS.items():
             print(f"  {name:<10}{text}")
+        print(f"\navbench --version says which one this is.\n\n{examples_text('avbench')}")
         return
     if argv[0] == "--version":
-        from importlib.metadata import version
-
-        print(f"avbench {version('avbench')}")
+        print(f"avbench {installed_version() or '(not installed, so without a version)'}")
         return
     if argv[0] not in COMMANDS:
         raise UsageError(unknown("command", argv[0], COMMANDS))
     COMMANDS[argv[0]][0](argv[1:])
 
 
-def _parse(kind: type[T], argv: Sequence[str], program: str, *, default: Any = tyro.MISSING_NONPROP) -> T:
-    """tyro's result; its boxed complaint becomes one line."""
-    with _one_line(program):
+def _parse(
+    kind: type[T],
+    argv: Sequence[str],
+    program: str,
+    *,
+    default: Any = tyro.MISSING_NONPROP,
+    more_help: Callable[[], str] = str,
+) -> T:
+    """tyro's result; its boxed complaint becomes one line. more_help: what help says between options and examples."""
+    explain(kind)
+    with _one_line(program, more_help):
         return tyro.cli(kind, prog=program, args=list(argv), default=default)
 
 
-def _parse_known(kind: type[T], argv: Sequence[str], program: str, *, description: str) -> tuple[T, list[str]]:
+def _parse_known(kind: type[T], argv: Sequence[str], program: str) -> tuple[T, list[str]]:
     """The same, and the words that are none of its options."""
+    explain(kind)
     with _one_line(program):
-        return tyro.cli(kind, prog=program, args=list(argv), description=description, return_unknown_args=True)
+        return tyro.cli(kind, prog=program, args=list(argv), return_unknown_args=True)
 
 
 @contextmanager
-def _one_line(program: str) -> Iterator[None]:
+def _one_line(program: str, more_help: Callable[[], str] = str) -> Iterator[None]:
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
             yield
     except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UsageError(f"{_unboxed(complaint.getvalue())}; `{program} --help` lists the options") from None
+        if stop.code not in (0, None):
+            text = _unboxed(complaint.getvalue())
+            raise UsageError(f"{text}; `{program} --help` lists the options") from None
+        for text in filter(None, (more_help(), examples_text(program))):
+            print(f"\n{text}")
+        raise
 
 
 def _unboxed(box: str) -> str:
@@ -533,6 +684,19 @@ def _value_of(argv: Sequence[str], flag: str) -> str | None:
     return None
 
 
+def _written_to(argv: Sequence[str], *, is_full: bool) -> str:
+    """The folder or file that a command writes to, for an error that names none; of several the one that is full."""
+    named = [_value_of(argv, flag) for flag in ("--out", "--export", "--json")]
+    places = [place for place in named if place] or [word for word in argv[1:] if not word.startswith("-")][:1] or ["."]
+    full = [place for place in (*places, tempfile.gettempdir()) if is_full and _free_bytes(Path(place)) < _NEARLY_FULL]
+    return (full or places)[0]
+
+
+def _free_bytes(path: Path) -> int:
+    there = next((parent for parent in (path, *path.absolute().parents) if parent.exists()), Path("/"))
+    return shutil.disk_usage(there).free
+
+
 def _check_not_empty(argv: Sequence[str], *flags: str) -> None:
     """An empty word, as a shell makes of an unset variable, would be the working folder."""
     for flag in flags:
@@ -540,14 +704,33 @@ def _check_not_empty(argv: Sequence[str], *flags: str) -> None:
             raise UsageError(f"{flag} is empty; name a file or folder ('.' for this one)")
 
 
-def _pack_help(recipe: type) -> str:
-    fields = " ".join(
-        f"--{name.replace('_', '-')}" for name in get_type_hints(recipe) if name not in ("kind", "planted")
-    )
-    return (
-        f"{PackArgs.__doc__}\n\nEvery field of the recipe is an option too: {fields}; "
-        f"those of its table [planted] are --planted.NAME."
-    )
+def _pack_help(argv: Sequence[str]) -> NoReturn:
+    """Print the options of pack; where a recipe is named, its fields with their types and defaults too."""
+    from avbench.packing.recipe_help import EXAMPLES, with_fields
+    from avbench.packing.recipes import load_recipe
+
+    # The first word that is neither an option nor behind one, where it would be a value.
+    alone = ("-h", "--help", "--overwrite", "--no-overwrite", "--json", "--no-json")
+    name = ""
+    for before, word in pairwise(["-h", *argv]):
+        if not word.startswith("-") and (before in alone or not before.startswith("-")):
+            name = word
+            break
+    text = f"{PackArgs.__doc__}\n\n{EXAMPLES}"
+    if not name:
+        more = "Every field of a recipe is an option too: `avbench pack planted --help` lists those of planted, say."
+        tyro.cli(PackArgs, prog="avbench pack", args=["--help"], description=f"{text}\n\n{more}")
+    else:
+        options, default = with_fields(PackArgs(tyro.MISSING, tyro.MISSING), load_recipe(name))
+        tyro.cli(
+            options,
+            prog=f"avbench pack {name}",
+            args=["--help"],
+            description=text,
+            default=default,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    sys.exit(0)
 
 
 def _overrides(words: Sequence[str]) -> dict[str, object]:
@@ -569,6 +752,25 @@ def _toml_value(text: str) -> object:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def print_json(value: object) -> None:
+    """The answer of a command under --json: the only thing that it writes to stdout. Keys keep their order.
+
+    Escaped to ASCII, so that it can be written whatever the terminal's encoding.
+    """
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+@contextmanager
+def json_errors(*, asked: bool) -> Iterator[None]:
+    """Under --json a user's mistake, too, is an object on stdout, {"error": ...}; it still ends as it would without."""
+    try:
+        yield
+    except AvbenchError as error:
+        if asked:
+            print_json({"error": " ".join(str(error).split())})
+        raise
 
 
 def _default_media(kind: str, out: Path) -> Path:
@@ -601,3 +803,7 @@ def _cores() -> int:
 
 def _console() -> Console:
     return Console(highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -541,6 +541,7 @@ def _confidence_table(dataset: Dataset, seed: int, ids: np.ndarray, totals: dict
         "key": dataset.column("key", ids),
         "split": pa.DictionaryArray.from_arrays(dataset.splits[ids], records.SPLITS),
         "label": dataset.labels[ids],
+        "source": dataset.column("source", ids),
         "seed": np.full(len(ids), seed),
     }
     for modality in MODALITIES:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import tomli_w
 import tyro
 
-from avbench.arguments import comma_list
+from avbench.arguments import comma_list, named
 from avbench.engine import EngineConfig, OptimizerConfig
 from avbench.errors import UsageError, unknown
 from avbench.loading.features import PRESETS
@@ -24,7 +24,7 @@ from avbench.training.trainer import TrainerConfig
 class TrainConfig:
     """Everything that decides what `avbench train` does; `config.toml` holds it and reproduces the run."""
 
-    dataset: tyro.conf.Positional[Path]
+    dataset: Annotated[tyro.conf.Positional[Path], named("DATASET")]
     """A packed dataset."""
     out: Path
     """The run folder to make."""
@@ -33,13 +33,13 @@ class TrainConfig:
         "visual",
         "baseline",
     )
-    """Runs to train, all on the same batches."""
+    """Runs to train, all on the same batches; the methods are listed below."""
     seeds: Annotated[tuple[int, ...], comma_list(int, "0,1,2")] = (0,)
     """Each run is trained once a seed."""
     preset: Annotated[str, tyro.conf.arg(metavar="|".join(PRESETS))] = "paper"
     """How clips become spectrograms and images."""
-    classes: tuple[str, ...] = ()
-    """Use clips of these classes only, for a cheap trial; none named: all."""
+    classes: Annotated[tuple[str, ...], named("NAME", default="all")] = ()
+    """Use clips of these classes only, for a cheap trial: --classes NAME NAME ..."""
     fraction: float = 1.0
     """Use this share of the training clips, for a cheap trial; validation and test stay whole."""
     training: tyro.conf.OmitArgPrefixes[TrainerConfig] = field(default_factory=TrainerConfig)
@@ -68,8 +68,8 @@ class TrainConfig:
 class TrainArgs:
     """Train every method in one pass over the data; alone, or under torchrun, on every GPU or core."""
 
-    run: tyro.conf.OmitArgPrefixes[TrainConfig]
-    config: Path | None = None
+    run: Annotated[tyro.conf.OmitArgPrefixes[TrainConfig], tyro.conf.arg(name="")]
+    config: Annotated[Path | None, named("FILE.toml")] = None
     """Take what is not given here from this TOML file (any run folder's config.toml)."""
     resume: bool = False
     """Go on with the run in OUT from its last checkpoint."""

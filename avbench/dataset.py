@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,18 +21,23 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from avbench.description import DESCRIPTION_FILE as DESCRIPTION_FILE
+from avbench.description import FORMAT as FORMAT
+from avbench.description import FORMAT_VERSION as FORMAT_VERSION
+from avbench.description import read_description
 from avbench.errors import DatasetError
+from avbench.quarantine import QUARANTINE_FILE as QUARANTINE_FILE
+from avbench.quarantine import Quarantine, read_quarantine
 from avbench.records import SPLITS
 
-FORMAT = "avbench-dataset"
-FORMAT_VERSION = 1
-DESCRIPTION_FILE = "dataset.json"
 INDEX_FILE = "index.arrow"
 REJECTS_FILE = "rejects.jsonl"
-QUARANTINE_FILE = "quarantine.jsonl"
 QUALITY_FILE = "quality.parquet"  # see packing/quality.py
+CLASSES_METADATA = b"classes"  # of the index's schema: the class names in order, as JSON
 
-# One row a clip. Offsets are absolute bytes in the clip's shard, of the member's data (not its tar header).
+# One row a clip. Offsets are absolute bytes in the clip's shard, of the member's data (not its tar header). Keys,
+# sources and frames have 32-bit offsets, so a record batch holds less than 2^31 bytes or frames of each: a dataset that
+# has more has several batches.
 INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
@@ -72,39 +78,79 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class Pieces:
+    """Arrays one after the other, read by place as if they were one; nothing is copied.
+
+    What a column is whose index has several record batches. Asked for one place it gives a scalar, for an array of
+    places an array.
+    """
+
+    def __init__(self, pieces: Sequence[np.ndarray]) -> None:
+        self._pieces = pieces
+        self._first = np.cumsum([0, *map(len, pieces)])
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __getitem__(self, places: Any) -> Any:
+        wanted = np.asarray(places, np.int64)
+        if wanted.size and not -len(self) <= wanted.min() <= wanted.max() < len(self):
+            raise IndexError(f"{places} is outside of {len(self)} values")
+        wanted = np.where(wanted < 0, wanted + len(self), wanted)
+        piece = np.searchsorted(self._first, wanted, side="right") - 1
+        found = np.empty(wanted.shape, self._pieces[0].dtype)
+        for number in np.unique(piece):
+            chosen = piece == number
+            found[chosen] = self._pieces[number][wanted[chosen] - self._first[number]]
+        return found[()]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate(self._pieces).astype(dtype or self._pieces[0].dtype, copy=False)
+
+
+Column = np.ndarray | Pieces
+
+
 @dataclass(frozen=True, slots=True)
 class FrameTable:
     """Every frame of every clip, flat: clip i owns rows first[i] to first[i + 1] of the other arrays."""
 
     first: np.ndarray  # int64 [N + 1]
-    offset: np.ndarray  # int64
-    size: np.ndarray  # int32
-    checksum: np.ndarray  # uint64
+    offset: Column  # int64
+    size: Column  # int32
+    checksum: Column  # uint64
 
 
 class Dataset:
     """A packed dataset, opened for reading.
 
-    Columns, one value a clip, numpy views of the memory-mapped index: `labels` (int32), `splits` (int8, number in
+    Columns, one value a clip, views of the memory-mapped index: `labels` (int32), `splits` (int8, number in
     records.SPLITS), `shards`, `audio_offsets`, `audio_sizes`, `audio_checksums`, `samples`, `sample_rates`, `widths`,
-    `heights`; `frames` is a FrameTable.
+    `heights`; `frames` is a FrameTable. Where the index has several record batches, `labels`, `splits`, `shards` and
+    `frames.first` are copies and the others Pieces.
 
-    Raises DatasetError where the folder is missing, empty, of another format version, or a shard is missing or has not
-    the size it was packed with. Contents are not read here: `avbench verify` does that.
+    Raises DatasetError where the folder is missing, empty, of another format version, its description or its index
+    cannot be read, or a shard is missing or has not the size it was packed with, unless it is one that
+    `avbench verify --quarantine` knows of. Contents are not read here: `avbench verify` does that, and
+    integrity.check_contents reads the index.
+
+    shards_may_be_damaged: open it whatever state the shards are in, for whoever is to say so.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, shards_may_be_damaged: bool = False) -> None:
         self.path = Path(path)
-        self.description = _read_description(self.path)
+        self.description = read_description(self.path)
         self.name: str = self.description["name"]
         self.classes: tuple[str, ...] = tuple(self.description["classes"])
         self.audio_suffix: str = self.description["audio_suffix"]
-        self._check_shards()
         self._table = self._open_index()
+        if not shards_may_be_damaged:
+            self._check_shards()
+            self._check_counts()
         column = self._column
-        self.labels = column("label")
-        self.splits = column("split")
-        self.shards = column("shard")
+        self.labels = np.asarray(column("label"))
+        self.splits = np.asarray(column("split"))
+        self.shards = np.asarray(column("shard"))
         self.audio_offsets = column("audio_offset")
         self.audio_sizes = column("audio_size")
         self.audio_checksums = column("audio_checksum")
@@ -112,11 +158,7 @@ class Dataset:
         self.sample_rates = column("sample_rate")
         self.widths = column("width")
         self.heights = column("height")
-        lists = {name: self._table.column(f"frame_{name}").chunk(0) for name in ("offset", "size", "checksum")}
-        self.frames = FrameTable(
-            first=lists["offset"].offsets.to_numpy(zero_copy_only=True).astype(np.int64),
-            **{name: array.values.to_numpy(zero_copy_only=True) for name, array in lists.items()},
-        )
+        self.frames = self._frame_table()
         self._maps: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -128,18 +170,24 @@ class Dataset:
         return self.description["index_sha256"]
 
     @cached_property
+    def quarantine(self) -> Quarantine:
+        """What `avbench verify --quarantine` noted; DatasetError where the file is another."""
+        return read_quarantine(self.path)
+
+    @cached_property
     def quarantined(self) -> np.ndarray:
-        """Sorted ids of the clips that `avbench verify --quarantine` set aside, int64."""
-        path = self.path / QUARANTINE_FILE
-        if not path.exists():
-            return np.empty(0, np.int64)
+        """Sorted ids of the dataset's clips that `avbench verify --quarantine` set aside, int64."""
+        ids = self.quarantine.clip_ids
+        return ids[(ids >= 0) & (ids < len(self))]
+
+    @cached_property
+    def packed_classes(self) -> tuple[str, ...] | None:
+        """The class names that the index was packed with, () where they are damaged; None in older datasets."""
+        text = (self._table.schema.metadata or {}).get(CLASSES_METADATA)
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return np.unique(np.array([json.loads(line)["clip_id"] for line in lines], np.int64))
-        except (ValueError, KeyError):
-            raise DatasetError(
-                f"{path}: not a quarantine list; run `avbench verify {self.path} --quarantine`"
-            ) from None
+            return None if text is None else tuple(map(str, json.loads(text)))
+        except (ValueError, TypeError, RecursionError):
+            return ()
 
     @cached_property
     def distinct_sample_rates(self) -> np.ndarray:
@@ -153,7 +201,11 @@ class Dataset:
 
     def key(self, clip_id: int) -> str:
         """The key of one clip."""
-        return self._table.column("key")[int(clip_id)].as_py()
+        return self.value("key", clip_id)
+
+    def value(self, name: str, clip_id: int) -> Any:
+        """What a column of the index has for one clip."""
+        return self._table.column(name)[int(clip_id)].as_py()
 
     def column(self, name: str, clip_ids: Sequence[int] | np.ndarray) -> pa.ChunkedArray:
         """A column of the index for these clips, as Arrow; for the columns that are no attribute (key, source, ...)."""
@@ -183,8 +235,60 @@ class Dataset:
         kept = {name: value for name, value in self.description.items() if name != "shards"}
         return {**kept, "path": str(self.path.resolve()), "quarantined": len(self.quarantined)}
 
-    def _column(self, name: str) -> np.ndarray:
-        return self._table.column(name).chunk(0).to_numpy(zero_copy_only=True)
+    def check_index(self) -> None:
+        """Raises DatasetError where the index's own structure is damaged: offsets that do not ascend, keys that are no
+        text. Reads all of it.
+        """
+        try:
+            self._table.validate(full=True)
+        except pa.ArrowException as error:
+            raise self._damaged(_first_line(error)) from None
+        for batch in self._table.select([f"frame_{name}" for name in _OF_FRAMES]).to_batches():
+            first, *others = (column.offsets for column in batch.columns)
+            if not all(first.equals(other) for other in others):
+                raise self._damaged("its lists of frames differ in length")
+
+    def twice(self) -> str | None:
+        """A key that two clips have; None where all differ."""
+        counts = self._table.column("key").value_counts()
+        often = np.flatnonzero(counts.field("counts").to_numpy() > 1)
+        return counts.field("values")[int(often[0])].as_py() if len(often) else None
+
+    def shard_size(self, number: int) -> int | None:
+        """Bytes that a shard has now; None where it is missing or no file."""
+        try:
+            found = (self.path / shard_name(number)).stat()
+        except OSError:
+            return None
+        return found.st_size if not stat.S_ISDIR(found.st_mode) else None
+
+    def _column(self, name: str) -> Column:
+        chunks = self._table.column(name).chunks
+        try:
+            pieces = [chunk.to_numpy(zero_copy_only=True) for chunk in chunks]
+        except pa.ArrowException:
+            raise self._damaged(f"column {name!r} has empty values") from None
+        return pieces[0] if len(pieces) == 1 else Pieces(pieces)
+
+    def _frame_table(self) -> FrameTable:
+        columns: dict[str, list[np.ndarray]] = {}
+        for name in _OF_FRAMES:
+            chunks = self._table.column(f"frame_{name}").chunks
+            try:
+                columns[name] = [chunk.values.to_numpy(zero_copy_only=True) for chunk in chunks]
+            except pa.ArrowException:
+                raise self._damaged(f"column 'frame_{name}' has empty values") from None
+        lists = self._table.column("frame_offset").chunks
+        firsts = [each.offsets.to_numpy().astype(np.int64) for each in lists]
+        if len(firsts) > 1:
+            before = np.cumsum([0, *map(len, columns["offset"])])
+            ends = [first[:-1] + start for first, start in zip(firsts, before, strict=False)]
+            firsts = [np.concatenate([*ends, firsts[-1][-1:] + before[len(firsts) - 1]])]
+        joined = {name: each[0] if len(each) == 1 else Pieces(each) for name, each in columns.items()}
+        return FrameTable(first=firsts[0], **joined)
+
+    def _damaged(self, what: str) -> DatasetError:
+        return DatasetError(f"{self.path / INDEX_FILE}: damaged ({what}); restore it or pack the dataset again")
 
     def _shard_bytes(self, clip_id: int) -> np.ndarray:
         number = int(self.shards[clip_id])
@@ -199,50 +303,45 @@ class Dataset:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         except FileNotFoundError:
             raise DatasetError(f"{path}: missing; pack the dataset again") from None
-        except (OSError, pa.ArrowInvalid) as error:
-            raise DatasetError(f"{path}: not a readable index ({error}); pack the dataset again") from None
+        except (OSError, pa.ArrowException, ValueError) as error:
+            raise DatasetError(
+                f"{path}: not a readable index ({_first_line(error)}); restore it or pack the dataset again"
+            ) from None
         if not table.schema.equals(INDEX_SCHEMA):
             raise DatasetError(
                 f"{path}: has not the columns of format version {FORMAT_VERSION}; pack the dataset again"
             )
-        counted = sum(shard["clips"] for shard in self.description["shards"])
-        if table.num_rows != counted:
-            raise DatasetError(
-                f"{path}: lists {table.num_rows} clips, the shards hold {counted}; run `avbench verify {self.path}`"
-            )
+        try:
+            table.validate()  # that no buffer is shorter than it says; reads none of them
+        except pa.ArrowException as error:
+            raise self._damaged(_first_line(error)) from None
         if table.num_rows == 0:
             raise DatasetError(f"{self.path}: holds no clips; see {self.path / REJECTS_FILE}")
-        # Writers make one record batch; a second would make every column a copy.
-        return table if table.column("key").num_chunks == 1 else table.combine_chunks()
+        return table
+
+    def _check_counts(self) -> None:
+        counted = sum(shard["clips"] for shard in self.description["shards"])
+        if self._table.num_rows != counted:
+            raise DatasetError(
+                f"{self.path / INDEX_FILE}: lists {self._table.num_rows} clips, the shards hold {counted}; "
+                f"run `avbench verify {self.path}`"
+            )
 
     def _check_shards(self) -> None:
         for number, shard in enumerate(self.description["shards"]):
-            path = self.path / shard_name(number)
-            if not path.exists():
-                raise DatasetError(f"{path}: missing; restore it or pack the dataset again")
-            size = path.stat().st_size
-            if size != shard["size_bytes"]:
-                raise DatasetError(
-                    f"{path}: has {size} bytes, was packed with {shard['size_bytes']} (truncated?); "
-                    f"restore it or pack the dataset again"
-                )
+            size = self.shard_size(number)
+            if size == shard["size_bytes"] or self.quarantine.knows(shard_name(number), size):
+                continue
+            packed = shard["size_bytes"]
+            what = "missing" if size is None else f"has {size} bytes, was packed with {packed} (truncated?)"
+            raise DatasetError(
+                f"{self.path / shard_name(number)}: {what}; restore it or pack the dataset again, or go on without its "
+                f"clips: `avbench verify {self.path} --quarantine`"
+            )
 
 
-def _read_description(path: Path) -> dict[str, Any]:
-    file = path / DESCRIPTION_FILE
-    if not path.exists():
-        raise DatasetError(f"{path}: no such dataset folder; make one with `avbench pack`")
-    if not file.exists():
-        what = "is empty" if path.is_dir() and not any(path.iterdir()) else f"has no {DESCRIPTION_FILE}"
-        raise DatasetError(f"{path}: {what}, so it is no packed dataset; make one with `avbench pack` or let it finish")
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        format_name, version = description["format"], description["version"]
-    except (ValueError, KeyError, TypeError):
-        raise DatasetError(f"{file}: not the description of a packed dataset") from None
-    if format_name != FORMAT or version != FORMAT_VERSION:
-        raise DatasetError(
-            f"{file}: is {format_name} version {version}; this avbench reads {FORMAT} version {FORMAT_VERSION}: "
-            f"pack the dataset again or install the avbench that wrote it"
-        )
-    return description
+_OF_FRAMES = ("offset", "size", "checksum")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

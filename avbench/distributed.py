@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from avbench.errors import AvbenchError, Interrupted, RankLost, RunError, UsageError
+from avbench.errors import AllDiverged, AvbenchError, Interrupted, RankLost, RunError, UsageError
 
 T = TypeVar("T")
 
@@ -70,19 +70,19 @@ def process_group(*, device: torch.device, timeout_seconds: float = 1800.0) -> I
     if world.size == 1:
         yield world
         return
+    timeout = timedelta(seconds=timeout_seconds)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        rank=world.rank,
-        world_size=world.size,
-        timeout=timedelta(seconds=timeout_seconds),
-    )
+        store, *_ = next(dist.rendezvous("env://", world.rank, world.size, timeout=timeout))
+        _refuse_a_shared_gpu(device, world, dist.PrefixStore("avbench/gpus", store))
+        # With the device nccl connects now: what is wrong with the network shows here, not in the first step.
+        joining: dict[str, Any] = {"backend": "nccl", "store": store, "device_id": device}
+    else:
+        joining = {"backend": "gloo"}
+    dist.init_process_group(rank=world.rank, world_size=world.size, timeout=timeout, **joining)
     try:
-        if device.type == "cuda":
-            _refuse_a_shared_gpu(device)
         yield world
-    except Interrupted:  # every rank's, at the same batch
+    except (AllDiverged, Interrupted):  # every rank's, at the same place
         dist.destroy_process_group()
         raise
     except RuntimeError as error:
@@ -97,11 +97,16 @@ def process_group(*, device: torch.device, timeout_seconds: float = 1800.0) -> I
     dist.destroy_process_group()
 
 
-def _refuse_a_shared_gpu(device: torch.device) -> None:
-    """Raises UsageError, on every rank, where two compute on one GPU, as without Slurm's binding. A collective."""
-    with over(open_group()):  # nccl would say it in its own words
-        own = str(torch.cuda.get_device_properties(device).uuid)
-        of_ranks = gather_objects(own)
+def _refuse_a_shared_gpu(device: torch.device, world: World, store: dist.Store) -> None:
+    """Raises UsageError, on every rank, where two compute on one GPU, as without Slurm's binding. A collective.
+
+    store: by which the ranks find each other; nccl, which is not joined yet, would say it in its own words.
+    """
+    store.set(f"gpu of {world.rank}", str(torch.cuda.get_device_properties(device).uuid))
+    of_ranks = [store.get(f"gpu of {rank}") for rank in range(world.size)]
+    store.set(f"read by {world.rank}", "")
+    if world.is_main:  # which holds the store, and would be gone with it
+        store.wait([f"read by {rank}" for rank in range(world.size)])
     for identifier in of_ranks:
         sharing = [str(rank) for rank, each in enumerate(of_ranks) if each == identifier]
         if len(sharing) > 1:

@@ -7,6 +7,8 @@ import os
 import platform
 import resource
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,7 +17,6 @@ import pynvml
 import simplejpeg
 import soundfile
 import torch
-from rich.console import Group, RenderableType
 from rich.table import Table
 
 from avbench.engine import has_bfloat16
@@ -39,18 +40,36 @@ _PACKAGES = (
 _AUDIO_CODECS = {"flac": ("FLAC", "PCM_16"), "wav": ("WAV", "PCM_16"), "ogg": ("OGG", "VORBIS")}
 
 
-def examine(path: Path) -> RenderableType:
-    """Tables for the terminal. path: the folder whose free disk counts."""
-    gpus = find_gpus()
-    sections = [
-        _table("Versions", [("python", platform.python_version()), *((name, _version(name)) for name in _PACKAGES)]),
-        _table("Machine", _machine(path)),
-        _table("GPUs", [*gpus, *_driver()] or [("none", "no NVIDIA driver answers; everything runs on the CPU")]),
-        _table("DALI decodes here", [(name, try_codec(name)) for name in (*_AUDIO_CODECS, "jpeg")]),
-        _table("What will run where", paths()),
-        _table("Presets", [(name, _features(preset)) for name, preset in PRESETS.items()]),
+@dataclass(frozen=True)
+class Section:
+    """Some facts under a title. name: of the section as JSON has it. rows: each a name and what was found."""
+
+    name: str
+    title: str
+    rows: Sequence[tuple[str, str]]
+
+    def table(self) -> Table:
+        """For the terminal."""
+        table = Table(title=self.title, title_justify="left", show_header=False, min_width=60)
+        table.add_column(style="bold")
+        table.add_column(overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def examine(path: Path) -> list[Section]:
+    """Everything that was tried, in order. path: the folder whose free disk counts."""
+    gpus = [*find_gpus(), *_driver()] or [("none", "no NVIDIA driver answers; everything runs on the CPU")]
+    versions = [("python", platform.python_version()), *((name, _version(name)) for name in _PACKAGES)]
+    return [
+        Section("versions", "Versions", versions),
+        Section("machine", "Machine", _machine(path)),
+        Section("gpus", "GPUs", gpus),
+        Section("codecs", "DALI decodes here", [(name, try_codec(name)) for name in (*_AUDIO_CODECS, "jpeg")]),
+        Section("paths", "What will run where", paths()),
+        Section("presets", "Presets", [(name, _features(preset)) for name, preset in PRESETS.items()]),
     ]
-    return Group(*sections)
 
 
 def find_gpus() -> list[tuple[str, str]]:
@@ -87,7 +106,7 @@ def paths() -> list[tuple[str, str]]:
         ("pack: video decoding", "CPU (PyAV)"),
         ("load: audio decoding", "CPU (DALI decodes audio on the CPU only)"),
         ("load: spectrograms", f"{'GPU' if cuda else 'CPU'} (DALI){why}"),
-        ("load: JPEG decoding", f"{f'GPU, nvJPEG, {_engines()}' if cuda else 'CPU, libjpeg-turbo'} (DALI)"),
+        ("load: JPEG decoding", f"{f'GPU, nvJPEG {_engines()}' if cuda else 'CPU, libjpeg-turbo'} (DALI)"),
         ("train", f"{'GPU' if cuda else 'CPU'}, {compute}"),
         ("train: several ranks", "nccl" if cuda else "gloo"),
         ("deepspeed's extensions", "can be compiled" if shutil.which("c++") else "cannot be compiled: no C++ compiler"),
@@ -146,8 +165,7 @@ def _machine(path: Path) -> list[tuple[str, str]]:
 
 
 def _engines() -> str:
-    engines = jpeg_engines(torch.device("cuda", 0))
-    return jpeg_text(engines) or f"JPEG engines: {engines}"
+    return jpeg_text(jpeg_engines(torch.device("cuda", 0)))
 
 
 def _why_no_cuda() -> str:
@@ -169,12 +187,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _table(title: str, rows: list[tuple[str, str]]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=False, min_width=60)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table

@@ -39,12 +39,19 @@ class Interrupted(Exception):  # noqa: N818  nothing went wrong
         self.signal = signal
 
 
+class AllDiverged(Exception):  # noqa: N818  what was asked for was done, and came to nothing
+    """Every run of a training has diverged; `cli.main` exits with DIVERGED_STATUS, and nothing is to start it again."""
+
+
 class RankLost(Exception):  # noqa: N818  not the fault of whoever reads it
     """Another rank is gone, so this one cannot go on; `cli.main` exits with status 1, and the launcher may restart."""
 
 
 INTERRUPTED_STATUS = 75
 """EX_TEMPFAIL of sysexits.h, "try again later": what a job script turns into a requeue."""
+
+DIVERGED_STATUS = 3
+"""No run is left: neither success, nor a mistake in what was typed, nor worth another start."""
 
 
 def unknown(kind: str, value: str, known: Iterable[str]) -> str:

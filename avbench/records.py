@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from avbench.errors import RunError
 
 SPLITS = ("train", "val", "test")
 
+LOG_PROBABILITIES = "log_probabilities"  # a column of predictions
+# Rows of a table of predictions that are read together: some tens of megabytes of them.
+_GROUP_BYTES = 32 << 20
+
 # One row a clip and seed. A modality that was not trained has nulls; so has a clip that no epoch recorded (epochs 0).
 CONFIDENCE_SCHEMA = pa.schema(
     [
@@ -29,6 +33,7 @@ CONFIDENCE_SCHEMA = pa.schema(
         ("key", pa.string()),
         ("split", pa.string()),
         ("label", pa.int32()),
+        ("source", pa.string()),  # the video's path in the media folder; null in tables of earlier versions
         ("seed", pa.int64()),
         *(
             field
@@ -52,9 +57,13 @@ def predictions_schema(classes: int) -> pa.Schema:
     """One row a clip, run and seed: predictions/RUN-seedS-SPLIT.parquet.
 
     `replaced` says which modality's features were replaced by their mean over train: "none", "audio" or "visual".
+    `log_probabilities` are natural logarithms, computed in float64 from the network's logits: near 0 float32 tells
+    apart what it cannot near 1, so clips are ranked by them. They are null where a modality is replaced: those clips
+    nobody ranks.
     `uncertainty` is null for methods that have none. `audio_prediction` and `visual_prediction` are what the network's
     own unimodal parts would say, null for networks without such parts (and not to be mistaken for the predictions of
-    the unimodal networks, which are runs of their own).
+    the unimodal networks, which are runs of their own). Where a modality is replaced they are null, but for networks
+    whose parts see each other (Greedy's branches): there the other modality's part says what is left of it.
     """
     return pa.schema(
         [
@@ -69,6 +78,7 @@ def predictions_schema(classes: int) -> pa.Schema:
             ("replaced", pa.string()),
             ("prediction", pa.int32()),
             ("probabilities", pa.list_(pa.float32(), classes)),
+            (LOG_PROBABILITIES, pa.list_(pa.float32(), classes)),
             ("uncertainty", pa.float32()),
             ("audio_prediction", pa.int32()),
             ("visual_prediction", pa.int32()),
@@ -92,8 +102,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.chmod(0o644)  # mkstemp makes files that only their owner can read
         partial.replace(path)
+    except OSError as error:
+        raise _placed(error, path) from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _placed(error: OSError, path: Path) -> OSError:
+    """The error with the file that was being written, where it names none: a full disk is found by it."""
+    if error.filename is not None or error.errno is None:
+        return error
+    return OSError(error.errno, os.strerror(error.errno), str(path))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -112,29 +131,88 @@ def json_checksum(value: object) -> str:
     return xxhash.xxh3_64_hexdigest(json.dumps(value, sort_keys=True).encode())
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a Parquet file atomically."""
-    with atomic_path(path) as partial:
-        pq.write_table(table, partial)
+def write_table(path: Path, *tables: pa.Table) -> None:
+    """Write a Parquet file atomically, of tables of one schema. No row group holds rows of two of them."""
+    with atomic_path(path) as partial, pq.ParquetWriter(partial, tables[0].schema) as writer:
+        for table in tables:
+            row_bytes = table.nbytes // max(table.num_rows, 1)
+            writer.write_table(table, row_group_size=max(1024, _GROUP_BYTES // max(row_bytes, 1)))
 
 
-def read_table(path: Path, schema: pa.Schema | None = None) -> pa.Table:
-    """Read a Parquet file. Raises RunError where it is missing, broken, or lacks columns of `schema`."""
+def read_table(
+    path: Path,
+    schema: pa.Schema | None = None,
+    *,
+    columns: Sequence[str] | None = None,
+    few_values: Sequence[str] = (),
+    filters: Any = None,
+) -> pa.Table:
+    """Read a Parquet file. Raises RunError where it is missing, broken, or lacks columns of `schema`.
+
+    columns: only these (all). few_values: columns of text that says the same in many rows, to be held once (where no
+    filter is given). filters: only these rows, as `pyarrow.parquet.read_table` takes them; row groups without any are
+    not read.
+    """
+    if schema is not None:
+        read_schema(path, schema)
+    with _told_as_run_error(path):
+        options: dict[str, Any] = {"filters": filters} if filters else {"read_dictionary": list(few_values)}
+        return pq.read_table(path, columns=None if columns is None else list(columns), **options)
+
+
+def read_schema(path: Path, needed: pa.Schema | None = None) -> pa.Schema:
+    """The columns of a Parquet file. Raises RunError where it is missing, broken, or lacks some that are needed."""
+    with _told_as_run_error(path):
+        schema = pq.read_schema(path)
+    missing = [name for name in needed.names if name not in schema.names] if needed is not None else []
+    if missing:
+        raise RunError(f"{path}: lacks the columns {', '.join(missing)}; it was not written by this version of avbench")
+    return schema
+
+
+@contextmanager
+def _told_as_run_error(path: Path) -> Iterator[None]:
     try:
-        table = pq.read_table(path)
+        yield
     except FileNotFoundError:
         raise RunError(
             f"{path}: no such table; did the training end? `avbench train ... --resume` finishes it"
         ) from None
     except (OSError, pa.ArrowInvalid) as error:
         raise RunError(f"{path}: not a readable Parquet table ({error})") from None
-    if schema is not None:
-        missing = [name for name in schema.names if name not in table.schema.names]
-        if missing:
-            raise RunError(
-                f"{path}: lacks the columns {', '.join(missing)}; it was not written by this version of avbench"
-            )
-    return table
+
+
+@contextmanager
+def opened_table(path: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file to be read some rows at a time, in little memory however large its row groups are.
+
+    Raises RunError where it is missing or broken, also while it is being read.
+    """
+    with _told_as_run_error(path), pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+        yield file
+
+
+DIVERGED_FILE = "diverged.json"
+_MOST_NAMED = 3
+
+
+def described_divergence(folder: Path) -> str:
+    """What a run folder says of its runs where all of them diverged, which first; empty of any other folder."""
+    try:
+        runs = json.loads((folder / DIVERGED_FILE).read_text(encoding="utf-8"))["runs"]
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError):
+        return "all its runs diverged"
+    more = [f"{len(runs) - _MOST_NAMED} more"] if len(runs) > _MOST_NAMED else []
+    count = "its only run" if len(runs) == 1 else f"all its {len(runs)} runs"
+    return f"{count} diverged ({'; '.join([*map(_diverged, runs[:_MOST_NAMED]), *more])})"
+
+
+def _diverged(run: Mapping[str, Any]) -> str:
+    if run.get("epoch") is None:
+        return str(run.get("run"))
+    return f"{run['run']} in epoch {run['epoch']} by step {run['step']} at learning rate {run['learning_rate']:g}"
 
 
 class MetricsWriter:
@@ -150,13 +228,18 @@ class MetricsWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
+        self._path = path
+        self._file = path.open("ab", buffering=0)  # or closing it would fail again where the disk is full
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; it is in the file when this returns."""
         line = json.dumps({name: _plain(value) for name, value in record.items()}, ensure_ascii=False)
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        left = memoryview(line.encode() + b"\n")
+        try:
+            while left:
+                left = left[self._file.write(left) or 0 :]  # a disk that is nearly full takes a part
+        except OSError as error:
+            raise _placed(error, self._path) from None
 
     def offset(self) -> int:
         """Size of the file in bytes: what a checkpoint keeps, so that a resumed run cuts later lines off."""

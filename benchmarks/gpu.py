@@ -1,323 +1,204 @@
-"""How fast is everything on one GPU, and does it do what it does on a CPU?
+"""Does everything run on one GPU, is it what it is on a CPU, and how fast is it?
 
-    python benchmarks/gpu.py [--seconds 4] [--minutes 8] [--json FILE]
+    python benchmarks/gpu.py [--json FILE] [--trace FILE.gz] [--only ANSWER,...] [--minutes 7]
 
-It builds nothing and needs no data: planted clips of ten seconds are rendered and packed first, as FLAC and as WAV. It
-ends after `--minutes` at the latest but for the measurement under way; what there was no time for is listed. Answered,
-in this order:
+It builds nothing and needs no data: planted clips of ten seconds are rendered and packed first, as FLAC, as WAV, and
+with their sound kept as spectrograms. Answers come in order of worth; each row is measured by itself, what it raises is
+its answer, and the JSON file is written anew, as a whole, after every one: whatever ends the script, nothing that was
+found is lost. A row that would not be done within `--minutes` is not begun, and listed.
 
-* agreement: the largest and mean difference of the same batch's spectrograms and pictures from the GPU's pipeline and
-  the CPU's (the same crops and flips; another JPEG decoder and another resizing).
-* waits: which methods' steps make the processor wait for the GPU, by torch.cuda.set_sync_debug_mode("error").
+* smoke: `doctor`; the first batch of every preset and modality; a step of every method in each precision; `train` and
+  `evaluate`.
+* agreement: of the same batch from the GPU's pipeline and the CPU's, for every preset and for kept spectrograms.
+* places: the same clips at other places in a batch, and the same batch twice: the same bits?
+* waits: where a method's step makes the processor wait for the GPU, by torch.cuda.set_sync_debug_mode("error").
 * steps: clips/s of each method's step on a batch that stays on the GPU, and for the baseline and OGM-GE those of the
-  plain loop of benchmarks/step.py.
-* loader: clips/s of avbench's Loader on the GPU by preset and codec, and at preset `paper` of a DALI graph as its
-  documentation builds one (benchmarks/peers/plain_dali.py), there too pictures decoded and spectrograms computed on the
-  GPU; both with the same number of threads, the page cache warm.
-* training: an epoch of all methods in one pass, after one that warms up: clips/s, share of time waiting for data, use
-  of the GPU as NVML has it, joules a clip; on one CUDA stream and on one a method.
+  plain loop of benchmarks/step.py, in float32 and under autocast in bfloat16.
+* loader: clips/s of the Loader alone by codec and by preset; last, those of a DALI graph as its documentation builds
+  one and as its settings can be tuned (benchmarks/peers/plain_dali.py).
+* resume: a training that was stopped and resumed ends with the same weights and losses? deterministic: what torch warns
+  of when it is asked for deterministic algorithms.
+* decoder: pictures/s by the share that the GPU's engine for JPEG decodes, and by threads.
+* training: clips/s, waiting for data, use, power and joules a clip of the second epoch of one method by codec, of all
+  methods in one pass, and of those on a CUDA stream each; beside it the plain loop fed by a DataLoader with `--workers`
+  processes. Later: all methods by codec, and apart: each method in a training of its own.
+* engines: the baseline's step under DDP and DeepSpeed's ZeRO 1 with one rank over nccl, and compiled.
+* bad clips: what is said of a JPEG and of a FLAC whose second half is zeros while the checksum fits. largest batch:
+  what is said of one that does not fit.
+* profile: the three largest costs of a step of all methods. batches: clips/s of steps by the size of the batch.
+  predictions: clips/s.
 
-Timed: wall time between synchronizations, after a warm-up. On a machine without a GPU it ends with one line, status 2.
+Timed: wall time between synchronizations, after a warm-up. `aims`: what was aimed at beside what was measured.
+On a machine without a GPU it ends with one line, status 2; with `--device cpu` it runs there, to see that it does.
+Where a row failed, the status is 1.
 
 Not run on a GPU yet: no answers.
 """
 
 from __future__ import annotations
 
-import statistics
+import os
+
+# Before CUDA starts: cuBLAS is deterministic only with a workspace of a fixed size.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
-from itertools import count
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
-from methods import ALL, synchronize, synthetic_batch, without_estimates
-from peers import Task
-from peers.plain_dali import make
-from rich.console import Console
-from rich.table import Table
-from step import PlainLoop, run_of
-from torch import Tensor
+from gpu_answers import Row, breaks, right, smoke, speed, training
+from gpu_answers.aims import aims_of
+from gpu_answers.setting import Config, Setting
 
-from avbench.batch import MODALITIES, Batch
 from avbench.bench.machine import describe, summary
 from avbench.bench.scripts import check_json, run_script, write_results
-from avbench.dataset import Dataset
-from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
-from avbench.errors import UsageError
-from avbench.loading.features import PRESETS, preset
+from avbench.errors import UsageError, unknown
 from avbench.loading.gpu import check_driver, why_unused
-from avbench.loading.loader import Loader
-from avbench.methods import RunSpec, parse_methods
-from avbench.packing.pack import pack
-from avbench.packing.recipes import load_recipe
-from avbench.records import read_metrics
-from avbench.training.folder import RunFolder
-from avbench.training.predict import prepare
-from avbench.training.trainer import TrainerConfig, cores_of_a_rank, train
 
-CODECS = ("flac", "wav")
-Question = tuple[str, str, Callable[[], Any]]
-_REPORTED = (
-    "clips_per_second",
-    "data_wait_share",
-    "gpu_data_wait_share",
-    "gpu_use_share",
-    "gpu_memory_bytes",
-    "joules_per_clip",
-)
+ANSWERS = (
+    "smoke", "agreement", "places", "waits", "steps", "loader", "resume", "deterministic", "decoder", "training",
+    "engines", "bad clips", "largest batch", "profile", "batches", "predictions", "apart",
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Config:
-    """What to measure.
+@dataclass
+class Found:
+    """Answers by row; tracebacks of the rows that failed; seconds each took; a line for each that was not begun."""
 
-    clips: to render, of train. preset: of all but the loader, presets: of that. methods: to time steps of and to train.
-    batch_size: of all that is measured. seconds: of each measurement. epoch_clips: that the clips are
-    repeated to. minutes: after which nothing more is begun. json: where to write the results.
-    """
-
-    clips: int = 96
-    clip_seconds: float = 10.0
-    preset: str = "paper"
-    presets: tuple[str, ...] = tuple(PRESETS)
-    methods: str = ALL
-    batch_size: int = 64
-    seconds: float = 4.0
-    epoch_clips: int = 1024
-    minutes: float = 8.0
-    json: Path | None = None
+    answers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
 
 def main(config: Config) -> None:
-    """Measure, print tables, write JSON. Raises UsageError where there is no GPU."""
+    """Measure, print each row, write JSON. Raises UsageError where there is no GPU."""
+    device = device_of(config)
+    wanted = wanted_of(config)
+    for path in filter(None, (config.json, config.trace)):
+        check_json(path)
+    machine = describe()
+    say(summary(machine))
+    deadline = time.monotonic() + 60 * config.minutes
+    with tempfile.TemporaryDirectory(prefix="avbench-gpu-", ignore_cleanup_errors=True) as name:
+        setting = Setting(config, device, Path(name))
+        for found in asked((row for row in rows(setting) if row.answer in wanted), deadline):
+            write(config, machine, found)
+        breaks.leave()
+    for line in (*aims_in_words(config, found), *found.left_out):
+        say(line)
+    if found.failed:
+        say(f"failed: {', '.join(found.failed)}; tracebacks are in the JSON")
+        sys.exit(1)
+
+
+def device_of(config: Config) -> torch.device:
+    """Where everything is measured. Raises UsageError where it is not there."""
+    if config.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of everything that looks for one
+        return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UsageError(f"benchmarks/gpu.py wants an NVIDIA GPU; {why_unused() or 'NVML and torch find none here'}")
     check_driver()
-    if config.json:
-        check_json(config.json)
-    results = measure(config, torch.device("cuda", 0))
-    machine = describe()
-    console = Console()
-    for table in tables_of(results):
-        console.print(table)
-    for line in results["left_out"]:
-        console.print(line, soft_wrap=True, markup=False)
-    console.print(summary(machine), soft_wrap=True)
-    write_results(config, machine=machine, **results)
+    torch.backends.cudnn.deterministic = True  # as the trainer sets them
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda", 0)
 
 
-def measure(config: Config, device: torch.device) -> dict[str, Any]:
-    """All answers by name, and "left_out": a line for each there was no time for."""
-    deadline = time.monotonic() + 60 * config.minutes
-    with tempfile.TemporaryDirectory(prefix="avbench-gpu-") as name:
-        folder = Path(name)
-        return answers(questions(packed(folder, config), folder, config, device), deadline)
+def wanted_of(config: Config) -> frozenset[str]:
+    """The answers to find. Raises UsageError for an unknown one."""
+    names = [name.strip() for name in config.only.split(",") if name.strip()]
+    for name in names:
+        if name not in ANSWERS:
+            raise UsageError(f"--only: {unknown('answer', name, ANSWERS)}")
+    return frozenset(names or ANSWERS)
 
 
-def answers(questions: Iterable[Question], deadline: float) -> dict[str, Any]:
-    """As `measure`. deadline: by time.monotonic, after which nothing more is begun."""
-    results: dict[str, Any] = {"left_out": []}
-    for answer, key, question in questions:
-        if time.monotonic() > deadline:
-            results["left_out"].append(f"{answer}, {key}: left out, the time is over")
+def rows(setting: Setting) -> Iterator[Row]:
+    """All there is to ask, in order of worth."""
+    yield from smoke.rows(setting)
+    yield from right.agreement(setting)
+    yield from speed.steps(setting)
+    yield from speed.loaders(setting)
+    yield from right.resuming(setting)
+    yield from speed.decoder(setting)
+    yield from training.rows(setting)
+    yield from breaks.rows(setting)
+    yield from training.later_rows(setting)
+    yield from speed.later_rows(setting)
+
+
+def asked(rows: Iterable[Row], deadline: float) -> Iterator[Found]:
+    """All that is found so far, after each row. deadline: by time.monotonic."""
+    found = Found()
+    for row in rows:
+        left = deadline - time.monotonic()
+        if row.seconds > left:
+            found.left_out.append(f"{row.answer}, {row.name}: left out, {row.seconds:.0f} s of {left:.0f} s left")
         else:
-            results.setdefault(answer, {})[key] = question()
-    return results
+            find(row, found)
+        yield found
 
 
-def questions(datasets: dict[str, Dataset], folder: Path, config: Config, device: torch.device) -> Iterator[Question]:
-    """(answer, row, how to find it), in the order of the docstring."""
-    yield "agreement", "", partial(agreement, datasets["flac"], config, device)
-    for spec in parse_methods([config.methods]):
-        yield "waits", spec.name, partial(waits_of_a_step, spec.name, config, device)
-    for spec in parse_methods([config.methods]):
-        yield "steps", spec.name, partial(clips_per_second_of_steps, spec.name, config, device)
-    for preset_name in config.presets:
-        for codec, dataset in datasets.items():
-            yield "loader", f"{preset_name}, {codec}", partial(loaded, dataset, preset_name, config, device)
-    for codec, dataset in datasets.items():
-        yield "loader", f"plain DALI, {codec}", partial(loaded_plainly, dataset, folder / codec, config, device)
-    specs = without_estimates(parse_methods([config.methods]))
-    for streams in (1, len(specs)):
-        yield "training", f"{streams} stream(s)", partial(trained, datasets["flac"], specs, streams, config, device)
-
-
-def packed(folder: Path, config: Config) -> dict[str, Dataset]:
-    """Planted clips by codec, packed from the same videos."""
-    planted = {"train": config.clips, "val": 8, "test": 8, "classes": 3, "seconds": config.clip_seconds, "size": 256}
-    overrides: dict[str, object] = {f"planted.{name}": value for name, value in planted.items()}
-    made = {}
-    for codec in CODECS:
-        recipe = load_recipe("planted", {**overrides, "sample_rate_hz": 48_000, "audio_suffix": codec})
-        out = folder / f"dataset-{codec}"
-        made[codec] = pack(recipe, folder / "videos", out=out, workers=cores_of_a_rank(), overwrite=False)
-    return made
-
-
-def agreement(dataset: Dataset, config: Config, device: torch.device) -> dict[str, float]:
-    """Largest and mean differences of one augmented batch, by modality."""
-    first = [next(loader_of(dataset, config.preset, config, each).epoch(0)) for each in (device, torch.device("cpu"))]
-    found = {}
-    for what in ("audio", "frames"):
-        here, there = (getattr(batch, what).cpu().double() for batch in first)
-        found |= {
-            f"{what}_largest": (here - there).abs().max().item(),
-            f"{what}_mean": (here - there).abs().mean().item(),
-        }
-    return found
-
-
-def waits_of_a_step(method: str, config: Config, device: torch.device) -> str:
-    """What torch says where a method's step makes the processor wait; empty where it does not. Not of the first two."""
-    step = step_of(method, config, device)
-    step()
-    step()
-    synchronize(device)
-    if device.type != "cuda":
-        return ""
-    torch.cuda.set_sync_debug_mode("error")
+def find(row: Row, found: Found) -> None:
+    """Measure a row; what it raises is the answer, but for what ends the script."""
+    begun = time.monotonic()
     try:
-        step()
-    except RuntimeError as error:
-        return str(error).strip().splitlines()[0]
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return ""
+        value = row.find()
+    except (Exception, SystemExit) as error:
+        value = f"failed: {type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        found.failed[f"{row.answer}, {row.name}"] = traceback.format_exc()
+        # A traceback holds what the row had on the GPU.
+        traceback.clear_frames(error.__traceback__)
+    if torch.cuda.is_available():
+        with suppress(RuntimeError):  # a GPU that is broken is said by every row to come
+            torch.cuda.empty_cache()
+    found.answers.setdefault(row.answer, {})[row.name] = value
+    found.seconds[f"{row.answer}, {row.name}"] = round(time.monotonic() - begun, 2)
+    say(f"{row.answer} | {row.name} | {in_words(value)}")
 
 
-def clips_per_second_of_steps(method: str, config: Config, device: torch.device) -> dict[str, float]:
-    """Of ours, and of the plain loop where there is one; turn and turn about."""
-    steps: dict[str, Callable[[], object]] = {"avbench": step_of(method, config, device)}
-    if method in ("baseline", "ogm-ge"):
-        steps["plain loop"] = PlainLoop(method, synthetic_batch(config.preset, config.batch_size, device))
-    speeds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(3):
-        for name, step in steps.items():
-            speeds[name].append(config.batch_size * per_second(step, config.seconds / 3, device))
-    return {name: statistics.median(each) for name, each in speeds.items()}
-
-
-def step_of(method: str, config: Config, device: torch.device) -> Callable[[], object]:
-    """A step as `avbench train` takes it, on a batch that stays where it is."""
-    precision = pick_precision("auto", device)
-    batch: Batch = prepare(synthetic_batch(config.preset, config.batch_size, device), getattr(torch, precision))
-    run = run_of(method, precision, noise=True)
-    return partial(run.train_step, batch, epoch=0, epochs=1, total_steps=1)
-
-
-def loaded(dataset: Dataset, preset_name: str, config: Config, device: torch.device) -> float:
-    """Clips/s of our loader, alone."""
-    loader = loader_of(dataset, preset_name, config, device)
-    speed = drained((len(batch) for epoch in count() for batch in loader.epoch(epoch)), config, device)
-    loader.close()
-    return speed
-
-
-def loaded_plainly(dataset: Dataset, folder: Path, config: Config, device: torch.device) -> float:
-    """Clips/s of the plain DALI graph."""
-    folder.mkdir()
-    task = Task(dataset, tiled(dataset, config), config.batch_size, MODALITIES, folder, None)
-    epoch = make(task, threads=cores_of_a_rank(), device_id=device.index if device.type == "cuda" else None)
-    return drained((size_of(batch) for _ in count() for batch in epoch()), config, device)
-
-
-def size_of(batch: tuple[Tensor | None, Tensor | None]) -> int:
-    return next(len(tensor) for tensor in batch if tensor is not None)
-
-
-def drained(sizes: Iterator[int], config: Config, device: torch.device) -> float:
-    """Clips a second of an endless loader, after an epoch's worth."""
-    for _ in range(1 + config.clips // config.batch_size):
-        next(sizes)
-    synchronize(device)
-    begun, clips = time.perf_counter(), 0
-    while time.perf_counter() - begun < config.seconds:
-        clips += next(sizes)
-    synchronize(device)
-    return clips / (time.perf_counter() - begun)
-
-
-def loader_of(dataset: Dataset, preset_name: str, config: Config, device: torch.device) -> Loader:
-    """As the trainer makes it, but for the precision."""
-    return Loader(
-        dataset,
-        tiled(dataset, config),
-        preset=preset(preset_name),
-        batch_size=config.batch_size,
-        seed=0,
-        training=True,
-        device=device,
-        threads=cores_of_a_rank(),
+def write(config: Config, machine: dict[str, Any], found: Found) -> None:
+    """All that is known by now."""
+    write_results(
+        config,
+        machine=machine,
+        answers=found.answers,
+        aims=aims_of(found.answers, preset=config.preset),
+        failed=found.failed,
+        seconds=found.seconds,
+        left_out=found.left_out,
     )
 
 
-def tiled(dataset: Dataset, config: Config) -> np.ndarray:
-    """Clips of train, repeated to an epoch."""
-    return np.resize(dataset.clip_ids("train"), config.epoch_clips)
-
-
-def trained(
-    dataset: Dataset, specs: Sequence[RunSpec], streams: int, config: Config, device: torch.device
-) -> dict[str, float]:
-    """What metrics.jsonl has of the second epoch's steps."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = RunFolder(Path(name) / "run")
-        splits = {split: dataset.clip_ids(split) for split in ("val", "test")}
-        train(
-            dataset,
-            clip_ids={"train": tiled(dataset, config), **splits},
-            specs=specs,
-            seeds=(0,),
-            preset=preset(config.preset),
-            config=TrainerConfig(epochs=2, batch_size=config.batch_size, log_steps=10_000, streams=streams),
-            optimizer=OptimizerConfig(),
-            engine=EngineConfig(),
-            folder=folder,
-            device=device,
-            save_config=lambda path: path.write_text(""),
-        )
-        records = read_metrics(folder.metrics, kinds=["performance"])
-        (of_epoch,) = [one for one in records if one["epoch"] == 1 and "clips_per_second" in one]
-        return {name: of_epoch[name] for name in _REPORTED if name in of_epoch}
-
-
-def per_second(action: Callable[[], object], seconds: float, device: torch.device) -> float:
-    """How often an action is done in a second, launched one after the other; the first two are not counted."""
-    action()
-    action()
-    synchronize(device)
-    begun, done = time.perf_counter(), 0
-    while time.perf_counter() - begun < seconds:
-        action()
-        synchronize(device)  # else the processor would run ahead of the clock
-        done += 1
-    return done / (time.perf_counter() - begun)
-
-
-def tables_of(results: dict[str, Any]) -> Iterator[Table]:
-    """One an answer."""
-    for answer, rows in results.items():
-        if answer != "left_out":
-            table = Table(title=answer, title_justify="left", show_header=False)
-            for key, value in rows.items():
-                table.add_row(key, in_words(value))
-            yield table
+def aims_in_words(config: Config, found: Found) -> Iterator[str]:
+    """A line an aim."""
+    for aim in aims_of(found.answers, preset=config.preset):
+        yield f"{'met' if aim['met'] else 'NOT met'}: {aim['aim']}: {in_words(aim['measured'])}"
 
 
 def in_words(value: Any) -> str:
-    """A row's numbers."""
+    """What a row found, on one line."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {in_words(each)}" for name, each in value.items())
-    if isinstance(value, str):
-        return value or "none"
-    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+    if isinstance(value, list):
+        return "; ".join(map(in_words, value)) or "none"
+    if isinstance(value, str | bool):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def say(text: str) -> None:
+    """At once, so that a log that is cut off has it."""
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     avbench bench all DATASET --media VIDEOS --json flac.json
     python benchmarks/results.py flac.json wav.json gpu.json [--out benchmarks/RESULTS.md]
 
-One section a file: the machine, versions, and a table for every target that the file has. A file measured with --quick
-is refused: its figures say that all runs, not how fast.
+One section a file: the machine, versions, and a table for every target that the file has. With --update sections of
+other files stay as they were written. A file measured with --quick is refused: its figures say that all runs, not how
+fast.
 """
 
 from __future__ import annotations
@@ -33,18 +34,29 @@ Rows = Sequence[Sequence[object]]
 
 @dataclass(frozen=True)
 class Config:
-    """files: JSON of `avbench bench`. out: what to write."""
+    """files: JSON of `avbench bench`. out: what to write. update: keep the sections that it has of other files."""
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional]
     out: Path = Path(__file__).parent / "RESULTS.md"
+    update: bool = False
 
 
 def main(config: Config) -> None:
     """Read all, then write."""
-    sections = [section(path, read(path)) for path in config.files]
-    names = " ".join(path.name for path in config.files)
-    config.out.write_text("\n".join([HEAD.format(files=names), *sections]), encoding="utf-8")
+    sections = written(config.out) if config.update else {}
+    sections |= {path.stem: section(path, read(path)) for path in config.files}
+    names = " ".join(f"{name}.json" for name in sections)
+    config.out.write_text("\n".join([HEAD.format(files=names), *sections.values()]), encoding="utf-8")
     print(f"{config.out}: {len(sections)} sections")
+
+
+def written(path: Path) -> dict[str, str]:
+    """Sections that an earlier run wrote, by the name of their file without its suffix. Raises UsageError."""
+    try:
+        _, *parts = path.read_text(encoding="utf-8").split("\n## ")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file to update; leave out --update") from None
+    return {part.partition("\n")[0]: f"## {part}" for part in parts}
 
 
 def read(path: Path) -> dict[str, Any]:

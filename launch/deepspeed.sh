@@ -5,7 +5,7 @@
 #     RANKS=2 bash deepspeed.sh DATASET RUN ...                  (that many ranks on each machine, on CPUs too)
 # ZERO=0, 1 or 2 picks zero0.json, zero1.json or zero2.json beside this file (1); --deepspeed-config FILE is your own.
 # A rank that dies ends all; start it again, and it goes on with RUN. Ends with 0 when the run is finished, 75 when it
-# was interrupted (Ctrl-C, SIGTERM, SIGUSR1) and saved.
+# was interrupted (Ctrl-C, SIGTERM, SIGUSR1) and saved, 3 when all its runs diverged.
 set -euo pipefail
 if (($# < 2)); then
     echo "usage: bash $0 DATASET RUN [options of avbench train]" >&2
@@ -39,5 +39,6 @@ trap : INT
 # A signal ends `wait` early, so wait until there is nothing to wait for; the last one gives the status.
 while kill -0 "$launcher" 2>/dev/null; do wait "$launcher" || true; done
 wait "$launcher" && exit 0 || status=$?
+if [[ -e $run/diverged.json ]]; then exit 3; fi
 if [[ -e $run/interrupted.json ]]; then exit 75; fi
 exit "$status"

@@ -4,7 +4,8 @@
 # FIRST: address of one of them, as the others reach it; there the ranks meet. NODES: how many machines.
 # DATASET and RUN are on a file system that all see. One rank a GPU (one where there is none) or RANKS, on each machine.
 # A rank that dies or hangs is started again, with all others on all machines, RESTARTS times. Started again on all
-# machines, it goes on with RUN. Ends with 0 when the run is finished, 75 when it was interrupted and saved, else 1.
+# machines, it goes on with RUN. Ends with 0 when the run is finished, 75 when it was interrupted and saved, 3 when all
+# its runs diverged, else 1.
 set -euo pipefail
 if (($# < 4)); then
     echo "usage: bash $0 FIRST NODES DATASET RUN [options of avbench train]" >&2
@@ -42,6 +43,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # Without this, ranks that were started again find the dead ones' addresses in torchrun's store.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 
+# Where all runs diverged no start helps: ranks end with 0, or torchrun would start them again, and the file tells.
+export AVBENCH_DIVERGED_STATUS=0
 rm -f "$run/interrupted.json" # so that it speaks of this start
 torchrun --nnodes="$nodes" --nproc-per-node="$ranks" --max-restarts="${RESTARTS:-3}" \
     --rdzv-backend=c10d --rdzv-endpoint="$first:$port" --rdzv-id="avbench-$first-$port" --rdzv-conf="is_host=$is_first" \
@@ -62,7 +65,8 @@ trap 'kill "$watch" 2>/dev/null || true' EXIT
 
 # A signal ends `wait` early, so wait until there is nothing to wait for; the last one gives the status.
 while kill -0 "$torchrun" 2>/dev/null; do wait "$torchrun" || true; done
-wait "$torchrun" && exit 0 || status=$?
+wait "$torchrun" && status=0 || status=$?
+if [[ -e $run/diverged.json ]]; then exit 3; fi
 # torchrun ends with 1 however its ranks ended; the file says that they stopped in good order.
 if [[ -e $run/interrupted.json ]]; then exit 75; fi
 exit "$status"

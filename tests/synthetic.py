@@ -212,7 +212,7 @@ def _write_shard(path: Path, number: int, made: Sequence[dict[str, Any]]) -> lis
 
 def _components(clip: dict[str, Any]) -> list[tuple[str, bytes]]:
     about = {
-        "label": clip["label"],
+        "label": f"class-{clip['label']}",
         "split": SPLITS[clip["split"]],
         "source": clip["source"],
         "start_seconds": clip["start_seconds"],
@@ -220,7 +220,7 @@ def _components(clip: dict[str, Any]) -> list[tuple[str, bytes]]:
         "frames": len(clip["frames"]),
         "width": clip["width"],
         "height": clip["height"],
-        "sample_rate": clip["sample_rate"],
+        "sample_rate_hz": clip["sample_rate"],
     }
     return [
         ("json", json.dumps(about).encode()),

@@ -14,6 +14,7 @@ import torch
 from synthetic import make_dataset
 
 from avbench.bench.data import made_up
+from avbench.errors import UsageError
 from avbench.methods import METHODS
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
@@ -34,12 +35,12 @@ def dataset(tmp_path_factory) -> Path:
 
 def test_the_loaders_benchmark_compares_all_contenders_in_all_cases(dataset, tmp_path):
     pytest.importorskip("librosa", reason="peers are not installed")
-    peers = ("librosa + PIL", "webdataset", "DALI")
+    peers = ("webdataset", "webdataset, no worker", "DALI", "DALI, tuned")
     output = run(
         "loader.py", dataset, "--clips", 8, "--rounds", 1, "--batch-size", 4, "--peers", ",".join(peers),
         "--json", tmp_path / "out.json",
     )  # fmt: skip
-    assert "CPU ms a clip" in output and "librosa + PIL" in output
+    assert "CPU ms a clip" in output and "DALI, tuned" in output
     written = json.loads((tmp_path / "out.json").read_text())
     assert {(one["case"], one["contender"]) for one in written["results"]} == {
         (case, contender) for case in ("audio + visual", "audio", "visual") for contender in ("avbench", *peers)
@@ -75,6 +76,22 @@ def test_a_peer_that_cannot_run_is_left_out_with_a_line(tmp_path, monkeypatch):
     assert why(tmp_path, packages=(), module="plain_dali") is None
 
 
+def test_names_of_peers_may_have_commas(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import peers
+
+    assert peers.peers_of(["DALI", "DALI", "tuned", "SPDL"]) == ("DALI", "DALI, tuned", "SPDL")
+    assert peers.peers_of(["webdataset", "no worker", "webdataset"]) == ("webdataset, no worker", "webdataset")
+    assert peers.peers_of(peers.PEERS) == tuple(peers.PEERS)
+    for words in (["tuned"], ["DALI", "no worker"], ["Dali"]):
+        with pytest.raises(UsageError, match="unknown peer"):
+            peers.peers_of(words)
+    # Those that have a worker process are also shown without.
+    for name, peer in peers.PEERS.items():
+        if peer.workers == 1:
+            assert peers.PEERS[f"{name}, no worker"] == replace(peer, workers=0)
+
+
 def test_a_contender_that_lost_a_clip_or_changed_one_is_found_out(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import loader
@@ -104,6 +121,24 @@ def test_work_that_goes_on_after_the_last_batch_is_waited_for(monkeypatch):
     assert after - before >= 0.25 and not thread.is_alive()
 
 
+def test_looking_whether_work_goes_on_is_not_counted(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import loader
+
+    looks = iter([True] * 20 + [False] * 5)
+
+    def look() -> bool:
+        begun = time.thread_time()
+        while time.thread_time() - begun < 0.01:
+            pass
+        return next(looks)
+
+    monkeypatch.setattr(loader, "any_thread_works", look)
+    before = loader.cpu_seconds()
+    after, _ = loader.settled()
+    assert after - before < 0.05  # of the 0.2 s that it took to look
+
+
 def test_the_loaders_benchmark_measures_memory(dataset, tmp_path):
     pytest.importorskip("librosa", reason="peers are not installed")
     few = ("--clips", 6, "--batch-size", 4)
@@ -124,8 +159,14 @@ def test_the_floors_benchmark_measures_every_stage(dataset, tmp_path):
     written = json.loads((tmp_path / "out.json").read_text())
     assert set(written["steps"]) == set(METHODS) and all(value > 0 for value in written["steps"].values())
     floors = written["floor_cpu_seconds"]
-    assert {"flac", "wav", "torch spectrogram", "SciPy spectrogram", "JPEG", "resize", "normalize"} < set(floors)
+    spectrograms = {f"{name} spectrogram" for name in ("real FFT", "torch", "SciPy")}
+    decoders = {"flac", "wav", "flac, soundfile", "wav, soundfile"}  # DALI's, and the other
+    assert {*spectrograms, *decoders, "JPEG", "resize", "normalize"} < set(floors)
     assert all(value > 0 for value in floors.values()) and floors["flac"] > floors["wav"]
+    # A stage's floor is the fastest way, and the whole is theirs together.
+    fastest = min(floors["flac"], floors["flac, soundfile"]), min(floors[name] for name in spectrograms)
+    audio = written["pipeline"]["audio"]
+    assert audio["floor_sum"] == pytest.approx(sum(fastest) + floors["checksum of flac"])
     # 1.5 s of 48 kHz and 16 bit.
     assert written["audio_bytes"]["wav"] == pytest.approx(144_000, rel=0.01)
     assert set(written["pipeline"]) == {"audio + visual", "audio", "visual"}
@@ -156,6 +197,35 @@ def test_results_are_written_from_the_json_of_the_command(dataset, tmp_path):
     assert "| audio | avbench | 250.00 | 20% | 2 |  |" in written
     assert "| audio | DALI | 500.00 | 0% | 2 | 0.50 |" in written
     assert "torchcodec: left out" in written and "### ConfidenceStore" in written and "over sum" in written
+
+
+def test_sections_that_were_not_measured_again_stay(tmp_path):
+    def record(processor: str, seconds: float) -> str:
+        row = {"what": "one worker", "clips": 2, "cpu_seconds": seconds, "wall_seconds": 1.0}
+        machine = {
+            "processor": processor,
+            "cores": 1,
+            "memory_bytes": 0,
+            "gpus": [],
+            "load": 0,
+            "date": "",
+            "versions": {},
+        }
+        return json.dumps({"machine": machine, "quick": False, "results": {"pack": {"results": [row]}}})
+
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.json").write_text(record(f"old {name}", 2.0))
+    out = tmp_path / "RESULTS.md"
+    run("results.py", tmp_path / "a.json", tmp_path / "b.json", "--out", out)
+    first = out.read_text()
+    (tmp_path / "a.json").write_text(record("new a", 4.0))
+    (tmp_path / "c.json").write_text(record("new c", 4.0))
+    run("results.py", tmp_path / "a.json", tmp_path / "c.json", "--out", out, "--update")
+    updated = out.read_text()
+    assert [line for line in updated.splitlines() if line.startswith("## ")] == ["## a", "## b", "## c"]
+    assert "new a" in updated and "old a" not in updated and "new c" in updated
+    assert first[first.index("## b") :] in updated.replace("\n## c", "## c")
+    assert "a.json b.json c.json" in updated
 
 
 def test_results_of_a_quick_run_are_refused(tmp_path):
@@ -281,46 +351,6 @@ def test_the_fed_benchmark_trains_on_the_loader_and_on_a_resident_batch(dataset,
         assert one["loader"]["thread_seconds"] < 0.5 * one["resident"]["thread_seconds"]  # it trains nothing
 
 
-def test_the_gpus_benchmark_ends_with_one_line_where_there_is_none():
-    command = [sys.executable, str(BENCHMARKS / "gpu.py")]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert refused.returncode == 2
-    assert refused.stderr == "avbench: benchmarks/gpu.py wants an NVIDIA GPU; NVML and torch find none here\n"
-
-
-@pytest.mark.slow
-def test_the_gpus_benchmark_answers_all_its_questions(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu
-
-    monkeypatch.setattr(gpu, "cores_of_a_rank", lambda: 1)  # so few clips are packed before a second process has begun
-    sizes = {"clips": 6, "clip_seconds": 2.0, "batch_size": 2, "epoch_clips": 4, "seconds": 0.01}
-    few = {"preset": "tiny", "presets": ("paper", "tiny"), "methods": "audio,ogm-ge,gradient-blending"}
-    results = gpu.measure(gpu.Config(**sizes, **few), torch.device("cpu"))
-    assert not results.pop("left_out")
-    assert [row.title for row in gpu.tables_of(results)] == ["agreement", "waits", "steps", "loader", "training"]
-    assert results["agreement"][""] == dict.fromkeys(
-        ("audio_largest", "audio_mean", "frames_largest", "frames_mean"), 0
-    )
-    assert set(results["steps"]) == set(results["waits"]) == {"audio", "ogm-ge", "gradient-blending"}
-    assert set(results["steps"]["ogm-ge"]) == {"avbench", "plain loop"}
-    assert len(results["loader"]) == 6 and all(speed > 0 for speed in results["loader"].values())
-    assert [row["clips_per_second"] > 0 for row in results["training"].values()] == [True, True]
-
-
-def test_what_the_gpus_benchmark_has_no_time_for_is_listed(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu
-
-    assert {spec.name for spec in gpu.parse_methods([gpu.Config().methods])} == set(METHODS)
-    slow = ("steps", "tmc", lambda: time.sleep(1.1))
-    results = gpu.answers(
-        [("steps", "audio", lambda: 2.0), slow, ("loader", "tiny", lambda: 3.0)], time.monotonic() + 1
-    )
-    assert results == {"steps": {"audio": 2.0, "tmc": None}, "left_out": ["loader, tiny: left out, the time is over"]}
-
-
 def test_the_stores_benchmark_measures_two_ranks_and_extrapolates(tmp_path):
     output = run(
         "store.py", "--clips", 1000, 5000, "--rounds", 1, "--target-clips", 10_000, "--target-ranks", 4, 1000,
@@ -343,11 +373,46 @@ def test_the_stores_benchmark_measures_two_ranks_and_extrapolates(tmp_path):
     assert at_four["saved_bytes"] == pytest.approx(2 * written["results"][1]["saved_bytes"])
 
 
+def test_the_index_benchmark_finishes_opens_checks_and_verifies(tmp_path):
+    output = run("index.py", "--clips", 40, 80, "--clips-per-shard", 8, "--rounds", 1, "--json", tmp_path / "out.json")
+    assert "CPU s (us a clip)" in output and "80 clips" in output
+    results = json.loads((tmp_path / "out.json").read_text())["results"]
+    assert [(one["clips"], one["shards"]) for one in results] == [(40, 5), (80, 10)]
+    for one in results:
+        assert set(one["phases"]) == {"finish", "open", "check", "verify"}
+        assert one["phases"]["verify"]["shards_verified"] == one["shards"] - 1
+        assert all(phase["cpu_seconds"] >= 0 for phase in one["phases"].values())
+        assert one["phases"]["verify"]["cpu_seconds"] > 0
+
+
 def test_the_stores_benchmark_refuses_what_memory_cannot_hold():
     command = [sys.executable, str(BENCHMARKS / "store.py"), "--clips", str(10**12)]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
     assert refused.returncode == 2
     assert refused.stderr.startswith("avbench: 1,000,000,000,000 clips need 40000.") and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_evaluates_benchmark_measures_memory_and_temporary_files_and_extrapolates(tmp_path):
+    few = ("--resamples", 20, "--memory-gb", 0.5, "--target", "80000x2x2", "--folder", tmp_path)
+    sizes = ("--sizes", "2000x3x1", "40000x2x1")
+    output = run("evaluate.py", *sizes, *few, "--json", tmp_path / "out.json", timeout=900)
+    assert "extrapolated" in output
+    written = json.loads((tmp_path / "out.json").read_text())
+    small, large = written["results"]
+    assert all(result["cpu_seconds"] > 0 and result["left_behind"] == [] for result in (small, large))
+    assert small["temporary_bytes"] == 0  # fits into memory
+    assert large["temporary_bytes"] == 40_000 * 309 * 4  # one run's at a time
+    assert large["peak_bytes"] < 0.5e9
+    assert written["extrapolated"]["cpu_seconds"] == pytest.approx(4 * large["cpu_seconds"])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_evaluates_benchmark_refuses_a_size_that_is_none():
+    command = [sys.executable, str(BENCHMARKS / "evaluate.py"), "--sizes", "1000x1x3"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=300, env=os.environ, check=False)
+    assert refused.returncode == 2
+    assert "'1000x1x3': expected CLIPSxRUNSxSEEDS with two runs or more" in refused.stderr
 
 
 @pytest.mark.slow

@@ -111,7 +111,10 @@ def test_verify_says_what_a_quarantine_can_mend(tmp_path: Path, capsys: pytest.C
     assert 1 not in Dataset(path).clip_ids("train")
     with (path / shard_name(1)).open("rb+") as shard:
         shard.truncate(1000)
-    assert "truncated?" in line_of(capsys, "verify", str(path), "--quarantine")
+    assert "truncated?" in line_of(capsys, "train", str(path), "--out", str(tmp_path / "run"))
+    main(["verify", str(path), "--quarantine"])
+    assert "set aside: 3 clips, of damaged shards: 1" in capsys.readouterr().out
+    assert not len(Dataset(path).clip_ids("val"))
 
 
 def test_doctor_says_what_runs_where(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +172,11 @@ def test_the_readmes_commands_work_in_their_order(tmp_path: Path, monkeypatch: p
     assert [words[0] for words in commands] == ["pack", "verify", "train", "evaluate", "train"]
     for words in commands:
         # The same commands, only shorter than 100 epochs of ten seconds.
-        short = ["--preset", "tiny", "--epochs", "1"] if words[0] == "train" and "--resume" not in words else []
+        short = (
+            ["--preset", "tiny", "--width", "8", "--epochs", "1"]
+            if words[0] == "train" and "--resume" not in words
+            else []
+        )
         main([*words, *short])
     assert (tmp_path / "RUN/report/index.html").exists()
     assert json.loads((tmp_path / "DATASET/dataset.json").read_text())["clips"]["train"] == 12
@@ -186,7 +193,7 @@ def test_the_readmes_commands_for_all_methods_work_in_their_order(
     for words in commands:
         # Two of the three seeds: all runs of a pass are in memory at once.
         fewer = ["0,1" if word == "0,1,2" else word for word in words]
-        main([*fewer, *(["--preset", "tiny", "--epochs", "1"] if words[0] == "train" else [])])
+        main([*fewer, *(["--preset", "tiny", "--width", "8", "--epochs", "1"] if words[0] == "train" else [])])
     table = (tmp_path / "ALL/report/accuracy.csv").read_text()
     assert all(f"\n{run}," in table for run in ("tmc", "gradient-blending", "greedy", "ogm", "hard", "film"))
 

@@ -24,7 +24,20 @@ from tests.synthetic import make_dataset
 LAUNCH = REPOSITORY / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 FLAGS = (
-    *("--methods", "audio", "--preset", "tiny", "--batch-size", "8", "--epochs", "4", "--log-steps", "1"),
+    *(
+        "--methods",
+        "audio",
+        "--preset",
+        "tiny",
+        "--width",
+        "8",
+        "--batch-size",
+        "8",
+        "--epochs",
+        "4",
+        "--log-steps",
+        "1",
+    ),
     *("--learning-rate", "0.01", "--schedule", "constant", "--checkpoint-steps", "4"),
 )
 INTERRUPTED = 75

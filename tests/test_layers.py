@@ -7,12 +7,12 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "avbench"
 LAYERS = (
-    ("errors", "batch", "arguments"),
-    ("records", "dataset", "distributed", "models"),
+    ("errors", "batch", "arguments", "streams", "class_names"),
+    ("records", "description", "quarantine", "dataset", "integrity", "distributed", "models"),
     ("engine", "confidence", "loading", "analysis"),
     ("methods", "packing"),  # packing keeps a preset's spectrogram
     ("training",),
-    ("curation", "demo", "doctor", "bench", "config"),
+    ("curation", "demo", "doctor", "bench", "config", "help"),
     ("cli",),
     ("__main__",),
 )

@@ -22,7 +22,7 @@ def test_the_method_of_ones_own_trains_as_shown(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delitem(sys.modules, "dropout", raising=False)
     Path("dropout.py").write_text(source, encoding="utf-8")
     make_dataset(tmp_path / "data", clips={"train": 16, "val": 3, "test": 6})
-    flags = ["--preset", "tiny", "--batch-size", "4", "--epochs", "1", "--log-steps", "1"]
+    flags = ["--preset", "tiny", "--width", "8", "--batch-size", "4", "--epochs", "1", "--log-steps", "1"]
     main(["train", "data", "--out", "run", "--methods", methods.replace("rate=0.2", "rate=0.5"), *flags])
     steps = [record for record in read_metrics(Path("run/metrics.jsonl"), kinds=["step"]) if "dropped/audio" in record]
     # At a rate of a half, every step is without one of the two.

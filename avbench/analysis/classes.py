@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from avbench.analysis.discrepancy import Floats, discrepancy, subsets
+from avbench.analysis.statistics import is_few
 
-CLASS_COLUMNS = ("class", "clips", "audio_preferred", "visual_preferred", "tied", "u_audio", "u_visual", "discrepancy")
+CLASS_COLUMNS = (
+    "class", "clips", "few_clips", "audio_preferred", "visual_preferred", "tied", "u_audio", "u_visual", "discrepancy",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,11 @@ class ClassSides:
     def clips(self) -> int:
         """Evaluated clips of the class."""
         return self.audio + self.visual + self.tied
+
+    @property
+    def discrepancy(self) -> float:
+        """Mean discrepancy of the class's clips, audio minus visual confidence; NaN for a class without any."""
+        return self.audio_confidence - self.visual_confidence
 
     @property
     def lean(self) -> float:
@@ -112,7 +121,13 @@ def classes_csv(rows: Sequence[ClassSides]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(CLASS_COLUMNS)
     for row in rows:
-        means = (row.audio_confidence, row.visual_confidence, row.audio_confidence - row.visual_confidence)
+        means = (row.audio_confidence, row.visual_confidence, row.discrepancy)
         numbers = [repr(mean) if row.clips else "" for mean in means]
-        writer.writerow([row.name, row.clips, row.audio, row.visual, row.tied, *numbers])
+        writer.writerow([row.name, row.clips, int(is_few(row.clips)), row.audio, row.visual, row.tied, *numbers])
     return buffer.getvalue()
+
+
+def classes_without_training(dataset: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the classes that have no clip to train on, by a dataset.json; () where it does not say."""
+    counts = dataset.get("clips_per_class", {}).get("train", ())
+    return tuple(name for name, clips in zip(dataset.get("classes", ()), counts, strict=False) if clips == 0)

@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import codecs
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyarrow import csv
 
+from avbench.analysis.class_labels import are_numbers, stand_in_order
 from avbench.analysis.discrepancy import MODALITIES, Floats
 from avbench.analysis.evaluation import Labels
-from avbench.errors import RunError, UsageError, unknown
-from avbench.records import read_table
+from avbench.analysis.probabilities import Values
+from avbench.errors import RunError, UsageError
+from avbench.records import LOG_PROBABILITIES, read_schema, read_table
 
 Keys = NDArray[np.object_]
 
 # Read as text: a number would lose leading zeros of a key, and a class's name may be a number.
-TEXT = ("key", "label", "prediction", "run", "split", "method", "probabilities", "replaced")
+_LISTS = ("probabilities", LOG_PROBABILITIES)
+TEXT = ("key", "label", "prediction", "run", "split", "method", "replaced", *_LISTS)
 _NAMES = ("key", "run", "split", "method", "replaced")  # text in Parquet too, whatever they were written as
+# What is in every table of predictions that avbench wrote, and in no other: their class numbers are places.
+_WRITTEN = frozenset({"clip_id", "key", "split", "label", "run", "method", "seed", "epoch", "replaced", "prediction"})
 # Columns of avbench's own tables, which are no class probabilities.
 _OTHER = ("seed", "clip_id", "epoch", "uncertainty", "audio_prediction", "visual_prediction", "audio", "visual",
           "discrepancy")  # fmt: skip
 
 # How far from 1 class probabilities may add up: float32, or rounded to four digits.
 _ROUNDED = 1e-3
-_MOST_CLASSES = 100_000  # a larger class number is something else's number
 
 _SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas"}
 
@@ -57,10 +60,11 @@ def listed_names(names: Sequence[str]) -> str:
 # Files
 
 
-def read_file(path: Path, option: str) -> pa.Table:
+def read_file(path: Path, option: str, *, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet or CSV file with a column `key`, without the rows of replaced modalities. option: which asked for it.
 
-    Names are text. Raises UsageError for a file that is none, RunError for one that holds no such table.
+    columns: only these, of those that there are (all). Names are text. Raises UsageError for a file that is none,
+    RunError for one that holds no such table.
     """
     if path.is_dir():
         raise UsageError(f"{option} {path}: is a folder; give a Parquet or CSV file")
@@ -68,9 +72,7 @@ def read_file(path: Path, option: str) -> pa.Table:
         raise UsageError(f"{option} {path}: no such file")
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".pq"):
-        with suppress(OSError, pa.ArrowException):  # a file that is no Parquet is told of below
-            _check_distinct(pq.read_schema(path).names, path)
-        table = read_table(path)
+        table = _read_parquet(path, columns)
     elif suffix in (".csv", ".tsv"):
         table = _read_csv(path, "\t" if suffix == ".tsv" else ",")
     else:
@@ -83,6 +85,17 @@ def read_file(path: Path, option: str) -> pa.Table:
     if "replaced" in table.column_names:  # predictions of avbench itself
         table = _unreplaced(table, path)
     return table.combine_chunks()
+
+
+def _read_parquet(path: Path, columns: Sequence[str] | None) -> pa.Table:
+    """The table; where it says in text which modality is replaced, without the rows where one is."""
+    schema = read_schema(path)
+    _check_distinct(schema.names, path)
+    wanted = schema.names if columns is None else [name for name in schema.names if name in columns]
+    if "replaced" not in schema.names or schema.field("replaced").type not in (pa.string(), pa.large_string()):
+        return read_table(path, columns=wanted)
+    _unreplaced(read_table(path, columns=["replaced"]), path)
+    return read_table(path, columns=wanted, filters=[("replaced", "==", "none")])
 
 
 def _read_csv(path: Path, delimiter: str) -> pa.Table:
@@ -146,13 +159,18 @@ def _texts(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
 
 def _unreplaced(table: pa.Table, path: Path) -> pa.Table:
     known = ("none", *MODALITIES)
-    strange = [value for value in table.column("replaced").unique().to_pylist() if value not in known]
+    strange = [value or "" for value in table.column("replaced").unique().to_pylist() if value not in known]
     if strange:
         raise RunError(f"{path}: column 'replaced' holds {shown(strange[0])}, expected {', '.join(known)}")
     table = table.filter(pc.equal(table.column("replaced"), "none"))
     if table.num_rows == 0:
         raise RunError(f"{path}: holds only rows with a modality replaced; give those with 'none' replaced")
     return table
+
+
+def is_written_by_avbench(table: pa.Table) -> bool:
+    """Whether a table of predictions is a run folder's, or such a one as CSV: then class numbers are places."""
+    return {*table.column_names} >= _WRITTEN
 
 
 # Columns
@@ -214,95 +232,60 @@ def numbers_of(table: pa.Table, name: str, path: Path) -> Floats:
         raise RunError(f"{path}: column {shown(name)} holds {table.column(name).type}, not numbers") from None
 
 
-# Classes
-
-
-def class_names(labels: Iterable[object], *, width: int, path: Path) -> tuple[str, ...]:
-    """Class names of labels that nobody listed: the labels where they are words, else the numbers from 0 on.
-
-    width: how many numbers there are at least.
-    """
-    present = {label for label in labels if label is not None and label != "" and label == label}  # NaN is none
-    numbers = [_number(label) for label in present]
-    if any(number < 0 for number in numbers):
-        return tuple(sorted(map(str, present)))
-    highest = max(numbers, default=0)
-    if highest >= _MOST_CLASSES:
-        raise RunError(f"{path}: column 'label' holds {highest}, expected class numbers from 0 on, or names")
-    return tuple(str(number) for number in range(max(width, 1 + highest)))
-
-
-def class_numbers(column: pa.Array, keys: Keys, classes: Sequence[str], *, what: str) -> Labels:
-    """Class numbers from names or numbers, (N,); in text, what is a class's name is that, and not its number."""
-    of_name = {name: number for number, name in enumerate(classes)}
-    values = column.to_pylist()
-    numbers = np.empty(len(values), np.int64)
-    for row, value in enumerate(values):
-        if value is None or value == "":
-            empty = sum(value is None or value == "" for value in values)
-            raise RunError(f"{what} of {shown(keys[row])} is empty ({empty} such values)")
-        number = of_name.get(value, -1) if isinstance(value, str) else -1
-        number = _number(value) if number < 0 else number
-        if not 0 <= number < len(classes):
-            raise RunError(f"{what} of {shown(keys[row])}: {_no_class(str(value), classes)}")
-        numbers[row] = number
-    return numbers
-
-
-def _number(value: object) -> int:
-    """A whole number from 0 on, also written as 3.0; -1 for anything else."""
-    if isinstance(value, bool):
-        return -1
-    if isinstance(value, int):
-        return max(value, -1)
-    if isinstance(value, float):
-        return int(value) if value.is_integer() and value >= 0 else -1
-    match = re.fullmatch(r"([0-9]{1,18})(\.0*)?", value) if isinstance(value, str) else None
-    return int(match[1]) if match else -1
-
-
-def _no_class(value: str, classes: Sequence[str]) -> str:
-    if value.strip() in classes:
-        return f"{shown(value)} is no class; take the spaces around it away"
-    is_number = bool(re.fullmatch(r"-?[0-9.]+", value))
-    if not is_number and all(name.isdecimal() for name in classes):
-        return (
-            f"{shown(value)} is no class number, and nothing here names the classes; give the run folder too, or class "
-            f"numbers from 0 to {len(classes) - 1}"
-        )
-    if is_number or len(classes) > 20 or not value.isprintable():
-        return (
-            f"{shown(value)} is no class; expected a name such as {shown(classes[0])} or a number from 0 to "
-            f"{len(classes) - 1}"
-        )
-    return unknown("class", value[:60], classes)
-
-
 # Class probabilities
 
 
 def width_of(table: pa.Table) -> int:
     """How many class probabilities a row has in a column of lists; 0 where there is none."""
-    if "probabilities" not in table.column_names:
+    name = next((name for name in _LISTS if name in table.column_names), None)
+    if name is None:
         return 0
-    first = table.column("probabilities")[0].as_py()
+    first = table.column(name)[0].as_py()
     try:
         return len(json.loads(first) if isinstance(first, str) else first or ())
     except (ValueError, TypeError):
         return 0  # refused where they are read
 
 
-def probabilities_of(table: pa.Table, keys: Keys, classes: Sequence[str], path: Path) -> NDArray[np.float32] | None:
-    """(N, classes), from a column of lists or from one column a class; None where there are neither.
+@dataclass(frozen=True, slots=True)
+class GivenProbabilities:
+    """Class probabilities of a file's rows, in the file's own precision.
 
-    Raises RunError unless each is in [0, 1] and a clip's add up to 1.
+    values: (N, classes), each row adds up to 1. ranks: what clips are ranked by: the same, or their logarithms where
+    the file has these too.
+    """
+
+    values: Values
+    ranks: Values
+
+    @property
+    def rounded(self) -> bool:
+        """Whether clips are ranked by float32 probabilities, of which confident ones are all 1."""
+        return self.ranks is self.values and self.values.dtype == np.float32
+
+
+def probabilities_of(
+    table: pa.Table, keys: Keys, classes: Sequence[str], path: Path, *, own: bool = False
+) -> GivenProbabilities | None:
+    """From a column of lists, `probabilities` or `log_probabilities`, or from one column a class; None without any.
+
+    own: whether it is a table that avbench wrote, whose lists are in the order of the classes whatever they are called.
+    Raises RunError unless each probability is in [0, 1] and a clip's add up to 1, and for lists where the classes have
+    numbers for names that stand in another order.
     """
     named = [name for name in classes if name in table.column_names and name not in TEXT]
-    if "probabilities" in table.column_names:
-        values = _lists(table, keys, len(classes), path)
+    lists = [name for name in _LISTS if name in table.column_names and table.column(name).null_count < len(keys)]
+    if lists and not own and are_numbers(classes) and not stand_in_order(classes):
+        raise RunError(
+            f"{path}: column {lists[0]!r} holds lists, and the classes are named by numbers that do not stand in their "
+            f"order ({', '.join(classes[:5])}, ...), so a list's places could be meant in two ways; give one column a "
+            f"class, named as the class"
+        )
+    if lists:
+        values = {name: _lists(table, name, keys, len(classes), path) for name in lists}
     elif len(named) == len(classes):
         _check_no_other_class(table, classes, path)
-        values = np.stack([numbers_of(table, name, path) for name in classes], axis=1)
+        values = {"probabilities": _side_by_side(table, classes, path)}
     elif named:
         absent = [name for name in classes if name not in named]
         raise RunError(
@@ -310,21 +293,39 @@ def probabilities_of(table: pa.Table, keys: Keys, classes: Sequence[str], path: 
         )
     else:
         return None
+    logarithms = values.get(LOG_PROBABILITIES)
+    if logarithms is not None:
+        _check_finite(logarithms, keys, path)
+    probabilities = values["probabilities"] if logarithms is None or "probabilities" in values else np.exp(logarithms)
+    _check_finite(probabilities, keys, path)
+    outside = (probabilities < -_ROUNDED).any(axis=1) | (probabilities > 1 + _ROUNDED).any(axis=1)
+    sums = probabilities.sum(axis=1, dtype=np.float64)
+    wrong = outside | (np.abs(sums - 1) > _ROUNDED)
+    if wrong.any():
+        raise RunError(
+            f"{path}: {int(wrong.sum())} of {len(wrong)} clips have class probabilities outside [0, 1] or that do not "
+            f"add up to 1, the first is {shown(keys[wrong][0])} (they add up to {sums[wrong][0]:.4g}); apply "
+            f"a softmax first, or give a column 'prediction' in their place"
+        )
+    return GivenProbabilities(probabilities, probabilities if logarithms is None else logarithms)
+
+
+def _check_finite(values: Values, keys: Keys, path: Path) -> None:
     wrong = ~np.isfinite(values).all(axis=1)
     if wrong.any():
         raise RunError(
             f"{path}: a class probability of {counted(int(wrong.sum()), 'clip')} is missing or not finite, the first "
             f"is {shown(keys[wrong][0])}"
         )
-    outside = (values < -_ROUNDED).any(axis=1) | (values > 1 + _ROUNDED).any(axis=1)
-    wrong = outside | (np.abs(values.sum(axis=1) - 1) > _ROUNDED)
-    if wrong.any():
-        raise RunError(
-            f"{path}: {int(wrong.sum())} of {len(wrong)} clips have class probabilities outside [0, 1] or that do not "
-            f"add up to 1, the first is {shown(keys[wrong][0])} (they add up to {values[wrong][0].sum():.4g}); apply "
-            f"a softmax first, or give a column 'prediction' in their place"
-        )
-    return values.astype(np.float32)
+
+
+def _side_by_side(table: pa.Table, classes: Sequence[str], path: Path) -> Values:
+    """One column a class, in float32 where all of them are."""
+    single = all(table.schema.field(name).type in (pa.float32(), pa.float16()) for name in classes)
+    values = np.empty((table.num_rows, len(classes)), np.float32 if single else np.float64)
+    for place, name in enumerate(classes):
+        values[:, place] = numbers_of(table, name, path)
+    return values
 
 
 def _check_no_other_class(table: pa.Table, classes: Sequence[str], path: Path) -> None:
@@ -337,26 +338,41 @@ def _check_no_other_class(table: pa.Table, classes: Sequence[str], path: Path) -
             )
 
 
-def _lists(table: pa.Table, keys: Keys, classes: int, path: Path) -> Floats:
-    lists = table.column("probabilities").to_pylist()
+def _lists(table: pa.Table, name: str, keys: Keys, classes: int, path: Path) -> Values:
+    """A column of lists, or of lists written as JSON, (N, classes)."""
+    column = table.column(name).combine_chunks()
+    if pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        values = column.flatten()
+        single = values.type in (pa.float32(), pa.float16())
+        if (lengths == classes).all():
+            try:
+                found = values.cast(pa.float32() if single else pa.float64()).to_numpy(zero_copy_only=False)
+            except pa.ArrowException:
+                raise RunError(f"{path}: column {name!r} holds other things than numbers") from None
+            return found.reshape(-1, classes)
+        _refuse_length(name, int(lengths[lengths != classes][0]), keys[lengths != classes][0], classes, path)
+    lists = column.to_pylist()
     for row, numbers in enumerate(lists):
         try:
             lists[row] = list(json.loads(numbers) if isinstance(numbers, str) else numbers or ())
         except (ValueError, TypeError):
             raise RunError(
-                f"{path}: probabilities of {shown(keys[row])} are {shown(numbers)}, expected [0.1, 0.9, ...]"
+                f"{path}: {name} of {shown(keys[row])} are {shown(numbers)}, expected [0.1, 0.9, ...]"
             ) from None
         if len(lists[row]) != classes:
-            raise RunError(
-                f"{path}: {shown(keys[row])} has {len(lists[row])} probabilities, expected {classes}, one a class"
-            )
+            _refuse_length(name, len(lists[row]), keys[row], classes, path)
     try:
         return np.array(lists, np.float64)
     except (TypeError, ValueError):
-        raise RunError(f"{path}: column 'probabilities' holds other things than numbers") from None
+        raise RunError(f"{path}: column {name!r} holds other things than numbers") from None
 
 
-def check_highest(predictions: Labels, probabilities: NDArray[np.float32], keys: Keys, path: Path) -> None:
+def _refuse_length(name: str, length: int, key: str, classes: int, path: Path) -> NoReturn:
+    raise RunError(f"{path}: {shown(key)} has {length} {name.replace('_', ' ')}, expected {classes}, one a class")
+
+
+def check_highest(predictions: Labels, probabilities: Values, keys: Keys, path: Path) -> None:
     """Raises RunError where a prediction is not a most probable class; of equal ones each may be it."""
     said = np.take_along_axis(probabilities, predictions[:, None], axis=1)[:, 0]
     wrong = probabilities.max(axis=1) - said > 1e-6

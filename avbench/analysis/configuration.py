@@ -89,7 +89,8 @@ def _averaged(name: str, run: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _unlike_runs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """What runs.json says differently of two runs; an option that only one of them has differs too."""
     names = [name for name in ("method", "network", "modalities") if name in one and name in other]
-    options = [run.get("options", {}) for run in (one, other)]
+    # What it was trained on is said apart, and was all of train before there was a choice.
+    options = [{**run.get("options", {}), "trains_on": run.get("trains_on", "train")} for run in (one, other)]
     return [
         *_unlike(names, one, other),
         *(f"option {text}" for text in _unlike(sorted({*options[0], *options[1]}), *options)),

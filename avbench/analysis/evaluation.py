@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from avbench.analysis.discrepancy import MODALITIES, PARTS, Floats, Mask, subsets
+from avbench.analysis.probabilities import ClassScores
 from avbench.analysis.statistics import binomial_interval
 
 Labels = NDArray[np.int64]
@@ -25,10 +27,13 @@ class Scores:
     run: its name; method: what it is an instance of. modalities: what it reads; a network of one is unimodal, whatever
         its method is called.
     correct: bool (N,), in the order of the discrepancies it is evaluated with. predictions: class numbers (N,).
-    probabilities: (N, classes) float32, finite; None where nobody gave them. uncertainty: (N,), None where it has none.
+    probabilities: what ranks clips for each class, an array (N, classes), finite, or a file's (see `probabilities`);
+        None where nobody gave them. uncertainty: (N,), None where it has none.
     parts: per modality, the predictions (N,) of the network's own unimodal part; {} for networks without.
     replaced: per modality, the predictions (N,) with that modality's features replaced by their mean over train; {}
         where they were not made.
+    parts_alone: per modality, the predictions (N,) of the network's part of it with the *other* modality's features
+        replaced; {} for networks whose parts do not see each other.
     """
 
     run: str
@@ -36,10 +41,11 @@ class Scores:
     seed: int
     correct: Mask
     predictions: Labels
-    probabilities: NDArray[np.float32] | None = None
+    probabilities: ClassScores | NDArray[Any] | None = None
     uncertainty: Floats | None = None
     parts: Mapping[str, Labels] = field(default_factory=dict)
     replaced: Mapping[str, Labels] = field(default_factory=dict)
+    parts_alone: Mapping[str, Labels] = field(default_factory=dict)
     modalities: tuple[str, ...] = MODALITIES
 
     @property
@@ -53,15 +59,16 @@ class Scores:
         return self.modality is not None
 
     def rows(self, mask: Mask) -> Scores:
-        """The same run on these clips only."""
+        """The same run on these clips only, without class probabilities."""
         return replace(
             self,
             correct=self.correct[mask],
             predictions=self.predictions[mask],
-            probabilities=None if self.probabilities is None else self.probabilities[mask],
+            probabilities=None,
             uncertainty=None if self.uncertainty is None else self.uncertainty[mask],
             parts={modality: values[mask] for modality, values in self.parts.items()},
             replaced={modality: values[mask] for modality, values in self.replaced.items()},
+            parts_alone={modality: values[mask] for modality, values in self.parts_alone.items()},
         )
 
 

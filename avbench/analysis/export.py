@@ -14,13 +14,15 @@ import pyarrow.parquet as pq
 
 from avbench.analysis.discrepancy import MODALITIES, PARTS, subsets
 from avbench.analysis.evaluation import subset_name
+from avbench.analysis.keys import source_of, sources_in
 from avbench.analysis.report import checked_thresholds
 from avbench.analysis.runs import Results, is_predicted, parse_epochs, read_confidences, read_runs
 from avbench.errors import UsageError, unknown
 from avbench.records import SPLITS, write_table, write_text
 
 FILE_NAME = "subsets.csv"
-_COLUMNS = ("key", "label", "discrepancy", *MODALITIES)  # then one a threshold
+_COLUMNS = ("key", "source", "label", "discrepancy", *MODALITIES)  # then one a threshold
+_OLD_COLUMNS = tuple(name for name in _COLUMNS if name != "source")  # of earlier versions
 _SUBSET = "subset_"
 
 
@@ -103,20 +105,33 @@ def _is_export(file: Path) -> bool:
                 names = next(csv.reader(text), [])
     except (ValueError, csv.Error, pa.ArrowException):
         return False
-    own = len(_COLUMNS)
-    return tuple(names[:own]) == _COLUMNS and len(names) > own and all(name.startswith(_SUBSET) for name in names[own:])
+    return any(
+        tuple(names[: len(own)]) == own and len(names) > len(own) and all(map(_is_threshold, names[len(own) :]))
+        for own in (_COLUMNS, _OLD_COLUMNS)
+    )
+
+
+def _is_threshold(name: str) -> bool:
+    return name.startswith(_SUBSET)
 
 
 def subsets_table(results: Results, thresholds: Sequence[float]) -> pa.Table:
-    """A row a clip: key, label (class name), discrepancy, audio, visual, and its subset at each threshold T."""
+    """A row a clip: key, source, label (class name), discrepancy, audio, visual, and its subset at each threshold T.
+
+    source: the video's path in the media folder, without suffix unless two videos differ by it alone; empty where an
+    earlier version, whose run folders do not have it, cut a long key.
+    """
+    keys = results.keys
+    sources = sources_in([folder.path / "confidence.parquet" for folder in results.folders])()
     columns = {
-        "key": pa.array(results.keys, pa.string()),
+        "key": results.key_column,
+        "source": pa.array([sources.get(key) or source_of(key) for key in keys], pa.string()),
         "label": pa.array([results.classes[number] for number in results.labels]),
         "discrepancy": results.discrepancies,
         **{modality: results.confidence[modality] for modality in MODALITIES},
     }
     for threshold in thresholds:
-        names = [""] * len(results.keys)
+        names = [""] * len(keys)
         for part, mask in subsets(results.discrepancies, threshold).items():
             for row in mask.nonzero()[0]:
                 names[row] = part

@@ -1,10 +1,10 @@
 """Bring your own: anybody's predictions and confidences, from Parquet or CSV, checked like a run folder's.
 
-Predictions: a row a clip with `key` and `prediction` (a class's name or number), or class probabilities: a column
-`probabilities` of lists (JSON in CSV), or one column a class. Columns `run` and `seed` tell several apart; the file's
-name is the run otherwise. A run whose `method`, or without that column whose name, is audio or visual is taken for that
-unimodal network, any other for one that reads both. Confidences: `key`, `label`, `audio` and `visual` in [0, 1], and
-`split` if there are several; the confidence.parquet of a run folder is one too.
+Predictions: a row a clip with `key` (see `keys`) and `prediction` (see `class_labels`) or class probabilities: a column
+`probabilities` or `log_probabilities` of lists (JSON in CSV), or one column a class. Columns `run` and `seed` tell
+several apart; the file's name is the run otherwise. A run whose `method`, or without that column whose name, is audio
+or visual is taken for that unimodal network, any other for one that reads both. Confidences: `key`, `label`, `audio`
+and `visual` in [0, 1], and `split` if there are several; the confidence.parquet of a run folder is one too.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from avbench.analysis.class_labels import class_names, class_numbers
 from avbench.analysis.columns import (
+    GivenProbabilities,
     Keys,
     check_columns,
     check_highest,
     check_once,
-    class_names,
-    class_numbers,
+    is_written_by_avbench,
     keys_of,
     listed_names,
     names_of,
@@ -38,9 +39,14 @@ from avbench.analysis.columns import (
 )
 from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_seeds
 from avbench.analysis.evaluation import Labels, Scores, modalities_of
+from avbench.analysis.keys import KnownKeys, sources_in
+from avbench.analysis.probabilities import held_or_parked
 from avbench.analysis.runs import Coverage, Epochs, Results, read_runs
 from avbench.errors import RunError, UsageError, unknown
 from avbench.records import SPLITS, read_table
+
+CONFIDENCE_FILE = "confidence.parquet"
+_CONFIDENCE_COLUMNS = ("key", "label", "split", "seed", *MODALITIES, *(f"{modality}_mean" for modality in MODALITIES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class _Given:
     keys and class labels (N,) as they stand, and per modality and seed the confidences (N,). elsewhere: keys of its
     other splits. says_split: whether it has a column of that name. dataset, classes: a name, and the classes' names in
     the order of their numbers, None where nothing lists them; every_label: the labels of all splits. index: checksum of
-    the dataset's index; "" where nothing says it.
+    the dataset's index; "" where nothing says it. own: whether it is a run folder's, whose labels are class numbers.
     """
 
     path: Path
@@ -63,6 +69,7 @@ class _Given:
     classes: tuple[str, ...] | None
     every_label: frozenset[object]
     index: str
+    own: bool
 
 
 def read_results(
@@ -83,8 +90,9 @@ def read_results(
     given = None if confidence is None else _read_confidence(confidence, split=split)
     if runs:
         results = read_runs(runs, split=split, epochs=epochs)
-        splits = _splits_of(results)
-        results = results if given is None else _cut_by(results, given, splits)
+        splits = _splits_of(results) if files or given else {}
+        known = KnownKeys(splits, sources_in([folder.path / CONFIDENCE_FILE for folder in results.folders]))
+        results = results if given is None else _cut_by(results, given, splits, known)
     elif given is None:
         way_out = (
             "--confidence FILE with the clips' confidences" if predictions else "a run folder: `avbench evaluate RUN`"
@@ -94,8 +102,7 @@ def read_results(
         raise UsageError(f"--confidence {given.path}: nothing to score; give run folders or --predictions FILE")
     else:
         results = _results_of(given, split=split, width=max(width_of(table) for _, table in files))
-        splits = {**dict.fromkeys(given.elsewhere, ""), **dict.fromkeys(given.keys, split)}
-    known = frozenset(splits)
+        known = KnownKeys([*given.elsewhere, *given.keys], sources_in([given.path]))
     scores = [score for path, table in files for score in _scores_of(path, table, results, known)]
     _check_names(scores, [path for path, _ in files], trained={score.run for score in results.scores})
     return replace(results, scores=(*results.scores, *scores))
@@ -105,7 +112,7 @@ def read_results(
 
 
 def _read_confidence(path: Path, *, split: str) -> _Given:
-    everything = table = read_file(path, "--confidence")
+    everything = table = read_file(path, "--confidence", columns=_CONFIDENCE_COLUMNS)
     own = "audio_mean" in table.column_names  # what training writes
     names = {modality: f"{modality}_mean" if own else modality for modality in MODALITIES}
     check_columns(table, ("label", *names.values()), path)
@@ -139,6 +146,7 @@ def _read_confidence(path: Path, *, split: str) -> _Given:
         classes=classes,
         every_label=frozenset(everything.column("label").unique().to_pylist()),
         index=index,
+        own=own,
     )
 
 
@@ -181,7 +189,8 @@ def _confidences(part: pa.Table, name: str, keys: Keys, path: Path, *, split: st
 def _results_of(given: _Given, *, split: str, width: int) -> Results:
     """Results without a run: the clips of a confidence file. width: class probabilities a clip, 0 where unknown."""
     classes = given.classes or class_names(given.every_label, width=width, path=given.path)
-    labels = class_numbers(given.labels, given.keys, classes, what=f"{given.path}: column 'label'")
+    what = f"{given.path}: column 'label'"
+    labels = class_numbers(given.labels, given.keys, classes, what=what, by_place=given.own)
     _check_two_classes(labels, classes, given.path, split)
     clips = len(labels)
     return Results(
@@ -190,7 +199,7 @@ def _results_of(given: _Given, *, split: str, width: int) -> Results:
         classes=classes,
         split=split,
         clip_ids=np.arange(clips),
-        keys=given.keys,
+        key_column=pa.array(given.keys, pa.string()),
         labels=labels,
         confidence={modality: average_over_seeds(by_seed) for modality, by_seed in given.by_seed.items()},
         confidence_by_seed=given.by_seed,
@@ -209,9 +218,11 @@ def _check_two_classes(labels: Labels, classes: Sequence[str], path: Path, split
         )
 
 
-def _cut_by(results: Results, given: _Given, splits: Mapping[str, str]) -> Results:
+def _cut_by(results: Results, given: _Given, splits: Mapping[str, str], known: KnownKeys) -> Results:
     """The same runs on subsets that are cut by a file's confidences. splits: of every clip of the dataset, by key."""
-    rows = _rows_of(given.keys, results.keys)
+    keys = known.resolved(given.keys)
+    check_once(keys, given.path)
+    rows = _rows_of(keys, results.keys)
     missing = rows < 0
     if missing.any():
         raise RunError(
@@ -219,7 +230,7 @@ def _cut_by(results: Results, given: _Given, splits: Mapping[str, str]) -> Resul
             f"evaluated clips are not in it, the first is {shown(results.keys[missing][0])}{_spaces(given.keys)}"
         )
     wanted = {results.split} if given.says_split else set(splits.values())
-    strangers = [key for key in given.keys if splits.get(key) not in wanted]
+    strangers = [key for key in keys if splits.get(key) not in wanted]
     if strangers:
         where = f"the {results.split} split of " if given.says_split else ""
         raise RunError(
@@ -227,7 +238,7 @@ def _cut_by(results: Results, given: _Given, splits: Mapping[str, str]) -> Resul
             f"the first is {shown(strangers[0])}"
         )
     what = f"{given.path}: column 'label'"
-    labels = class_numbers(given.labels, given.keys, results.classes, what=what)[rows]
+    labels = class_numbers(given.labels, given.keys, results.classes, what=what, by_place=given.own)[rows]
     _check_labels(labels, results, given.path)
     by_seed = {name: {seed: values[rows] for seed, values in seeds.items()} for name, seeds in given.by_seed.items()}
     return replace(
@@ -245,40 +256,45 @@ def _cut_by(results: Results, given: _Given, splits: Mapping[str, str]) -> Resul
 def _splits_of(results: Results) -> dict[str, str]:
     """The split of every clip of the dataset, by key: predictions may name them all, though one split is scored."""
     splits = dict.fromkeys(results.keys, results.split)
-    for path in (folder.path / "confidence.parquet" for folder in results.folders):
+    for path in (folder.path / CONFIDENCE_FILE for folder in results.folders):
         if path.exists():
-            table = read_table(path)
+            table = read_table(path, columns=["key", "split"])
             splits |= dict(zip(table.column("key").to_pylist(), table.column("split").to_pylist(), strict=True))
     return splits
 
 
-def _scores_of(path: Path, table: pa.Table, results: Results, known: frozenset[str]) -> list[Scores]:
+def _scores_of(path: Path, table: pa.Table, results: Results, known: KnownKeys) -> list[Scores]:
     """One for each run and seed that the file holds."""
     runs, seeds = names_of(table, "run", path, default=path.stem), seeds_of(table, path)
     places = dict.fromkeys(zip(runs, seeds.tolist(), strict=True))
+    if len(places) == 1:
+        ((run, seed),) = places
+        return [_score(path, table, results, known, run=run, seed=seed)]
     return [
         _score(path, table.filter(pa.array((runs == run) & (seeds == seed))), results, known, run=run, seed=seed)
         for run, seed in places
     ]
 
 
-def _score(path: Path, table: pa.Table, results: Results, known: frozenset[str], *, run: str, seed: int) -> Scores:
-    keys = keys_of(table)
+def _score(path: Path, table: pa.Table, results: Results, known: KnownKeys, *, run: str, seed: int) -> Scores:
+    keys, own = known.resolved(keys_of(table)), is_written_by_avbench(table)
     check_once(keys, path)
     _check_known(keys, results, known, path)
-    rows = _rows_of(keys, results.keys)
+    wanted = results.keys
+    rows = _rows_of(keys, wanted)
     missing = rows < 0
     if missing.any():
         raise RunError(
             f"{path}: lacks {int(missing.sum())} of the {len(rows)} evaluated clips of the {results.split} split, the "
-            f"first is {shown(results.keys[missing][0])}; predict them all"
+            f"first is {shown(wanted[missing][0])}; predict them all"
         )
     if "label" in table.column_names:
         what = f"{path}: column 'label'"
-        labels = class_numbers(table.column("label").combine_chunks(), keys, results.classes, what=what)
+        column = table.column("label").combine_chunks()
+        labels = class_numbers(column, keys, results.classes, what=what, by_place=own)
         _check_labels(labels[rows], results, path)
-    probabilities = probabilities_of(table, keys, results.classes, path)
-    predictions = _predictions(table, keys, results.classes, path, probabilities=probabilities)[rows]
+    given = probabilities_of(table, keys, results.classes, path, own=own)
+    predictions = _predictions(table, keys, results.classes, path, given=given, own=own)[rows]
     methods = dict.fromkeys(names_of(table, "method", path, default=run))
     if len(methods) > 1:
         raise RunError(
@@ -292,7 +308,7 @@ def _score(path: Path, table: pa.Table, results: Results, known: frozenset[str],
         seed,
         correct=predictions == results.labels,
         predictions=predictions,
-        probabilities=None if probabilities is None else probabilities[rows],
+        probabilities=None if given is None else held_or_parked(given.ranks, rows, rounded=given.rounded),
         modalities=modalities_of(method),
     )
 
@@ -303,24 +319,25 @@ def _predictions(
     classes: Sequence[str],
     path: Path,
     *,
-    probabilities: NDArray[np.float32] | None,
+    given: GivenProbabilities | None,
+    own: bool,
 ) -> Labels:
     """The predicted class of every row, of other splits too: a mistake there is one here."""
     if "prediction" in table.column_names:
         column = table.column("prediction").combine_chunks()
-        predictions = class_numbers(column, keys, classes, what=f"{path}: column 'prediction'")
-        if probabilities is not None:
-            check_highest(predictions, probabilities, keys, path)
+        predictions = class_numbers(column, keys, classes, what=f"{path}: column 'prediction'", by_place=own)
+        if given is not None:
+            check_highest(predictions, given.values, keys, path)
         return predictions
-    if probabilities is None:
+    if given is None:
         raise RunError(
             f"{path}: has no column 'prediction', no column 'probabilities', and none for each class "
             f"({', '.join(map(shown, classes[:3]))}, ...); it has {listed_names(table.column_names)}"
         )
-    return probabilities.argmax(axis=1).astype(np.int64)
+    return given.ranks.argmax(axis=1).astype(np.int64)
 
 
-def _check_known(keys: Keys, results: Results, known: frozenset[str], path: Path) -> None:
+def _check_known(keys: Keys, results: Results, known: KnownKeys, path: Path) -> None:
     strangers = [key for key in keys if key not in known]
     if not strangers:
         return
@@ -328,7 +345,7 @@ def _check_known(keys: Keys, results: Results, known: frozenset[str], path: Path
     if len(strangers) == len(keys):
         raise RunError(
             f"{path}: holds another dataset's predictions: none of its {len(keys)} keys is in {results.dataset}, "
-            f"{first}"
+            f"{first}; expected the clips' paths in the media folder, or keys such as {shown(results.keys[0])}"
         )
     if not results.folders:
         raise RunError(

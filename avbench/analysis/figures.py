@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import matplotlib
@@ -23,6 +24,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 from avbench.analysis.classes import Selection
 from avbench.analysis.discrepancy import HEATMAP_BINS, MODALITIES, Counts, Floats, Mask, subsets
 from avbench.analysis.performance import DRAWN, QUANTITIES, Course
+from avbench.analysis.statistics import is_few
 from avbench.analysis.style import (
     COLUMN,
     INK,
@@ -55,6 +57,11 @@ _HEATMAP_COLOURS = ListedColormap(matplotlib.colormaps["viridis_r"](np.linspace(
 # An accuracy over fewer clips moves by 5 points and more with a single clip: no line is drawn through it.
 FEWEST_CLIPS = 20
 THRESHOLD_GRID: Floats = np.linspace(0, 0.8, 17)
+
+# A cell of the heatmap is as large as a full stop. Of as many cells as this each that holds clips is drawn as a circle
+# instead, with a diameter in points between these, its area by the number of clips.
+_MOST_CIRCLES = 1000
+_SMALLEST_CIRCLE, _LARGEST_CIRCLE = (2.0, 4.2), 10.0
 
 # A curve of more points is drawn as means over neighbouring ones: a page's width has no room for more.
 _MOST_POINTS = 400
@@ -98,6 +105,7 @@ def draw_heatmap(counts: Counts, *, audio_clips: int, visual_clips: int, ties: i
             norm=LogNorm(vmin=1, vmax=max(int(counts.max()), 2)),
             interpolation="nearest",
         )
+        _draw_circles(square, counts, norm=image.norm)
         # Two colours show on pale and on dark cells; a line of a third of a cell hides none.
         square.plot([0, 1], [0, 1], color=INK, gapcolor="white", linewidth=0.6, linestyle=(0, (4, 3)))
         square.set(xlim=(0, 1), ylim=(0, 1))
@@ -114,11 +122,28 @@ def draw_heatmap(counts: Counts, *, audio_clips: int, visual_clips: int, ties: i
         ends = f", {ties:,} exactly equal" if ties else ""
         titled(figure, title, below=f"{_clips(total)}{ends}")
         bar = figure.colorbar(image, cax=place(left, 0.42, side, 0.08), orientation="horizontal")
-        bar.set_label(f"clips in a cell of {1 / HEATMAP_BINS:g} × {1 / HEATMAP_BINS:g} (white: none)")
+        bar.set_label(f"clips in a cell of {1 / HEATMAP_BINS:g} × {1 / HEATMAP_BINS:g} (blank: none)")
         bar.minorticks_off()
         ticks = _whole_ticks(max(int(counts.max()), 2))
         bar.set_ticks(ticks, labels=[_count(tick) for tick in ticks])
     return figure
+
+
+def _draw_circles(square: Axes, counts: Counts, *, norm: Any) -> None:
+    """A circle in the middle of every cell that holds clips, where these cells are few; nothing where they are many."""
+    rows, columns = np.nonzero(counts)
+    if not 0 < len(rows) <= _MOST_CIRCLES:
+        return
+    clips = counts[rows, columns]
+    smallest = float(np.clip(60 / np.sqrt(len(rows)), *_SMALLEST_CIRCLE))
+    largest = min(_LARGEST_CIRCLE, smallest * np.sqrt(clips.max()))
+    share = (clips - 1) / max(1, clips.max() - 1)
+    areas = smallest**2 + share * (largest**2 - smallest**2)
+    order = np.argsort(-clips, kind="stable")  # the small ones on top of the large ones
+    square.scatter(
+        (columns[order] + 0.5) / HEATMAP_BINS, (rows[order] + 0.5) / HEATMAP_BINS, s=areas[order], c=clips[order],
+        cmap=_HEATMAP_COLOURS, norm=norm, edgecolors="white", linewidths=0.25, clip_on=False, zorder=2.5,
+    )  # fmt: skip
 
 
 def _draw_marginal(axes: Axes, counts: Counts, modality: str, *, upright: bool) -> None:
@@ -187,7 +212,8 @@ def draw_bars(panels: Sequence[BarPanel], *, title: str) -> Figure:
 
 
 def _draw_bar_panel(axes: Axes, panel: BarPanel) -> None:
-    axes.set_title(f"{panel.name}\n{_clips(panel.clips)}", color=INK)
+    few = " †" if panel.clips and is_few(panel.clips) else ""
+    axes.set_title(f"{panel.name}\n{_clips(panel.clips)}{few}", color=INK)
     axes.grid(axis="x")
     known = [
         (place, bar, bar.accuracy, bar.low, bar.high)
@@ -489,22 +515,28 @@ def _on_two_lines(text: str, letters: int) -> str:
 # What a run logged of itself
 
 
-def draw_diagnostics(curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats, Floats]]]], *, title: str) -> Figure:
+def draw_diagnostics(
+    curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats, Floats]]]],
+    *,
+    title: str,
+    explained: Mapping[str, str] = MappingProxyType({}),
+) -> Figure:
     """What a method logged while it trained: a row of panels a group, a column a seed, a line a name.
 
     curves: per seed, group and name (epochs, values), (M,) each: the mean over each logging interval, and its end.
     At most four seeds are drawn, the lowest.
     In a group that is on and off (see `is_on_and_off`) each name has a lane of its own, filled as high as the share.
     A name that is the only one of its group is said beside the group's: there is nothing to tell it from.
+    explained: what the legend says of a name, where that is more than the name.
     """
     seeds = shown_seeds(curves)
     groups = list(dict.fromkeys(group for seed in seeds for group in curves[seed]))
     of_group = {
         group: list(dict.fromkeys(name for seed in seeds for name in curves[seed].get(group, {}))) for group in groups
     }
-    names = shortened(dict.fromkeys(name for group in of_group.values() for name in group))
+    names = {**shortened(dict.fromkeys(name for group in of_group.values() for name in group)), **explained}
     in_legend = dict.fromkeys(name for group in of_group.values() if len(group) > 1 for name in group)
-    styles = _styles_of_names(list(names))
+    styles = _styles_of_names(list(dict.fromkeys(name for group in of_group.values() for name in group)))
     with drawing():
         figure = new_figure(PAGE, 0.75 + 1.2 * len(groups))
         titled(figure, title)
@@ -526,13 +558,14 @@ def draw_diagnostics(curves: Mapping[int, Mapping[str, Mapping[str, tuple[Floats
 
 
 def _styles_of_names(names: Sequence[str]) -> dict[str, LineStyle]:
-    """The modalities' colours and markers for the modalities; every other name has another marker than theirs."""
-    unimodal = {name: name for name in names if name in MODALITIES}
+    """The modalities' colours and markers for them and their branches; every other name has another marker."""
+    modality_of = {name: name.removesuffix("_branch") for name in names}
+    unimodal = {name: modality for name, modality in modality_of.items() if modality in MODALITIES}
     markers = [marker for marker in MARKERS if marker not in {_SIDE_MARKERS[name] for name in MODALITIES}]
     styles = line_styles(names, unimodal=unimodal)
     others = [name for name in names if name not in unimodal]
     return {
-        **{name: replace(styles[name], dashes="solid", marker=_SIDE_MARKERS[name]) for name in unimodal},
+        **{name: replace(styles[name], dashes="solid", marker=_SIDE_MARKERS[side]) for name, side in unimodal.items()},
         **{name: replace(styles[name], marker=markers[place % len(markers)]) for place, name in enumerate(others)},
     }
 

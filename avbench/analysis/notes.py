@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from avbench.analysis.classes import classes_without_training
 from avbench.analysis.configuration import unlike_settings
 from avbench.analysis.discrepancy import MODALITIES
 from avbench.analysis.runs import Epochs, Results
+from avbench.analysis.statistics import FEW_CLIPS
+from avbench.analysis.tables import FEW
+
+_MOST_NAMED = 12  # classes that a sentence names
 
 
 def notes(results: Results, *, epochs: Epochs, resamples: int) -> tuple[str, ...]:
@@ -19,6 +26,27 @@ def notes(results: Results, *, epochs: Epochs, resamples: int) -> tuple[str, ...
         *_of_training(results),
         *_of_clips(results),
     )
+
+
+def warnings(results: Results) -> tuple[str, ...]:
+    """What may spoil every number of a report, a sentence each; said before all tables."""
+    return tuple(_of_untrained_classes(results))
+
+
+def _of_untrained_classes(results: Results) -> Iterator[str]:
+    """Classes that some split has, but train has not."""
+    for folder in results.folders[:1]:
+        names = classes_without_training(folder.dataset)
+        if names:
+            places = [place for place, name in enumerate(results.classes) if name in names]
+            theirs = int(np.isin(results.labels, places).sum())
+            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+            yield (
+                f"{len(names)} of {len(results.classes)} classes {'has' if len(names) == 1 else 'have'} no training "
+                f"clip: {', '.join(names[:_MOST_NAMED])}{more}. No network could learn "
+                f"{'it' if len(names) == 1 else 'them'}; evaluated clips of {'it' if len(names) == 1 else 'them'}: "
+                f"{theirs:,} of {len(results.labels):,}."
+            )
 
 
 def _of_subsets(results: Results, epochs: Epochs) -> Iterator[str]:
@@ -56,12 +84,17 @@ def _of_another_index(results: Results) -> Iterator[str]:
 
 def _of_numbers(results: Results, resamples: int) -> Iterator[str]:
     yield (
-        "Intervals are 95 % bootstrap intervals over the clips of each subset. They hold for these trained networks "
-        "and say nothing of how another seed would fare. Those of accuracy are the percentiles of infinitely many "
-        f"resamples; those of class means come from {resamples:,} (of one seed of random numbers), and are centred: "
-        "moved so that the resamples' mean is the estimate, since clips that are drawn twice pull class means to one "
-        "side. Under about 30 clips a subset, intervals of class means are rough. The highest number of each column is "
-        "in bold."
+        "Intervals are 95 % intervals over the clips of each subset. They hold for these trained networks and say "
+        "nothing of how another seed would fare. Those of one seed's accuracy are Wilson's; those of a mean over seeds "
+        "are percentiles of the bootstrap over clips, of infinitely many resamples. Those of class means come from "
+        f"{resamples:,} resamples (of one seed of random numbers), and are centred: moved so that the resamples' mean "
+        "is the estimate, since clips that are drawn twice pull class means to one side. Where a bootstrap interval "
+        "has no width, as where all clips are right, Wilson's for that many clips stands in its place. The highest "
+        "number of each column is in bold."
+    )
+    yield (
+        f"Subsets of fewer than {FEW_CLIPS} clips are marked {FEW} in every table: their intervals are rough, those of "
+        "class means most of all, and one clip more or less moves them. The files of numbers have a column few_clips."
     )
     yield (
         "Class means (mean class accuracy, macro F1, mean average precision, one against the rest) leave out classes "
@@ -82,6 +115,42 @@ def _of_training(results: Results) -> Iterator[str]:
         yield (
             f"The runs were not all trained alike, and their accuracies may differ for that alone: {'; '.join(differ)}."
         )
+    yield from _of_held_out_clips(results)
+
+
+def _of_held_out_clips(results: Results) -> Iterator[str]:
+    """Which runs left clips of train out for their estimates, and which estimate on clips that they trained on."""
+    runs = {name: run for folder in results.folders for name, run in folder.runs.items()}
+    apart = [name for name, run in runs.items() if run.get("trains_on") == "estimation"]
+    if apart:
+        yield (
+            f"{_listed(apart)} {'was' if len(apart) == 1 else 'were'} not trained on 10 % of each class's training "
+            "videos, on which estimates measure what was not trained on; all other runs were."
+        )
+    mixed = [
+        name
+        for folder in results.folders
+        for name, run in folder.runs.items()
+        if _estimates_on_what_it_trains_on(run, epochs=folder.settings.get("training.epochs", math.inf))
+    ]
+    if mixed := list(dict.fromkeys(mixed)):
+        yield (
+            f"{_listed(mixed)} {'was' if len(mixed) == 1 else 'were'} trained on all of train: from the second "
+            "estimate of the weights on, the clips held out for estimates are ones that the network has trained on, "
+            "and what it has overfitted is not seen on them."
+        )
+
+
+def _estimates_on_what_it_trains_on(run: Mapping[str, Any], *, epochs: float) -> bool:
+    """Whether this is Gradient-Blending that estimates more than once in so many epochs, trained on all of train."""
+    options = run.get("options", {})
+    if run.get("method") != "gradient-blending" or run.get("trains_on", "train") != "train":
+        return False
+    return bool(options.get("mode") == "online" and options.get("super_epoch", 1) < epochs)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([*filter(None, [", ".join(names[:-1])]), names[-1]])
 
 
 def _of_clips(results: Results) -> Iterator[str]:

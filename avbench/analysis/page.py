@@ -15,15 +15,19 @@ import jinja2
 import numpy as np
 
 from avbench.analysis import figures
-from avbench.analysis.classes import ClassSides, Selection, class_sides, classes_csv, select_classes
+from avbench.analysis.classes import Selection, classes_csv, select_classes
+from avbench.analysis.curves import RUNS_A_FIGURE, draw_learning
 from avbench.analysis.discrepancy import MODALITIES, Floats, heatmap
 from avbench.analysis.evaluation import in_table_order, subset_name
 from avbench.analysis.figures import Figure
+from avbench.analysis.learning import by_run
 from avbench.analysis.metrics import ACCURACY
 from avbench.analysis.performance import course
 from avbench.analysis.progress import progress
+from avbench.analysis.sheet import Sheet
+from avbench.analysis.statistics import is_few
 from avbench.analysis.style import short, to_png, to_svg
-from avbench.analysis.tables import Sheet
+from avbench.analysis.tables import FEW, FEW_NOTE
 from avbench.records import SPLITS
 
 if TYPE_CHECKING:
@@ -51,16 +55,27 @@ _HEADINGS = {
     "cross-seed": "Subsets cut by the other seeds",
     "metrics": "Class accuracy, F1 and average precision",
     "utilization": "What each modality contributes",
+    "branches": "What each branch takes from the other modality",
     "parts": "Unimodal parts of joint networks",
 }
-# Of this kind is the one table that is no result of the methods; it has a place of its own.
-_PERFORMANCE = "performance"
+# Tables of these kinds have places of their own on the page, and are in no section of tables.
+_LEARNING, _CLASSES, _PERFORMANCE = "learning", "classes", "performance"
 
 
 # What the curves of a method mean, where their names do not say it, by method.
 _MEANINGS = {
-    "greedy": "Speeds are conditional learning speeds, log10 of (squared gradients over squared weights of the gates / "
-    "of the branch), so 1 is a factor of ten; the difference is the speed of audio minus that of vision.",
+    "greedy": "A branch's speed is how fast it learns to use the other modality: log10 of (squared gradients over "
+    "squared weights of its gates / of its encoder and head), so 1 is a factor of ten. The paper names the audio "
+    "branch's speed s(visual|audio), the visual branch's s(audio|visual). While a branch is re-balanced it learns from "
+    "its own modality alone.",
+}
+
+# What their legend says of a curve's name, by method.
+_LEGENDS = {
+    "greedy": {
+        "audio_branch": "audio branch, s(visual | audio)",
+        "visual_branch": "visual branch, s(audio | visual)",
+    }
 }
 
 # Of these kinds every threshold's table is open; of the others the first.
@@ -90,12 +105,12 @@ class Picture:
 
 def render_page(evaluation: Evaluation, results: Results) -> dict[str, bytes]:
     """The page, its figures (PNG and SVG each) and the table of classes, by file name."""
-    rows = class_sides(results.labels, *_confidences(results), classes=results.classes)
     plans = {
+        "learning": list(_plans_of_learning(evaluation)),
         "data": list(_plans_of_data(evaluation, results)),
         "accuracy": list(_plans_of_accuracy(evaluation)),
         "thresholds": list(_plans_of_thresholds(evaluation, results)),
-        "classes": list(_plans_of_classes(evaluation, results, rows)),
+        "classes": list(_plans_of_classes(evaluation, results)),
         "training": list(_plans_of_training(evaluation, results)),
         "performance": list(_plans_of_performance(evaluation, results)),
     }
@@ -105,7 +120,7 @@ def render_page(evaluation: Evaluation, results: Results) -> dict[str, bytes]:
         for done, (group, plan) in enumerate((group, plan) for group, of_group in plans.items() for plan in of_group):
             tick(done, total)
             pictures[group].append(plan.picture())
-    files = {CLASSES_FILE: classes_csv(rows).encode()}
+    files = {CLASSES_FILE: classes_csv(evaluation.classes).encode()}
     for picture in (picture for group in pictures.values() for picture in group):
         files |= {f"{picture.name}.png": picture.png, f"{picture.name}.svg": picture.svg}
     files[PAGE_FILE] = _page(evaluation, results, pictures).encode()
@@ -130,6 +145,26 @@ class _Plan:
         return Picture(self.name, self.alt, self.caption, width=width, png=to_png(figure), svg=to_svg(figure))
 
 
+def _plans_of_learning(evaluation: Evaluation) -> Iterator[_Plan]:
+    begun = [one for one in evaluation.learning if len(one.epochs)]  # what diverged before is in the table alone
+    runs = by_run(begun, evaluation.table.methods)
+    several = any(len(seeds) > 1 for seeds in runs.values())
+    for first in range(0, len(runs), RUNS_A_FIGURE):
+        some = dict(list(runs.items())[first : first + RUNS_A_FIGURE])
+        number = first // RUNS_A_FIGURE + 1
+        yield _Plan(
+            "learning" if number == 1 else f"learning-{number}",
+            partial(draw_learning, some, title=f"{short(evaluation.dataset, 30)}: how each run learnt"),
+            alt=f"Curves of loss and accuracy on train and validation by epoch, {number}",
+            caption="Loss and accuracy of each epoch on train (as it was trained, dashed) and on validation"
+            + (", the mean over the seeds that got so far ± their standard deviation" if several else "")
+            + ". Diamonds and dotted lines: the epoch with the highest validation accuracy"
+            + (" of each seed" if several else "")
+            + ", whose network is the one that is evaluated. Epochs are counted from 0; losses of different methods "
+            "are of different terms.",
+        )
+
+
 def _plans_of_data(evaluation: Evaluation, results: Results) -> Iterator[_Plan]:
     discrepancies = results.discrepancies
     yield _Plan(
@@ -144,8 +179,8 @@ def _plans_of_data(evaluation: Evaluation, results: Results) -> Iterator[_Plan]:
         ),
         alt="Heatmap of mean audio confidence against mean visual confidence of every evaluated clip, with histograms",
         caption="Each cell counts the clips with these mean confidences of the audio and of the visual network; the "
-        "colour scale is logarithmic. Clips below the diagonal prefer audio, clips above it vision. The histograms add "
-        "up columns and rows.",
+        "colour scale is logarithmic. Where few cells hold clips, each is a circle, the larger the more clips. Clips "
+        "below the diagonal prefer audio, clips above it vision. The histograms add up columns and rows.",
     )
     planted = {} if results.planted is None else {"planted": results.planted[~np.isnan(results.planted)]}
     yield _Plan(
@@ -169,16 +204,18 @@ def _plans_of_accuracy(evaluation: Evaluation) -> Iterator[_Plan]:
         "where its bars pass the line on both sides."
     )
     for threshold in evaluation.table.thresholds:
+        panels = _bar_panels(evaluation, threshold)
         yield _Plan(
             f"methods-{threshold:g}",
             partial(
                 figures.draw_bars,
-                _bar_panels(evaluation, threshold),
+                panels,
                 title=f"{_title(evaluation)}: accuracy by subset, T = {threshold:g}",
             ),
             alt=f"Bar chart of accuracy by subset, T = {threshold:g}",
             caption=f"Accuracy at T = {threshold:g}, the mean over seeds, with its 95 % interval over clips."
-            + (to_pass if evaluation.table.unimodal else ""),
+            + (to_pass if evaluation.table.unimodal else "")
+            + (f" {FEW_NOTE}" if any(is_few(panel.clips) for panel in panels) else ""),
         )
 
 
@@ -214,8 +251,8 @@ def _bar_panels(evaluation: Evaluation, threshold: float) -> list[figures.BarPan
     return panels
 
 
-def _plans_of_classes(evaluation: Evaluation, results: Results, rows: Sequence[ClassSides]) -> Iterator[_Plan]:
-    bars, squares = (select_classes(rows, most=most) for most in (_CLASS_BARS, _CLASS_SQUARES))
+def _plans_of_classes(evaluation: Evaluation, results: Results) -> Iterator[_Plan]:
+    bars, squares = (select_classes(evaluation.classes, most=most) for most in (_CLASS_BARS, _CLASS_SQUARES))
     yield _Plan(
         "classes",
         partial(figures.draw_class_counts, bars, title=_title(evaluation)),
@@ -260,7 +297,7 @@ def _plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[_Pl
         lanes = any(figures.is_on_and_off(seed.get(group, {}) for seed in by_run[run].values()) for group in names)
         yield _Plan(
             f"diagnostics-{name}",
-            partial(figures.draw_diagnostics, by_run[run], title=run),
+            partial(figures.draw_diagnostics, by_run[run], title=run, explained=_LEGENDS.get(methods.get(run, ""), {})),
             alt=f"Curves of what {run} logged while it trained",
             caption=f"What {run} logged while it trained: means over logging intervals."
             + "".join(f" {text}" for method, text in _MEANINGS.items() if methods.get(run) == method)
@@ -390,7 +427,8 @@ def _means_only(sheet: Sheet) -> Sheet:
     return replace(
         sheet,
         name=f"{sheet.name}-means",
-        caption="In %: mean over seeds ± standard deviation. Each seed with its interval is in a table further down.",
+        caption="In %: mean over seeds ± standard deviation. Each seed with its interval is in a table further down."
+        + (f" {FEW_NOTE}" if FEW_NOTE in sheet.caption else ""),
         words=sheet.words - 1,
         headings=_without(sheet.headings, place),
         rows=tuple(_without(row, place) for row in sheet.rows if row[place].text == _MEAN),
@@ -407,12 +445,17 @@ def _page(evaluation: Evaluation, results: Results, pictures: Mapping[str, Seque
     )
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["whole"] = _unbroken
+    environment.filters["marked"] = _with_its_mark
     dataset = results.folders[0].dataset if results.folders else {}
+    apart = {
+        kind: [sheet for sheet in evaluation.sheets if sheet.kind == kind]
+        for kind in (_LEARNING, _CLASSES, _PERFORMANCE)
+    }
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         evaluation=evaluation,
         results=results,
-        sections=_sections([sheet for sheet in evaluation.sheets if sheet.kind != _PERFORMANCE]),
-        performance=[sheet for sheet in evaluation.sheets if sheet.kind == _PERFORMANCE],
+        sections=_sections([sheet for sheet in evaluation.sheets if sheet.kind not in apart]),
+        apart=apart,
         pictures=pictures,
         dataset=dataset,
         splits=SPLITS,
@@ -425,8 +468,13 @@ def _page(evaluation: Evaluation, results: Results, pictures: Mapping[str, Seque
 
 
 def _unbroken(text: str) -> str:
-    """A sentence whose numbers stay on one line with what belongs to them."""
+    """Words whose numbers stay on one line with what belongs to them."""
     return re.sub(r" (=|%) ?", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}", match[1] == "%" or 2), text)
+
+
+def _with_its_mark(text: str) -> str:
+    """A name or number with the mark of few clips on the same line; all else as it is, fit to be copied."""
+    return f"{text.removesuffix(f' {FEW}')}\N{NO-BREAK SPACE}{FEW}" if text.endswith(f" {FEW}") else text
 
 
 def _class_counts(dataset: Mapping[str, Any]) -> list[tuple[str, list[int]]]:

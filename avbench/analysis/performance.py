@@ -34,6 +34,7 @@ QUANTITIES = (
     Quantity("clips_per_second", "clips/s", "as written"),
     Quantity("data_wait_share", "waiting for data (%)", "mean", 100),
     Quantity("gpu_use_share", "GPU use (%)", "mean", 100),
+    Quantity("gpu_sm_activity_share", "GPU multiprocessors busy (%)", "mean", 100),
     Quantity("gpu_memory_bytes", "GPU memory (GiB)", "highest", 2**-30),
     Quantity("gpu_power_watts", "GPU power (W)", "as written", digits=0),
     Quantity("joules_per_clip", "J/clip", "as written", digits=2),

@@ -14,15 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
+from avbench.analysis.classes import ClassSides, class_sides
 from avbench.analysis.evaluation import AccuracyTable, Verdict, accuracy_table, rank_correlation, verdict
 from avbench.analysis.external import read_results
 from avbench.analysis.folder import check_report_folder, replace_report
-from avbench.analysis.metrics import MetricTable, metric_table
-from avbench.analysis.notes import notes
+from avbench.analysis.learning import Learning, read_learning, untold
+from avbench.analysis.metrics import GIGABYTE, MEMORY_BYTES, MetricTable, metric_table
+from avbench.analysis.notes import notes, warnings
 from avbench.analysis.page import PAGE_FILE, render_page
 from avbench.analysis.performance import Speed, speeds
 from avbench.analysis.progress import progress
 from avbench.analysis.published import Published, published_rows
+from avbench.analysis.ranking_notes import ranking_notes
 from avbench.analysis.runs import Coverage, Epochs, Results, parse_epochs
 from avbench.analysis.seeds import SeedTable, cross_seed_table, parts_table, seed_table
 from avbench.analysis.significance import Comparison, Conclusion, compare, conclude
@@ -32,6 +35,8 @@ from avbench.errors import UsageError
 
 # The share of resamples beyond an interval's end, 2.5 %, is then known to 0.05 % of all: more say no more.
 MOST_RESAMPLES = 100_000
+# Below this not even the libraries and the figures fit.
+LEAST_MEMORY_GB = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,10 @@ class Evaluation:
     comparisons: every method against every unimodal network. verdicts: the paper's question, one answer a threshold;
     conclusion: over all thresholds. published: the paper's rows where the dataset is one of its own, else ().
     speeds: how fast each run folder's training ran; empty where none logged two intervals or more.
-    networks: per run what its network is, "" where nobody said. notes: what a reader must know, a sentence or two each.
+    learning: how each run and seed learnt, those that diverged too. untold: of which runs nothing is known of that, in
+    words. classes: every class and the sides of its clips.
+    networks: per run what its network is, "" where nobody said. warnings: what may spoil every number of the report, a
+    sentence each. notes: what a reader must know, a sentence or two each.
     page: the HTML page; it and everything else is in `folder`.
     """
 
@@ -69,7 +77,11 @@ class Evaluation:
     conclusion: Conclusion
     published: tuple[Published, ...]
     speeds: tuple[Speed, ...]
+    learning: tuple[Learning, ...]
+    untold: str
+    classes: tuple[ClassSides, ...]
     networks: Mapping[str, str]
+    warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -98,6 +110,7 @@ def evaluate(
     predictions: Sequence[Path] = (),
     confidence: Path | None = None,
     out: Path | None = None,
+    memory_gb: float = MEMORY_BYTES / GIGABYTE,
 ) -> Evaluation:
     """Evaluate run folders and files of somebody's own together, and write the report; arguments as in `assess`.
 
@@ -113,6 +126,7 @@ def evaluate(
         predictions=predictions,
         confidence=confidence,
         out=out,
+        memory_gb=memory_gb,
     )
     replace_report(evaluation.folder, {**table_files(evaluation), **render_page(evaluation, results)})
     return evaluation
@@ -128,6 +142,7 @@ def assess(
     predictions: Sequence[Path] = (),
     confidence: Path | None = None,
     out: Path | None = None,
+    memory_gb: float = MEMORY_BYTES / GIGABYTE,
 ) -> tuple[Evaluation, Results]:
     """Every number of a report, and what it is made of; writes nothing.
 
@@ -139,6 +154,8 @@ def assess(
     predictions, confidence: files as `external` describes them; the subsets are cut by `confidence` where it is given.
     out: the report folder; by default `report` in the first run folder, without one FILE-report beside the first file
         of predictions.
+    memory_gb: how much memory to aim at, in 10^9 bytes; what does not fit lies in TMPDIR for a while. It changes no
+        number.
     Raises UsageError and RunError, one line each.
     """
     cuts = checked_thresholds(thresholds)
@@ -149,6 +166,8 @@ def assess(
         raise UsageError(
             f"--resamples {resamples}: expected 20 to {MOST_RESAMPLES}; 1000 are enough for an interval to be printed"
         )
+    if not LEAST_MEMORY_GB <= memory_gb < math.inf:
+        raise UsageError(f"--memory-gb {memory_gb:g}: expected a number of gigabytes from {LEAST_MEMORY_GB} on")
     results = read_results(
         [Path(run) for run in runs],
         predictions=[Path(file) for file in predictions],
@@ -158,7 +177,10 @@ def assess(
     )
     folder = Path(out) if out is not None else _default_folder(results, predictions)
     check_report_folder(folder)
-    return _evaluated(results, cuts, folder=folder, epochs=epochs, resamples=resamples), results
+    memory_bytes = int(memory_gb * GIGABYTE)
+    return _evaluated(
+        results, cuts, folder=folder, epochs=epochs, resamples=resamples, memory_bytes=memory_bytes
+    ), results
 
 
 def _default_folder(results: Results, predictions: Sequence[Path]) -> Path:
@@ -168,14 +190,25 @@ def _default_folder(results: Results, predictions: Sequence[Path]) -> Path:
     return file.with_name(f"{file.name}-report")
 
 
-def _evaluated(results: Results, cuts: Sequence[float], *, folder: Path, epochs: Epochs, resamples: int) -> Evaluation:
+def _evaluated(
+    results: Results, cuts: Sequence[float], *, folder: Path, epochs: Epochs, resamples: int, memory_bytes: int
+) -> Evaluation:
     """Every number of the report."""
     scores, labels, discrepancies = results.scores, results.labels, results.discrepancies
     table = accuracy_table(scores, discrepancies, cuts)
     verdicts = tuple(verdict(table, threshold) for threshold in cuts)
     comparisons = compare(scores, discrepancies, cuts)
     with progress("bootstrap of class means") as tick:
-        metrics = metric_table(scores, labels, discrepancies, thresholds=cuts, resamples=resamples, tick=tick)
+        metrics = metric_table(
+            scores,
+            labels,
+            discrepancies,
+            thresholds=cuts,
+            resamples=resamples,
+            tick=tick,
+            memory_bytes=memory_bytes,
+        )
+    learning = read_learning(results.folders)
     recipe = results.folders[0].dataset.get("recipe", {}) if results.folders else {}
     return Evaluation(
         folder=folder,
@@ -190,14 +223,18 @@ def _evaluated(results: Results, cuts: Sequence[float], *, folder: Path, epochs:
         seeds=seed_table(scores, discrepancies, cuts),
         cross_seed=cross_seed_table(scores, results.confidence_by_seed, cuts),
         parts=parts_table(scores, labels, discrepancies, cuts),
-        utilization=utilization(scores, labels, discrepancies, cuts),
+        utilization=utilization(scores, labels, discrepancies, cuts, classes=len(results.classes)),
         comparisons=comparisons,
         verdicts=verdicts,
         conclusion=conclude(results.dataset, table, verdicts, comparisons),
         published=published_rows(results.dataset, str(recipe.get("name", ""))),
         speeds=speeds(results.performance),
+        learning=learning,
+        untold=untold(table.methods, learning),
+        classes=class_sides(labels, results.confidence["audio"], results.confidence["visual"], classes=results.classes),
         networks=results.networks,
-        notes=notes(results, epochs=epochs, resamples=resamples),
+        warnings=warnings(results),
+        notes=(*notes(results, epochs=epochs, resamples=resamples), *ranking_notes(results, metrics)),
     )
 
 

@@ -16,16 +16,22 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from avbench.analysis.configuration import check_alike, settings_of
 from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_epochs, average_over_seeds, discrepancy
-from avbench.analysis.evaluation import Scores, modalities_of
+from avbench.analysis.evaluation import Scores
+from avbench.analysis.predictions import (
+    Predictions,
+    check_names,
+    check_same_clips,
+    check_unimodal,
+    read_predictions,
+)
+from avbench.analysis.stored import Ids, check_ids_once, floats_of, in_order, integers_of
 from avbench.errors import RunError, UsageError, unknown
-from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA, SPLITS, predictions_schema, read_metrics, read_table
+from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA, SPLITS, read_metrics, read_table
 
-Ids = NDArray[np.int64]
 Epochs = Literal["all", "best"] | tuple[int, int]
 # group -> name -> (epochs, values): a panel a group, a line a name.
 Diagnostics = Mapping[str, Mapping[str, tuple[Floats, Floats]]]
@@ -33,8 +39,20 @@ Diagnostics = Mapping[str, Mapping[str, tuple[Floats, Floats]]]
 RUNS_FILE = "runs.json"
 METRICS_FILE = "metrics.jsonl"
 
-# Columns of predictions; what networks' own parts say came later, and tables without it are read too.
-_ALWAYS_THERE = pa.schema([column for column in predictions_schema(1) if not column.name.endswith("_prediction")])
+# Columns of confidences that are read; `source`, which came later, is read where it is wanted.
+_CONFIDENCES = pa.schema(
+    [field for field in CONFIDENCE_SCHEMA if field.name != "source" and not field.name.endswith(("_std", "_epochs"))]
+)
+
+# What numbers of a method were called in folders of earlier versions: (method, old name) -> name.
+_RENAMED = {
+    **{
+        ("greedy", f"{group}/{modality}"): f"{group}/{modality}_branch"
+        for group in ("speed", "rebalancing")
+        for modality in MODALITIES
+    },
+    ("greedy", "difference/speed"): "difference/audio_minus_visual_branch",
+}
 
 _HISTORY_PART = re.compile(r"(?P<modality>[a-z]+)-seed(?P<seed>-?\d+)-epoch(?P<epoch>\d+)-rank\d+\.parquet")
 
@@ -79,7 +97,7 @@ class Results:
     """The evaluated clips of a split, in ascending order of id, N of them, and what every run made of them.
 
     folders: the run folders; none where only files of somebody's own are evaluated. dataset: its name.
-    classes: names, in the order of label numbers. keys: (N,) strings. labels: (N,) class numbers.
+    classes: names, in the order of label numbers. key_column: (N,) strings. labels: (N,) class numbers.
     confidence: per modality (N,) mean over epochs, then over seeds; no NaN.
     confidence_by_seed: per modality and seed (N,), of which `confidence` is the mean.
     planted: true discrepancy of planted clips, (N,), NaN for a clip that has none; None where no clip has one.
@@ -96,7 +114,7 @@ class Results:
     classes: tuple[str, ...]
     split: str
     clip_ids: Ids
-    keys: NDArray[np.object_]
+    key_column: pa.Array
     labels: Ids
     confidence: Mapping[str, Floats]
     confidence_by_seed: Mapping[str, Mapping[int, Floats]]
@@ -109,6 +127,11 @@ class Results:
     rejects: Mapping[str, int] = field(default_factory=dict)
     confidence_source: str = ""
     confidence_index: str = ""
+
+    @property
+    def keys(self) -> NDArray[np.object_]:
+        """The clips' keys, (N,); made anew each time, for Python's strings take much memory."""
+        return self.key_column.to_numpy(zero_copy_only=False)
 
     @property
     def seeds(self) -> Mapping[str, tuple[int, ...]]:
@@ -138,35 +161,12 @@ class Results:
 
 
 @dataclass(frozen=True, slots=True)
-class _Predictions:
-    """One run's predictions of a split with both modalities, by ascending clip id; the rest as in `Scores`.
-
-    confidence_of: the modality whose confidence the run feeds, if any.
-    """
-
-    path: Path
-    run: str
-    method: str
-    modalities: tuple[str, ...]
-    confidence_of: str | None
-    seed: int
-    epoch: int
-    clip_ids: Ids
-    labels: Ids
-    predictions: Ids
-    probabilities: NDArray[np.float32]
-    uncertainty: Floats | None
-    parts: Mapping[str, Ids]
-    replaced: Mapping[str, Ids]
-
-
-@dataclass(frozen=True, slots=True)
 class _Confidences:
     """One folder's confidences of a split, by ascending clip id; NaN where nothing was recorded."""
 
     folder: Path
     clip_ids: Ids
-    keys: NDArray[np.object_]
+    keys: pa.Array
     labels: Ids
     planted: Mapping[str, Floats]
     means: Mapping[tuple[str, int], Floats]  # by modality and seed; only those that recorded something
@@ -194,11 +194,11 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
     damaged or contradict each other, and where audio or visual network or its confidences are missing.
     """
     folders = _read_folders(paths, split)
-    by_folder = {folder.path: _read_predictions(folder, split) for folder in folders}
+    by_folder = {folder.path: read_predictions(folder, split) for folder in folders}
     predictions = [table for tables in by_folder.values() for table in tables]
-    _check_names(predictions)
-    _check_unimodal(predictions, paths)
-    _check_same_clips(predictions)
+    check_names(predictions)
+    check_unimodal(predictions, paths)
+    check_same_clips(predictions)
     confidences = [
         _read_confidences(folder.path, split)
         for folder in folders
@@ -216,7 +216,7 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
         unrecorded=int((predicted & ~recorded).sum()),
         unpredicted=int((~predicted).sum()),
     )
-    scores = tuple(_score(table, listed.clip_ids[kept]) for table in predictions)
+    scores = tuple(table.scores(listed.clip_ids[kept]) for table in predictions)
     return _results(folders, listed, seeds, kept=kept, split=split, coverage=coverage, scores=scores)
 
 
@@ -242,11 +242,11 @@ def is_predicted(paths: Sequence[Path], split: str) -> bool:
     return any(True for path in paths for _ in (Path(path) / "predictions").glob(f"*-{split}.parquet"))
 
 
-def _any_predictions(folder: RunFolder) -> list[_Predictions]:
+def _any_predictions(folder: RunFolder) -> list[Predictions]:
     """Predictions of the first split that there are any of; their networks are those of every split."""
     for split in SPLITS:
         if is_predicted([folder.path], split):
-            return _read_predictions(folder, split)
+            return read_predictions(folder, split)
     return []
 
 
@@ -267,7 +267,7 @@ def _results(
         classes=tuple(folders[0].dataset["classes"]),
         split=split,
         clip_ids=listed.clip_ids[kept],
-        keys=listed.keys[kept],
+        key_column=listed.keys if kept.all() else listed.keys.filter(pa.array(kept)),
         labels=listed.labels[kept],
         confidence={modality: average_over_seeds(by_seed)[kept] for modality, by_seed in seeds.items()},
         confidence_by_seed={
@@ -375,7 +375,7 @@ def _read_diagnostics(path: Path) -> dict[tuple[str, int], Diagnostics]:
     for record in records:
         epoch = record["epoch"] + record["batch"] / batches
         for place, value in record.items():
-            group, slash, name = place.partition("/")
+            group, slash, name = _RENAMED.get((str(record.get("method")), place), place).partition("/")
             if slash and isinstance(value, int | float):  # "nan" and "inf" are written as strings
                 groups = points.setdefault((record["run"], record["seed"]), {})
                 groups.setdefault(group, {}).setdefault(name, []).append((epoch, float(value)))
@@ -399,210 +399,27 @@ def _check_same_dataset(folders: Sequence[RunFolder]) -> None:
             )
 
 
-def _integers(table: pa.Table, name: str, path: Path) -> Ids:
-    column = table.column(name)
-    if column.null_count:
-        raise RunError(f"{path}: column {name} has {column.null_count} empty values; the file is damaged")
-    try:
-        return column.cast(pa.int64()).to_numpy()
-    except pa.ArrowInvalid:
-        raise RunError(f"{path}: column {name} holds {column.type}, not whole numbers") from None
-
-
-def _floats(table: pa.Table, name: str) -> Floats:
-    """A column as float64, NaN for null."""
-    return table.column(name).cast(pa.float64()).fill_null(np.nan).to_numpy()
-
-
-def _check_ids_once(clip_ids: Ids, path: Path) -> None:
-    """Sorted ids, each once."""
-    again = np.flatnonzero(np.diff(clip_ids) == 0)
-    if len(again):
-        raise RunError(f"{path}: lists clip {clip_ids[again[0]]} twice; the file is damaged")
-
-
-# Predictions
-
-
-def _read_predictions(folder: RunFolder, split: str) -> list[_Predictions]:
-    files = sorted((folder.path / "predictions").glob("*.parquet"))
-    if not files:
-        raise RunError(
-            f"{folder.path}: holds no predictions; did the training end? `avbench train ... --resume` finishes it"
-        )
-    wanted = [file for file in files if re.search(rf"-seed-?\d+-{split}$", file.stem)]
-    if not wanted:
-        there = sorted({file.stem.rsplit("-", 1)[-1] for file in files})
-        raise RunError(
-            f"{folder.path}: has no predictions of the {split} split, only of {', '.join(there)}; choose with --split"
-        )
-    classes = len(folder.dataset["classes"])
-    return [_read_prediction_table(file, split, classes=classes, runs=folder.runs) for file in wanted]
-
-
-def _read_prediction_table(
-    path: Path, split: str, *, classes: int, runs: Mapping[str, Mapping[str, Any]]
-) -> _Predictions:
-    everything = read_table(path, _ALWAYS_THERE)
-    table = everything.filter(pc.equal(everything.column("replaced"), "none"))
-    if table.num_rows == 0:
-        raise RunError(f"{path}: holds no prediction with both modalities; train the run again")
-    found = {name: table.column(name).unique().to_pylist() for name in ("run", "method", "seed", "epoch", "split")}
-    mixed = [name for name, values in found.items() if len(values) != 1]
-    if mixed or found["split"] != [split]:
-        raise RunError(
-            f"{path}: must hold one run, one seed and the {split} split, but has {found[(mixed or ['split'])[0]]}"
-        )
-    table = table.sort_by("clip_id")
-    clip_ids = _integers(table, "clip_id", path)
-    _check_ids_once(clip_ids, path)
-    run, method = found["run"][0], found["method"][0]
-    said = runs.get(run, {})
-    return _Predictions(
-        path=path,
-        run=run,
-        method=method,
-        modalities=tuple(said.get("modalities", modalities_of(method))),
-        confidence_of=said.get("confidence_of", method if method in MODALITIES else None),
-        seed=found["seed"][0],
-        epoch=found["epoch"][0],
-        clip_ids=clip_ids,
-        labels=_classes(table, "label", path, classes=classes),
-        predictions=_classes(table, "prediction", path, classes=classes),
-        probabilities=_probabilities(table, path, classes=classes),
-        uncertainty=None if _is_empty(table, "uncertainty") else _floats(table, "uncertainty"),
-        parts={
-            modality: _classes(table, f"{modality}_prediction", path, classes=classes)
-            for modality in MODALITIES
-            if not _is_empty(table, f"{modality}_prediction")
-        },
-        replaced={
-            modality: _with_replaced(everything, modality, path, clip_ids=clip_ids, classes=classes)
-            for modality in MODALITIES
-            if pc.any(pc.equal(everything.column("replaced"), modality)).as_py()
-        },
-    )
-
-
-def _is_empty(table: pa.Table, name: str) -> bool:
-    return name not in table.column_names or table.column(name).null_count == table.num_rows
-
-
-def _with_replaced(everything: pa.Table, modality: str, path: Path, *, clip_ids: Ids, classes: int) -> Ids:
-    """Predictions with a modality's features replaced, in the order of `clip_ids`."""
-    table = everything.filter(pc.equal(everything.column("replaced"), modality)).sort_by("clip_id")
-    if not np.array_equal(_integers(table, "clip_id", path), clip_ids):
-        raise RunError(
-            f"{path}: predicts other clips with {modality} replaced ({table.num_rows}) than with both modalities "
-            f"({len(clip_ids)}); the file is damaged"
-        )
-    return _classes(table, "prediction", path, classes=classes)
-
-
-def _classes(table: pa.Table, name: str, path: Path, *, classes: int) -> Ids:
-    """A column of class numbers."""
-    values = _integers(table, name, path)
-    outside = (values < 0) | (values >= classes)
-    if outside.any():
-        raise RunError(
-            f"{path}: column {name} holds {values[outside][0]}, but the dataset's classes are 0 to {classes - 1} "
-            f"({int(outside.sum())} such values); it was made from another dataset"
-        )
-    return values
-
-
-def _probabilities(table: pa.Table, path: Path, *, classes: int) -> NDArray[np.float32]:
-    """The column of class probabilities, (N, classes)."""
-    column = table.column("probabilities").combine_chunks()
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    if column.null_count or len(values) != table.num_rows * classes:
-        raise RunError(f"{path}: column probabilities holds {column.type}, expected {classes} numbers a clip")
-    if not np.isfinite(values).all():
-        raise RunError(f"{path}: some class probabilities are not finite; that run diverged, train it again")
-    return values.astype(np.float32, copy=False).reshape(-1, classes)
-
-
-def _check_names(predictions: Sequence[_Predictions]) -> None:
-    seen: dict[tuple[str, int], _Predictions] = {}
-    methods: dict[str, _Predictions] = {}
-    for table in predictions:
-        same = seen.setdefault((table.run, table.seed), table)
-        if same is not table:
-            raise RunError(
-                f"{same.path} and {table.path} both hold the run {table.run!r} with seed {table.seed}; "
-                f"evaluate them apart, or train one under another name (--methods NAME={table.method})"
-            )
-        namesake = methods.setdefault(table.run, table)
-        if namesake.method != table.method:
-            raise RunError(
-                f"{namesake.path} and {table.path} use the name {table.run!r} for different methods "
-                f"({namesake.method}, {table.method}); evaluate them apart, or train one under another name"
-            )
-
-
-def _check_unimodal(predictions: Sequence[_Predictions], paths: Sequence[Path]) -> None:
-    recorded = {table.confidence_of for table in predictions}
-    missing = [modality for modality in MODALITIES if modality not in recorded]
-    if missing:
-        there = ", ".join(sorted({table.run for table in predictions}))
-        raise RunError(
-            f"{', '.join(map(str, paths))}: no {' and no '.join(missing)} network among the runs ({there}), and the "
-            f"subsets are cut by both; train with `--methods {','.join(missing)}` and give that run folder too"
-        )
-
-
-def _check_same_clips(predictions: Sequence[_Predictions]) -> None:
-    first = predictions[0]
-    for other in predictions[1:]:
-        if not np.array_equal(first.clip_ids, other.clip_ids):
-            odd = np.setxor1d(first.clip_ids, other.clip_ids)
-            raise RunError(
-                f"{first.path} and {other.path} predict different clips ({len(odd)} are in one only, the first is clip "
-                f"{odd[0]}); evaluate them apart or train again on the whole dataset"
-            )
-        if not np.array_equal(first.labels, other.labels):
-            raise RunError(
-                f"{first.path} and {other.path} give different labels to the same clips; train one of them again"
-            )
-
-
-def _score(table: _Predictions, clip_ids: Ids) -> Scores:
-    everything = Scores(
-        table.run,
-        table.method,
-        table.seed,
-        correct=table.predictions == table.labels,
-        predictions=table.predictions,
-        probabilities=table.probabilities,
-        uncertainty=table.uncertainty,
-        parts=table.parts,
-        replaced=table.replaced,
-        modalities=table.modalities,
-    )
-    return everything.rows(np.isin(table.clip_ids, clip_ids))
-
-
 # Confidences
 
 
 def _read_confidences(folder: Path, split: str) -> _Confidences:
     path = folder / "confidence.parquet"
-    table = read_table(path, CONFIDENCE_SCHEMA)
-    table = table.filter(pc.equal(table.column("split"), split)).sort_by(
-        [("seed", "ascending"), ("clip_id", "ascending")]
-    )
+    table = read_table(path, _CONFIDENCES, columns=_CONFIDENCES.names, filters=[("split", "==", split)])
     if table.num_rows == 0:
         raise RunError(f"{path}: holds no clip of the {split} split; choose another with --split")
-    seeds = _integers(table, "seed", path)
+    integers_of(table, "clip_id", path)
+    integers_of(table, "seed", path)
+    table = in_order(table.drop_columns(["split"]), "seed", "clip_id")
+    seeds = integers_of(table, "seed", path)
     means: dict[tuple[str, int], Floats] = {}
     parts = {
         int(seed): table.slice(int(np.argmax(seeds == seed)), int((seeds == seed).sum())) for seed in np.unique(seeds)
     }
     first = next(iter(parts.values()))
-    clip_ids = _integers(first, "clip_id", path)
+    clip_ids = integers_of(first, "clip_id", path)
     for seed, part in parts.items():
-        part_ids = _integers(part, "clip_id", path)
-        _check_ids_once(part_ids, path)
+        part_ids = integers_of(part, "clip_id", path)
+        check_ids_once(part_ids, path)
         if not np.array_equal(part_ids, clip_ids):
             raise RunError(f"{path}: seed {seed} lists other clips than seed {min(parts)}; the file is damaged")
         for modality in MODALITIES:
@@ -611,18 +428,18 @@ def _read_confidences(folder: Path, split: str) -> _Confidences:
     return _Confidences(
         folder=folder,
         clip_ids=clip_ids,
-        keys=first.column("key").to_numpy(zero_copy_only=False),
-        labels=_integers(first, "label", path),
-        planted={modality: _floats(first, f"planted_{modality}") for modality in MODALITIES},
+        keys=first.column("key").combine_chunks(),
+        labels=integers_of(first, "label", path),
+        planted={modality: floats_of(first, f"planted_{modality}") for modality in MODALITIES},
         means=means,
     )
 
 
 def _checked_mean(part: pa.Table, modality: str, path: Path) -> Floats:
     """Mean confidences, NaN for null only: a NaN that was written is damage, not a clip that nobody saw."""
-    values = _floats(part, f"{modality}_mean")
+    values = floats_of(part, f"{modality}_mean")
     recorded = ~part.column(f"{modality}_mean").is_null().to_numpy()
-    _check_values(values, recorded, _integers(part, "clip_id", path), f"{path}: the {modality} confidence")
+    _check_values(values, recorded, integers_of(part, "clip_id", path), f"{path}: the {modality} confidence")
     return values
 
 
@@ -636,7 +453,7 @@ def _check_values(values: Floats, recorded: NDArray[np.bool_], clip_ids: Ids, wh
         )
 
 
-def _check_against_predictions(confidences: Sequence[_Confidences], predictions: _Predictions, split: str) -> None:
+def _check_against_predictions(confidences: Sequence[_Confidences], predictions: Predictions, split: str) -> None:
     for table in confidences:
         path = table.folder / "confidence.parquet"
         recorded = np.zeros(len(table.clip_ids), bool)
@@ -668,7 +485,7 @@ def _check_same_list(confidences: Sequence[_Confidences], split: str) -> None:
 
 
 def _seeds(
-    confidences: Sequence[_Confidences], predictions: Sequence[_Predictions], epochs: Epochs, split: str
+    confidences: Sequence[_Confidences], predictions: Sequence[Predictions], epochs: Epochs, split: str
 ) -> dict[str, dict[int, Floats]]:
     """Per modality and seed, the mean confidence over the chosen epochs."""
     found: dict[str, dict[int, Floats]] = {modality: {} for modality in MODALITIES}
@@ -698,7 +515,7 @@ def _seeds(
     return found
 
 
-def _best_epoch(predictions: Sequence[_Predictions], folder: Path, modality: str, seed: int) -> tuple[int, int]:
+def _best_epoch(predictions: Sequence[Predictions], folder: Path, modality: str, seed: int) -> tuple[int, int]:
     """The epoch that the unimodal network's predictions come from, chosen by validation accuracy, as a range."""
     candidates = [
         table
@@ -736,7 +553,7 @@ def _epochs_of(parts: Mapping[int, Sequence[Path]], epochs: tuple[int, int], cli
         values = np.full(len(clip_ids), np.nan)
         for path in parts[epoch]:
             table = read_table(path, HISTORY_SCHEMA)
-            part_ids, confidence = _integers(table, "clip_id", path), _floats(table, "confidence")
+            part_ids, confidence = integers_of(table, "clip_id", path), floats_of(table, "confidence")
             _check_values(confidence, np.ones(len(part_ids), bool), part_ids, f"{path}: the confidence")
             ours = np.isin(part_ids, clip_ids)
             rows = np.searchsorted(clip_ids, part_ids[ours])

@@ -1,25 +1,31 @@
-"""Tables as a reader sees them, and their files: CSV in full precision, Markdown, LaTeX, and one for the terminal."""
+"""Tables as a reader sees them, and their files: CSV in full precision, Markdown, and one for the terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from avbench.analysis.classes import ClassSides
 from avbench.analysis.discrepancy import MODALITIES
 from avbench.analysis.evaluation import SUBSETS, Accuracy, AccuracyTable, subset_name
+from avbench.analysis.latex import latex
+from avbench.analysis.learning import CURVES, Learning, by_run
 from avbench.analysis.metrics import METRICS, Measured, MetricTable
 from avbench.analysis.performance import QUANTITIES, Quantity, Speed
 from avbench.analysis.published import SOURCE, WARNING, Published
 from avbench.analysis.seeds import SeedCell, SeedTable
+from avbench.analysis.sheet import NOTHING, Cell, Sheet, one_line
 from avbench.analysis.significance import ALPHA, Comparison
-from avbench.analysis.utilization import Utilization
+from avbench.analysis.statistics import FEW_CLIPS, is_few
+from avbench.analysis.utilization import OTHER, Utilization
 
 if TYPE_CHECKING:
     from avbench.analysis.report import Evaluation
@@ -28,48 +34,19 @@ T = TypeVar("T")
 
 ACCURACY_FILE, PERFORMANCE_FILE = "accuracy.csv", "performance.csv"
 MOST_RANKS = 8  # that have rows of their own on the page
-NOTHING = "–"
+FEW = "†"  # beside the number of clips, or the name, of a subset of few
+FEW_NOTE = f"{FEW}: fewer than {FEW_CLIPS} clips, too few to conclude from."
 _SMALLEST_P = 1e-6  # whatever is below it says no more; far above what rounding leaves of the transform
 
 # Two sides and the ties, as a column of any threshold is called in a terminal.
 _SHORT = {"overall": "overall", "audio": "audio side", "visual": "visual side", "tie": "tie"}
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One cell: what it says, what stands smaller beside it ("[67.0, 75.0]", "± 0.4"), and a number to sort by.
-
-    best: whether it is the highest of its column. value: None for words and for empty cells, which sort last.
-    """
-
-    text: str
-    detail: str = ""
-    value: float | None = None
-    best: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """One table. Its first `words` columns are words, aligned left; the rest are numbers, aligned right.
-
-    name: unique, fit for a file name or an anchor, such as "accuracy-0.2". kind: tables of a kind differ by the
-    threshold only: "accuracy", "published", "significance", "metrics", "cross-seed", "parts", "utilization", "planted"
-    or "performance". title, caption: a heading of a few words, and what the numbers are, in a sentence or two.
-    """
-
-    name: str
-    kind: str
-    title: str
-    caption: str
-    words: int
-    headings: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
 def sheets(evaluation: Evaluation) -> tuple[Sheet, ...]:
     """Every table of an evaluation, in order; those that would have no rows are left out."""
     thresholds = evaluation.table.thresholds
     found = [
+        _learning_sheet(evaluation),
         *(_accuracy_sheet(evaluation, threshold) for threshold in thresholds),
         _published_sheet(evaluation.published, evaluation.seeds, evaluation.table.methods),
         *(_significance_sheet(evaluation.comparisons, threshold) for threshold in thresholds),
@@ -78,14 +55,61 @@ def sheets(evaluation: Evaluation) -> tuple[Sheet, ...]:
     if evaluation.cross_seed is not None:
         found += [_cross_seed_sheet(evaluation.cross_seed, threshold) for threshold in thresholds]
     found += [_parts_sheet(evaluation.parts, threshold) for threshold in thresholds]
-    found.append(_utilization_sheet(evaluation.utilization))
+    found += [_utilization_sheet(evaluation.utilization), _branches_sheet(evaluation.utilization)]
     if evaluation.planted is not None:
         found += [_planted_sheet(evaluation, evaluation.planted, threshold) for threshold in thresholds]
-    found.append(_performance_sheet(evaluation.speeds))
-    return tuple(sheet for sheet in found if sheet.rows)
+    found += [_classes_sheet(evaluation.classes), _performance_sheet(evaluation.speeds)]
+    return tuple(_explained(sheet) for sheet in found if sheet.rows)
+
+
+def _explained(sheet: Sheet) -> Sheet:
+    """The sheet, its caption saying what the mark of small subsets means where it has one."""
+    texts = (*sheet.headings, *(cell.text for row in sheet.rows for cell in row))
+    marked = any(text.endswith(f" {FEW}") for text in texts)
+    return replace(sheet, caption=f"{sheet.caption} {FEW_NOTE}") if marked else sheet
+
+
+def _marked(text: str, clips: float) -> str:
+    """The name of a subset of so many clips, or a number about it, with the mark of few."""
+    return f"{text} {FEW}" if is_few(clips) else text
 
 
 # One sheet a kind
+
+
+def _learning_sheet(evaluation: Evaluation) -> Sheet:
+    """Of every run and seed that was trained here, those that diverged too, the epoch that was chosen."""
+    several = len({one.training for one in evaluation.learning}) > 1
+    diverged = any(one.ending == "diverged" for one in evaluation.learning)
+    ordered = by_run(evaluation.learning, evaluation.table.methods)
+    fewest = min((one.val_clips for one in evaluation.learning if one.val_clips), default=FEW_CLIPS)
+    return Sheet(
+        name="learning",
+        kind="learning",
+        title="Best epochs",
+        caption="The epoch of each run with the highest validation accuracy, in %, counted from 0: its network is the "
+        "one that every other table is of."
+        + (" Networks that diverged are in no other table." if diverged else "")
+        + (f" {evaluation.untold}" if evaluation.untold else ""),
+        words=4 if several else 3,
+        headings=(
+            "method", "seed", *_if(several, "training"), "why it stopped", "best epoch",
+            _marked("validation accuracy", fewest), "epochs trained",
+        ),
+        rows=tuple(
+            (
+                Cell(one.run),
+                Cell(str(one.seed), value=float(one.seed)),
+                *_if(several, Cell(one.training)),
+                Cell(one.why),
+                Cell(NOTHING) if one.best is None else Cell(str(one.best), value=float(one.best)),
+                _percent(one.best_accuracy),
+                Cell(f"{len(one.epochs):,}", value=float(len(one.epochs))),
+            )
+            for seeds in ordered.values()
+            for one in seeds
+        ),
+    )  # fmt: skip
 
 
 def _accuracy_sheet(evaluation: Evaluation, threshold: float) -> Sheet:
@@ -148,7 +172,8 @@ def _published_sheet(published: Sequence[Published], ours: SeedTable, methods: M
     for row in published:
         for run, method in methods.items():
             if method == row.method and preferred:
-                cells = (_seed_cell(ours.cell(run, subset, threshold)) for subset in subsets)
+                found = [ours.cell(run, subset, threshold) for subset in subsets]
+                cells = (_of_few(_seed_cell(cell), cell.clips) for cell in found)
                 rows.append((Cell(row.method), Cell("here" if run == method else f"here ({run})"), *cells))
         values = (row.overall, row.audio, row.visual)
         rows.append((Cell(row.method), Cell("published"), *(_percent(value) for value in values)))
@@ -171,7 +196,13 @@ def _significance_sheet(comparisons: Sequence[Comparison], threshold: float) -> 
         (Cell(run), Cell(unimodal), *_difference_cells(by_place, run, unimodal))
         for run, unimodal in dict.fromkeys((one.run, one.unimodal) for one in here)
     ]
-    names = [subset_name(modality, threshold) for modality in MODALITIES]
+    clips = {one.subset: one.clips for one in here}
+    names = {modality: subset_name(modality, threshold) for modality in MODALITIES}
+    headings = [
+        _marked(f"{name}: {what}" if what != "p" else what, clips.get(modality, 0))
+        for modality, name in names.items()
+        for what in ("difference", "p")
+    ]
     return Sheet(
         name=f"significance-{threshold:g}",
         kind="significance",
@@ -181,7 +212,7 @@ def _significance_sheet(comparisons: Sequence[Comparison], threshold: float) -> 
         f"{len(comparisons)} comparisons of method, unimodal network, audio and visual side, and threshold. "
         f"*: p < {ALPHA:g}.",
         words=2,
-        headings=("method", "against", *(text for name in names for text in (f"{name}: difference", "p"))),
+        headings=("method", "against", *headings),
         rows=tuple(rows),
     )
 
@@ -205,15 +236,15 @@ def _metrics_sheet(metrics: MetricTable, threshold: float) -> Sheet:
         name = subset_name(subset, threshold)
         if cells[0][0].clips:
             marked = _mark_best([[_measured_cell(cell) for cell in row] for row in cells])
-            rows += [(Cell(name), Cell(run), *row) for run, row in zip(metrics.runs, marked, strict=True)]
+            clips = Cell(_marked(name, cells[0][0].clips))
+            rows += [(clips, Cell(run), *row) for run, row in zip(metrics.runs, marked, strict=True)]
             absent = f", {cells[0][0].absent} more without clips" if cells[0][0].absent else ""
             classes.append(f"{name} {cells[0][0].classes}{absent}")
     return Sheet(
         name=f"metrics-{threshold:g}",
         kind="metrics",
         title=f"Class means, T = {threshold:g}",
-        caption="In % [95 % bootstrap interval], the mean over seeds. Classes that the means are over: "
-        f"{'; '.join(classes)}.",
+        caption=f"In % [95 % interval], the mean over seeds. Classes that the means are over: {'; '.join(classes)}.",
         words=2,
         headings=("clips", "method", *METRICS),
         rows=tuple(rows),
@@ -250,19 +281,25 @@ def _parts_sheet(table: SeedTable, threshold: float) -> Sheet:
     )
 
 
-def _utilization_sheet(found: Sequence[Utilization]) -> Sheet:
-    rows, seen = [], set()
+def _in_sheets(found: Sequence[Utilization]) -> Iterator[tuple[str, Utilization]]:
+    """Those that have a row on the page, with what their clips are called: no ties, and overall once a run."""
+    seen = set()
     for one in found:
-        place = (one.run, one.subset if one.subset == "overall" else subset_name(one.subset, one.threshold))
-        name = place[1] if one.subset == "overall" else f"{place[1]}, T = {one.threshold:g}"
-        if one.subset == "tie" or (one.subset == "overall" and place in seen):
+        is_overall = one.subset == "overall"
+        if one.subset == "tie" or (is_overall and one.run in seen):
             continue
-        seen.add(place)
+        seen.add(one.run)
+        yield "overall" if is_overall else f"{subset_name(one.subset, one.threshold)}, T = {one.threshold:g}", one
+
+
+def _utilization_sheet(found: Sequence[Utilization]) -> Sheet:
+    rows = []
+    for name, one in _in_sheets(found):
         shares = [one.conditional[modality] for modality in MODALITIES]
         rows.append(
             (
                 Cell(one.run),
-                Cell(name),
+                Cell(_marked(name, one.clips)),
                 *(_percent(value) for value in (one.both, *(one.replaced[modality] for modality in MODALITIES))),
                 *(Cell(NOTHING) if share is None else Cell(_signed(share, 3), value=share) for share in shares),
                 *(Cell(_signed(100 * one.shapley[name]), value=one.shapley[name]) for name in MODALITIES),
@@ -272,17 +309,87 @@ def _utilization_sheet(found: Sequence[Utilization]) -> Sheet:
         name="utilization",
         kind="utilization",
         title="Use of each modality by joint networks",
-        caption="Accuracy in % with both modalities and with one's features replaced by their mean over train; the "
-        "conditional utilization rate u, the share of accuracy that is lost without a modality; and each modality's "
-        "Shapley value in points. The two values add up to the accuracy with both minus chance, "
+        caption="Accuracy in % with both modalities and with one's features replaced by their mean over train; u, the "
+        "share of the network's accuracy that is lost without a modality; and each modality's Shapley value in points. "
+        "The two values add up to the accuracy with both minus chance, "
         f"{100 * found[0].chance if found else 0:.1f} %: one over the number of classes, which a network that always "
-        "names the same, unknown class has.",
+        "names the same, unknown class has. Wu et al.'s conditional utilization rate has the form of u, but is of one "
+        "branch's own prediction; networks whose branches see each other have it in a table of its own.",
         words=2,
         headings=(
             "method", "clips", "both", "audio replaced", "visual replaced", "u(audio | visual)", "u(visual | audio)",
             "Shapley audio", "Shapley visual",
         ),
         rows=tuple(rows),
+    )  # fmt: skip
+
+
+def _branches_sheet(found: Sequence[Utilization]) -> Sheet:
+    rows = [
+        (
+            Cell(one.run),
+            Cell(_marked(name, one.clips)),
+            *(
+                cell
+                for modality in MODALITIES
+                for use in [one.branches[modality]]
+                for share in [use.utilization]
+                for cell in (
+                    _percent(use.both),
+                    _percent(use.alone),
+                    Cell(NOTHING) if share is None else Cell(_signed(share, 3), value=share),
+                )
+            ),
+        )
+        for name, one in _in_sheets(found)
+        if one.branches
+    ]
+    return Sheet(
+        name="branches",
+        kind="branches",
+        title="Use of the other modality by each branch",
+        caption="For networks whose branches see each other: accuracy in % of each branch's own prediction, as trained "
+        "and with the other modality's features replaced by their mean over train, and the share of it that is lost, "
+        "u. That is the conditional utilization rate of Wu et al. (ICML 2022) as a public re-implementation defines "
+        "it; the paper's text was not at hand.",
+        words=2,
+        headings=(
+            "method", "clips",
+            *(
+                heading
+                for modality in MODALITIES
+                for heading in (
+                    f"{modality} branch", f"without {OTHER[modality]}", f"branch's u({OTHER[modality]} | {modality})",
+                )
+            ),
+        ),
+        rows=tuple(rows),
+    )  # fmt: skip
+
+
+def _classes_sheet(classes: Sequence[ClassSides]) -> Sheet:
+    """Every class that has evaluated clips, in the dataset's order."""
+    return Sheet(
+        name="per-class",
+        kind="classes",
+        title="Classes",
+        caption="Evaluated clips of each class by preferred modality, the mean confidence of each unimodal network in "
+        "the true label, and the mean discrepancy, audio minus visual confidence.",
+        words=1,
+        headings=(
+            "class", "clips", "audio-preferred", "tied", "visual-preferred", "audio confidence", "visual confidence",
+            "discrepancy",
+        ),
+        rows=tuple(
+            (
+                Cell(_marked(row.name, row.clips)),
+                *(Cell(f"{clips:,}", value=float(clips)) for clips in (row.clips, row.audio, row.tied, row.visual)),
+                *(Cell(f"{mean:.3f}", value=mean) for mean in (row.audio_confidence, row.visual_confidence)),
+                Cell(_signed(row.discrepancy, 3), value=row.discrepancy),
+            )
+            for row in classes
+            if row.clips
+        ),
     )  # fmt: skip
 
 
@@ -349,7 +456,7 @@ def _by_subset(
     rows: Sequence[tuple[Cell, ...]],
 ) -> Sheet:
     """A sheet whose numbers are one column a subset; its heading has the subset's number of clips."""
-    names = (f"{subset_name(subset, threshold)} ({count:,.0f})" for subset, count in counts.items())
+    names = (_marked(f"{subset_name(subset, threshold)} ({count:,.0f})", count) for subset, count in counts.items())
     headings = (*words, *names)
     return Sheet(f"{kind}-{threshold:g}", kind, title, caption, len(words), headings, tuple(rows))
 
@@ -389,6 +496,10 @@ def _seed_cell(cell: SeedCell) -> Cell:
     return shown if cell.deviation is None else replace(shown, detail=f"± {100 * cell.deviation:.1f}")
 
 
+def _of_few(cell: Cell, clips: float) -> Cell:
+    return cell if cell.value is None else replace(cell, text=_marked(cell.text, clips))
+
+
 def _percent(value: float | None, *, interval: tuple[float | None, float | None] = (None, None)) -> Cell:
     if value is None:
         return Cell(NOTHING)
@@ -423,6 +534,8 @@ def _has_networks(networks: Mapping[str, str]) -> bool:
 def table_files(evaluation: Evaluation) -> dict[str, bytes]:
     """Every table as a file, by name: one CSV a kind of number, all in Markdown and all in LaTeX."""
     records = {
+        "learning.csv": [record for one in evaluation.learning for record in _learning_records(one)],
+        "best_epochs.csv": [_best_epoch_record(one) for one in evaluation.learning],
         ACCURACY_FILE: _accuracy_records(evaluation.table, evaluation.networks),
         "accuracy_planted.csv": _accuracy_records(evaluation.planted, evaluation.networks),
         "seeds.csv": _seed_records(evaluation.seeds),
@@ -437,9 +550,9 @@ def table_files(evaluation: Evaluation) -> dict[str, bytes]:
         "published.csv": [{**record, "source": SOURCE} for record in _records(evaluation.published)],
         PERFORMANCE_FILE: [_speed_record(one) for one in evaluation.speeds],
     }
-    texts = {name: _csv(rows) for name, rows in records.items() if rows}
+    texts = {name: _csv(_with_few(rows)) for name, rows in records.items() if rows}
     texts["tables.md"] = markdown(evaluation)
-    texts["tables.tex"] = latex(evaluation)
+    texts["tables.tex"] = latex(evaluation.sheets, about=f"{evaluation.dataset}, {evaluation.split} split")
     return {name: text.encode() for name, text in texts.items()}
 
 
@@ -449,6 +562,48 @@ Record = dict[str, Any]  # column -> value, the same columns in every record of 
 def _records(rows: Sequence[Any]) -> list[Record]:
     """Dataclasses as records; what they call a run is a method to a reader."""
     return [{"method" if name == "run" else name: value for name, value in asdict(row).items()} for row in rows]
+
+
+def _with_few(records: Sequence[Record]) -> Sequence[Record]:
+    """The records with `few_clips` after `clips`: 1 where these are so few that tables mark them."""
+    if "clips" not in records[0]:
+        return records
+    place = list(records[0]).index("clips") + 1
+    return [
+        dict(
+            [*list(record.items())[:place], ("few_clips", int(is_few(record["clips"]))), *list(record.items())[place:]]
+        )
+        for record in records
+    ]
+
+
+def _learning_records(one: Learning) -> list[Record]:
+    return [
+        {
+            "method": one.run,
+            "seed": one.seed,
+            "training": one.training,
+            "epoch": int(epoch),
+            **{
+                curve: float(value) if np.isfinite(value) else None for curve, value in zip(CURVES, values, strict=True)
+            },
+        }
+        for epoch, *values in zip(one.epochs, *(one.curves[curve] for curve in CURVES), strict=True)
+    ]
+
+
+def _best_epoch_record(one: Learning) -> Record:
+    return {
+        "method": one.run,
+        "seed": one.seed,
+        "training": one.training,
+        "best_epoch": one.best,
+        "val_accuracy": one.best_accuracy,
+        "val_clips": one.val_clips or None,
+        "epochs": len(one.epochs),
+        "ending": one.ending,
+        "why": one.why,
+    }
 
 
 def _accuracy_records(table: AccuracyTable | None, networks: Mapping[str, str]) -> list[Record]:
@@ -486,6 +641,17 @@ def _utilization_record(one: Utilization) -> Record:
         "chance": one.chance,
         **{f"{modality}_utilization": one.conditional[modality] for modality in MODALITIES},
         **{f"{modality}_shapley": one.shapley[modality] for modality in MODALITIES},
+        **{name: value for modality in MODALITIES for name, value in _branch_record(one, modality).items()},
+    }
+
+
+def _branch_record(one: Utilization, modality: str) -> Record:
+    """What a modality's branch makes of the other; empty where branches do not see each other."""
+    use = one.branches.get(modality)
+    return {
+        f"{modality}_branch": use and use.both,
+        f"{modality}_branch_without_{OTHER[modality]}": use and use.alone,
+        f"{modality}_branch_{OTHER[modality]}_utilization": use and use.utilization,
     }
 
 
@@ -515,6 +681,10 @@ def markdown(evaluation: Evaluation) -> str:
     lines = [f"# {_markdown_text(evaluation.dataset)}, {evaluation.split} split", ""]
     lines += [_markdown_text(evaluation.answer), ""]
     lines += [f"* {_markdown_text(verdict.sentence)}" for verdict in evaluation.verdicts]
+    if evaluation.warnings:
+        lines += ["", *(f"**{_markdown_text(warning)}**" for warning in evaluation.warnings)]
+    if evaluation.untold and not evaluation.learning:
+        lines += ["", _markdown_text(evaluation.untold)]
     for sheet in evaluation.sheets:
         lines += ["", f"## {sheet.title}", "", _markdown_text(sheet.caption), ""]
         lines.append(_markdown_row([_markdown_text(heading) for heading in sheet.headings]))
@@ -540,61 +710,7 @@ def _markdown_cell(cell: Cell) -> str:
 
 def _markdown_text(text: str) -> str:
     """Words for Markdown, on one line: what it would take for markup, or for HTML, is escaped."""
-    return re.sub(r"([\\`*_<>\[\]&|~$])", r"\\\1", _one_line(text))
-
-
-def latex(evaluation: Evaluation) -> str:
-    """All tables as LaTeX floats, to be taken one by one or with \\input as they are."""
-    lines = [
-        f"% {_one_line(evaluation.dataset)}, {evaluation.split} split; written by avbench evaluate.",
-        "% \\usepackage{booktabs} in the preamble.",
-    ]
-    for sheet in evaluation.sheets:
-        columns = ["p{3.2cm}" if name == "network" else "l" for name in sheet.headings[: sheet.words]]
-        caption = _latex_text(f"{evaluation.dataset}, {evaluation.split} split: {sheet.title}. {sheet.caption}")
-        lines += [
-            "",
-            "\\begin{table}",
-            "\\centering\\small",
-            f"\\caption{{{caption}}}",
-            f"\\label{{tab:{sheet.name}}}",
-            f"\\begin{{tabular}}{{{''.join(columns)}{'r' * (len(sheet.headings) - sheet.words)}}}",
-            "\\toprule",
-            _latex_row([_latex_text(heading) for heading in sheet.headings]),
-            "\\midrule",
-            *(_latex_row([_latex_cell(cell) for cell in row]) for row in sheet.rows),
-            "\\bottomrule",
-            "\\end{tabular}",
-            "\\end{table}",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _latex_row(cells: Sequence[str]) -> str:
-    # After a row's end, LaTeX would read a bracket or a star as the space to leave.
-    guard = "{}" if cells[0].startswith(("[", "*")) else ""
-    return f"{guard}{' & '.join(cells)} \\\\"
-
-
-def _latex_cell(cell: Cell) -> str:
-    text = f"\\textbf{{{_latex_text(cell.text)}}}" if cell.best else _latex_text(cell.text)
-    return f"{text} {{\\scriptsize {_latex_text(cell.detail)}}}" if cell.detail else text
-
-
-_LATEX = {
-    "\\": "\\textbackslash{}", "{": "\\{", "}": "\\}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_",
-    "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "<": "\\textless{}", ">": "\\textgreater{}",
-    "|": "\\textbar{}", '"': "\\textquotedbl{}", "–": "--", "±": "$\\pm$", "−": "$-$", "≤": "$\\le$", "\n": " ",
-}  # fmt: skip
-
-
-def _latex_text(text: str) -> str:
-    """Words for LaTeX: what it would take for commands is escaped, and so are our signs that its fonts lack."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return re.sub(r"([\\`*_<>\[\]&|~$])", r"\\\1", one_line(text))
 
 
 def correlation_text(value: float | None) -> str:
@@ -615,9 +731,12 @@ def terminal_table(evaluation: Evaluation) -> Table:
     coverage = evaluation.coverage
     left_out = coverage.listed - coverage.evaluated
     how = f"± deviation, {len(table.seeds)} seeds" if several else "[95 % interval]"
+    captions = [f"{coverage.evaluated:,} clips" + (f"; {left_out:,} more left out: no confidence" if left_out else "")]
+    if any(is_few(table.clips(subset, threshold)) for subset in SUBSETS for threshold in table.thresholds):
+        captions.append(FEW_NOTE)
     shown = Table(
         title=f"{evaluation.dataset}, {evaluation.split} split: accuracy in % {how}",
-        caption=f"{coverage.evaluated:,} clips" + (f"; {left_out:,} more left out: no confidence" if left_out else ""),
+        caption="\n".join(captions),
         title_style="bold",
         title_justify="left",
         caption_justify="left",
@@ -629,7 +748,7 @@ def terminal_table(evaluation: Evaluation) -> Table:
     for subset in SUBSETS:
         shown.add_column(_SHORT[subset], justify="right")
     for threshold in table.thresholds:
-        counts = [f"{table.clips(subset, threshold):,}" for subset in SUBSETS]
+        counts = [_marked(f"{clips:,}", clips) for clips in (table.clips(subset, threshold) for subset in SUBSETS)]
         shown.add_row(Text(f"T = {threshold:g}, clips", style="bold"), *(Text(count, style="dim") for count in counts))
         for run in table.methods:
             shown.add_row(run, *(_terminal_cell(evaluation, run, subset, threshold) for subset in SUBSETS))

@@ -25,7 +25,7 @@ from avbench.bench.plan import (
     make_plan,
     read_costs,
 )
-from avbench.bench.scripts import check_json, run, scripts_of
+from avbench.bench.scripts import LoaderSizes, check_json, run, scripts_of
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.loading.features import Stft, preset
@@ -38,16 +38,29 @@ TARGETS = {
     "all": "all of these",
 }
 PLAN = "plan"
+_OWN_CHOICE = LoaderSizes()
 
 
 def measure(
-    target: str, dataset: Path | None, *, media: Path | None, preset_name: str, json_file: Path | None, quick: bool
+    target: str,
+    dataset: Path | None,
+    *,
+    media: Path | None,
+    preset_name: str,
+    json_file: Path | None,
+    quick: bool,
+    sizes: LoaderSizes = _OWN_CHOICE,
 ) -> None:
     """Run a target's scripts, which print tables; with json_file gather what they measured there.
 
     Raises UsageError, or ScriptStopped where a script ended early, having said why.
     """
     preset(preset_name)  # raises UsageError
+    if sizes != _OWN_CHOICE and target != "loader":
+        raise UsageError(f"--peers, --clips and --rounds are for `avbench bench loader`; `bench {target}` has its own")
+    for name, value in (("--clips", sizes.clips), ("--rounds", sizes.rounds)):
+        if value < 0:
+            raise UsageError(f"{name} {value}: expected 1 or more")
     if json_file:
         check_json(json_file)
     if media is not None and not media.is_dir():
@@ -61,7 +74,9 @@ def measure(
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="avbench-bench-") as folder:
         data = _data(target, dataset, media, Path(folder), quick=quick)
-        scripts = [script for name in targets for script in scripts_of(name, data, preset_name, quick=quick)]
+        scripts = [
+            script for name in targets for script in scripts_of(name, data, preset_name, quick=quick, chosen=sizes)
+        ]
         for script in scripts:
             console.print(f"\n{script.result}: {script.file}", style="bold", markup=False)
             results[script.result] = run(script, Path(folder))

@@ -14,6 +14,7 @@ from typing import Any
 from avbench import shipped
 from avbench.bench.data import Data
 from avbench.errors import AvbenchError, UsageError
+from avbench.records import write_text
 
 
 class ScriptStopped(Exception):  # noqa: N818  it has said why
@@ -33,7 +34,24 @@ class Script:
     arguments: tuple[str, ...]
 
 
-def scripts_of(target: str, data: Data, preset: str, *, quick: bool) -> list[Script]:
+@dataclass(frozen=True)
+class LoaderSizes:
+    """What `bench loader` measures, where it is not the scripts' own choice: peers by name, clips an epoch, rounds."""
+
+    peers: tuple[str, ...] = ()
+    clips: int = 0
+    rounds: int = 0
+
+    def arguments(self, *names: str) -> tuple[str, ...]:
+        """Those of these names that were chosen, as a script takes them."""
+        values = {"peers": ",".join(self.peers), "clips": self.clips, "rounds": self.rounds}
+        return tuple(word for name in names if values[name] for word in (f"--{name}", str(values[name])))
+
+
+_OWN_CHOICE = LoaderSizes()
+
+
+def scripts_of(target: str, data: Data, preset: str, *, quick: bool, chosen: LoaderSizes = _OWN_CHOICE) -> list[Script]:
     """What answers a target's questions. quick: on so few clips that only whether it runs is learned."""
     dataset, media = str(data.dataset), ("--media", str(data.media)) if data.media else ()
     small = ("--rounds", "1") if quick else ()
@@ -42,8 +60,8 @@ def scripts_of(target: str, data: Data, preset: str, *, quick: bool) -> list[Scr
     steps = ("--steps", "1", "--step-batch", "2") if quick else ()
     if target == "loader":
         return [
-            Script("loader", "loader.py", (dataset, *media, *few)),
-            Script("floors", "floors.py", (dataset, "--preset", preset, *few, *steps)),
+            Script("loader", "loader.py", (dataset, *media, *few, *chosen.arguments("peers", "clips", "rounds"))),
+            Script("floors", "floors.py", (dataset, "--preset", preset, *few, *steps, *chosen.arguments("rounds"))),
         ]
     if target == "training":
         return [
@@ -78,10 +96,13 @@ def check_json(path: Path) -> None:
 
 
 def write_results(config: Any, **results: Any) -> None:
-    """Results and, under "config", the script's options as JSON, into the file that its option `json` names, if any."""
+    """Results and, under "config", the script's options as JSON, into the file that its option `json` names, if any.
+
+    The file is replaced as a whole: a script that is killed leaves what was written before.
+    """
     if config.json:
         options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-        config.json.write_text(json.dumps({"config": options, **results}, indent=1), encoding="utf-8")
+        write_text(config.json, json.dumps({"config": options, **results}, indent=1))
 
 
 def run_script(main: Callable[[], None]) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import tyro
 from torch import nn
 
 from avbench import shipped
+from avbench.arguments import named
 from avbench.distributed import current_world
 from avbench.engine.compiled import check_compiles
 from avbench.engine.ddp import DDPEngine
@@ -46,16 +46,14 @@ _ELSEWHERE = {
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What holds the network and steps it, and in how many parts a step is computed.
-
-    deepspeed_config: after construction the settings themselves, as JSON on one line, so that a saved configuration
-    needs no other file and a relative path is looked up once; empty for the default, and under ddp.
-    """
+    """What holds the network and steps it, and in how many parts a step is computed."""
 
     engine: Literal["ddp", "deepspeed"] = "ddp"
     """ddp: each rank holds all (one rank needs nothing of it); deepspeed: optimizer, gradients in parts by ZeRO."""
-    deepspeed_config: Annotated[str, tyro.conf.arg(metavar="FILE.json")] = ""
-    """DeepSpeed's settings (default: launch/zero1.json with --clip-norm)."""
+    # After construction the settings themselves, as JSON on one line, so that a saved configuration needs no other file
+    # and a relative path is looked up once; empty for the default, and under ddp.
+    deepspeed_config: Annotated[str, named("FILE.json", default="launch/zero1.json with --clip-norm")] = ""
+    """DeepSpeed's settings."""
     accumulation: int = 1
     """Micro-batches into which each rank cuts its part of a batch, one after the other: less memory, same step."""
     compile: bool = False

@@ -366,6 +366,12 @@ def _join_process_group(device: torch.device) -> None:
     os.environ.setdefault("LOCAL_RANK", str(world.local_rank))  # which srun does not set
     if dist.is_initialized():
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    on_gpu = device.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=dist.HashStore(),
+        rank=0,
+        world_size=1,
+        device_id=device if on_gpu else None,
+    )
     atexit.register(dist.destroy_process_group)

@@ -21,14 +21,19 @@ class OptimizerConfig:
     """
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Of every run."""
     learning_rate: float = 1e-3
+    """At the start; --schedule changes it."""
     momentum: float = 0.9
     """Of SGD."""
     weight_decay: float = 1e-4
+    """Of all parameters; adamw's is decoupled."""
     schedule: Literal["step", "cosine", "one-cycle", "constant"] = "step"
-    """step: times `decay` after every `decay_epochs`; cosine: to 0; one-cycle: linear up over `warmup`, then cosine."""
+    """step: times --decay after every --decay-epochs; cosine: to 0; one-cycle: linear up over --warmup, then cosine."""
     decay_epochs: int = 70
+    """Epochs between two steps of schedule step."""
     decay: float = 0.1
+    """What a step of schedule step multiplies the learning rate by."""
     warmup: float = 0.3
     """Share of all steps in which one-cycle rises."""
     clip_norm: float = 0.0

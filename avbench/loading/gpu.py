@@ -14,6 +14,10 @@ import torch
 from avbench.errors import UsageError
 
 DALI_CUDA = 12  # the major version of CUDA that nvidia-dali-cuda120 is built for
+JPEG_ENGINE_SHARE = 0.0
+"""Of a batch, what is decoded by a GPU's engine for JPEG. 0: nothing, all is decoded by its cores. With a share between
+0 and 1 two decoders, which round differently, would take turns by a picture's place in the batch, and that hangs on the
+number of ranks."""
 _OLDEST_DRIVER = "525"  # of CUDA 12
 _WAY_OUT = "update the driver, or train on the CPU with CUDA_VISIBLE_DEVICES= (empty)"
 
@@ -53,7 +57,7 @@ def why_unused() -> str:
 
 
 def jpeg_engines(device: torch.device) -> int | None:
-    """How many engines for JPEG a GPU has; with none its cores decode. None where nvJPEG does not say."""
+    """How many engines for JPEG a GPU has. None where nvJPEG does not say."""
     try:
         with torch.cuda.device(device):
             return _engines(ctypes.CDLL(str(_nvjpeg())))
@@ -61,11 +65,14 @@ def jpeg_engines(device: torch.device) -> int | None:
         return None
 
 
-def jpeg_text(engines: int | None) -> str:
-    """What is worth saying of a GPU's way to decode JPEG; nothing where it has engines."""
+def jpeg_text(engines: int | None, *, share: float = JPEG_ENGINE_SHARE) -> str:
+    """By what a GPU decodes JPEG, in words. share: see JPEG_ENGINE_SHARE."""
+    if not share:
+        spared = f"its {engines} JPEG engine(s) unused, " if engines else ""
+        return f"by its cores, {spared}so that a picture is the same on every card and at every place in a batch"
     if engines is None:
         return "nvJPEG does not say whether this GPU has an engine for JPEG; without one its cores decode"
-    return "" if engines else "this GPU has no engine for JPEG: its cores decode, beside training"
+    return f"by {engines} JPEG engine(s)" if engines else "by its cores, beside training: it has no engine for JPEG"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

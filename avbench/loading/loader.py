@@ -10,13 +10,15 @@ import ctypes
 import os
 import queue
 import threading
+import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from avbench.dataset import Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError, unknown
 from avbench.loading.features import Preset, VisualPreset
-from avbench.loading.gpu import first_line, is_out_of_memory
+from avbench.loading.gpu import JPEG_ENGINE_SHARE, first_line, is_out_of_memory
 from avbench.loading.order import (
     EpochOrder,
     SequentialOrder,
@@ -41,6 +43,7 @@ from avbench.loading.order import (
 from avbench.loading.pipeline import (
     AudioFeed,
     Feed,
+    Resampling,
     VisualFeed,
     audio_buffers,
     audio_pipeline,
@@ -53,6 +56,7 @@ from avbench.loading.pipeline import (
     visual_pipeline,
     window_samples,
 )
+from avbench.loading.pool import DecodingPipeline, PipelinePool, pool_sizes
 from avbench.loading.stored_spectrogram import (
     SpectrogramFeed,
     SpectrogramPipeline,
@@ -65,6 +69,7 @@ AnyFeed = Feed | SpectrogramFeed
 
 DEFAULT_PREFETCH = 2
 _SLICES_AT_ONCE = 32  # batches whose clips are computed together, see EpochOrder.rank_slices
+_STALLS_KEPT = 100  # events before those that are over are added up
 _CPU = torch.device("cpu")
 _ALONE = World()
 
@@ -77,11 +82,14 @@ class Loader:
     training: shuffled, with random crop, flip and frame, all keyed by (seed, epoch, clip id); otherwise ascending ids
         and the test transform.
     modalities: what to decode; of a modality that nobody reads no byte is touched.
-    threads: of DALI, for each modality. prefetch: batches worked on ahead of the consumer; one more waits finished.
+    threads: of DALI, all its pools together, each of which has at least one. prefetch: batches worked on ahead of the
+        consumer; one more waits finished.
     dtype: of audio and frames, rounded to it when all else is done. cores: that the loader's threads and DALI's keep
         to; None: those of the thread that asks for an epoch.
     shuffle_shards: 0 shuffles over the whole epoch; a number restricts shuffling to windows of that many whole shards,
         for slow storage.
+    pool: whose pipelines are used, by loaders that take turns; None: one of the loader's own.
+    jpeg_engine_share: see loading.gpu.JPEG_ENGINE_SHARE.
 
     A clip whose bytes do not fit their checksum is replaced by a stock silent clip and picture, has `valid` False, and
     is named in `bad_clips` (clip id -> what was wrong). Bytes that fit but cannot be decoded raise DatasetError.
@@ -106,6 +114,8 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         cores: Collection[int] | None = None,
         shuffle_shards: int = 0,
+        pool: PipelinePool | None = None,
+        jpeg_engine_share: float = JPEG_ENGINE_SHARE,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("threads", threads), ("prefetch", prefetch)):
             if value < 1:
@@ -130,15 +140,19 @@ class Loader:
         self._clip_ids = clip_ids if training else np.sort(clip_ids)
         self._windows = ShardWindows.of(dataset.shards[clip_ids], shards=shuffle_shards) if shuffle_shards else None
         self._spectrogram: StoredSpectrogram | None = None
-        self._pipelines: dict[Modality, _Pipeline] = {}
+        self._own_pool = PipelinePool()
+        self._pool = self._own_pool if pool is None else pool
+        self._jpeg_engine_share = jpeg_engine_share
+        self._pipelines: dict[Modality, DecodingPipeline] = {}  # of the epoch that is under way
         self._audio_buffers = audio_buffers(preset.audio, -(-batch_size // world.size))
         self._position = {"epoch": 0, "batch": 0}
         self._worker: _Worker | None = None
         # Of its own: on the default one it would wait for training's kernels. One for all epochs, since torch keeps
         # memory by stream.
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
-        # Before and after each wait of the consumer's stream; of loaders that nobody asks the newest.
-        self._stalls: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque(maxlen=1000)
+        # Before and after each wait of the consumer's stream; those that are over are added up.
+        self._stalls: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
+        self._stalled_milliseconds = 0.0
         self.modalities = modalities
 
     def __len__(self) -> int:
@@ -193,8 +207,9 @@ class Loader:
 
         To be asked when the stream is done with the last of them.
         """
-        milliseconds = sum(before.elapsed_time(after) for before, after in self._stalls)
+        milliseconds = self._stalled_milliseconds + sum(before.elapsed_time(after) for before, after in self._stalls)
         self._stalls.clear()
+        self._stalled_milliseconds = 0.0
         return milliseconds / 1e3
 
     def _handed_over(self, finished: _Finished) -> Batch:
@@ -210,6 +225,9 @@ class Loader:
             stream.wait_event(finished.ready)
             after.record(stream)
             self._stalls.append((before, after))
+            while len(self._stalls) > _STALLS_KEPT and self._stalls[0][1].query():
+                begun, over = self._stalls.popleft()
+                self._stalled_milliseconds += begun.elapsed_time(over)
             for tensor in (batch.audio, batch.frames, batch.label, batch.clip_id):
                 if tensor is not None:
                     tensor.record_stream(stream)
@@ -222,9 +240,12 @@ class Loader:
             self._worker = None
 
     def close(self) -> None:
-        """Stop working ahead and let go of DALI's memory and threads; a later `epoch()` builds them again."""
+        """Stop working ahead and let go of DALI's memory and threads; a later `epoch()` builds them again.
+
+        Those of a pool that was given stay, for the other loaders.
+        """
         self.close_epoch()
-        self._pipelines.clear()
+        self._own_pool.close()
 
     def _work(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Finished]:
         """The epoch's batches; runs in the worker's thread."""
@@ -233,10 +254,12 @@ class Loader:
         ahead: deque[_Prepared] = deque()
         with torch.cuda.stream(self._stream):  # of this thread; None: as it is
             try:
-                pipelines = {modality: self._pipeline(modality) for modality in modalities}
+                for modality in modalities:
+                    build = partial(self._build, modality, modalities)
+                    self._pipelines[modality] = self._pool.borrow(modality, self._kind(modality, modalities), build)
                 for prepared in self._prepare(epoch, first_batch, modalities):
                     for modality, feed in prepared.feeds.items():
-                        pipelines[modality].feed(feed)
+                        self._pipelines[modality].feed(feed)
                     ahead.append(prepared)
                     if len(ahead) == self.prefetch:
                         yield self._finish(ahead.popleft(), modalities)
@@ -248,12 +271,11 @@ class Loader:
 
     def _drain(self, modalities: tuple[Modality, ...]) -> None:
         """Leave the pipelines empty for the next epoch; one that failed is built anew then."""
-        for modality in modalities:
-            try:
-                if modality in self._pipelines:
-                    self._pipelines[modality].drain()
-            except RuntimeError:
-                del self._pipelines[modality]
+        while self._pipelines:
+            modality, pipeline = self._pipelines.popitem()
+            with suppress(RuntimeError):
+                pipeline.drain()
+                self._pool.give_back(modality, self._kind(modality, modalities), pipeline)
 
     def _prepare(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Prepared]:
         """Choose this rank's clips and check their bytes, batch by batch."""
@@ -297,21 +319,47 @@ class Loader:
             flips(clip_ids, **key),
         )
 
-    def _pipeline(self, modality: Modality) -> _Pipeline:
-        """The modality's pipeline, built when first asked for and kept."""
-        if modality not in self._pipelines:
-            clips = -(-self.batch_size // self.world.size)
-            self._pipelines[modality] = self._build(modality, clips=clips, depth=self.prefetch)
-        return self._pipelines[modality]
+    @property
+    def _clips_at_most(self) -> int:
+        """In a slice."""
+        return -(-self.batch_size // self.world.size)
 
-    def _build(self, modality: Modality, *, clips: int, depth: int) -> _Pipeline:
-        options = {"threads": self.threads, "device": self.device, "depth": depth}
+    @property
+    def _resampling(self) -> Resampling:
+        return resampling_of(self.dataset.distinct_sample_rates, self.preset.audio.sample_rate_hz)
+
+    def _threads_of(self, modality: Modality, modalities: tuple[Modality, ...]) -> int:
+        """Of the modality's pipeline beside those of the others."""
+        by_dali = [each for each in modalities if each == "visual" or self._spectrogram is None]
+        return pool_sizes(self.threads, by_dali, on_gpu=self.device.type == "cuda").get(modality, 0)
+
+    def _kind(self, modality: Modality, modalities: tuple[Modality, ...]) -> Hashable:
+        """What tells the modality's pipeline from others."""
+        machine = self.device, self.prefetch, self._threads_of(modality, modalities), frozenset(self.cores or ())
         if modality == "visual":
-            return visual_pipeline(self.preset.visual, max_batch_size=clips * self.preset.visual.frames, **options)
+            return self.preset.visual, self._clips_at_most, self._jpeg_engine_share, machine
+        # The one for stored spectrograms writes to the loader's own buffers.
+        source = self._resampling if self._spectrogram is None else self._audio_buffers
+        return self.preset.audio, self._clips_at_most, source, machine
+
+    def _build(self, modality: Modality, modalities: tuple[Modality, ...], *, alone: bool = False) -> DecodingPipeline:
+        """alone: for one clip at a time."""
+        clips = 1 if alone else self._clips_at_most
+        options = {
+            "threads": 1 if alone else self._threads_of(modality, modalities),
+            "device": self.device,
+            "depth": 1 if alone else self.prefetch,
+        }
+        if modality == "visual":
+            return visual_pipeline(
+                self.preset.visual,
+                max_batch_size=clips * self.preset.visual.frames,
+                jpeg_engine_share=self._jpeg_engine_share,
+                **options,
+            )
         if self._spectrogram is not None:
             return SpectrogramPipeline(self._spectrogram, buffers=self._audio_buffers, device=self.device)
-        resampling = resampling_of(self.dataset.distinct_sample_rates, self.preset.audio.sample_rate_hz)
-        return audio_pipeline(self.preset.audio, resampling=resampling, max_batch_size=clips, **options)
+        return audio_pipeline(self.preset.audio, resampling=self._resampling, max_batch_size=clips, **options)
 
     @property
     def resampling_text(self) -> str:
@@ -335,7 +383,8 @@ class Loader:
                 taken[modality] = self._take(modality, prepared)
             except RuntimeError as error:
                 # DALI names neither the clip nor goes on after an error.
-                self._pipelines.pop(modality)
+                del self._pipelines[modality]
+                traceback.clear_frames(error.__traceback__)  # they hold its memory
                 if is_out_of_memory(error):
                     raise UsageError(
                         f"not enough GPU memory to decode {len(prepared.clip_ids)} clips ({first_line(error)}); "
@@ -349,6 +398,7 @@ class Loader:
             clip_id=on_device(prepared.clip_ids, self.device),
             valid=torch.from_numpy(prepared.valid),  # stays on the CPU: to ask it must not wait for a GPU
             position=prepared.position,
+            rows=torch.from_numpy(prepared.clip_ids),
         )
         return _Finished(batch, prepared.bad, ready=None if self._stream is None else self._stream.record_event())
 
@@ -368,15 +418,22 @@ class Loader:
         return finish_frames(taken, frames=visual.frames).to(self.dtype)
 
     def _undecodable(self, prepared: _Prepared, modality: Modality) -> DatasetError | None:
-        """Decode the clips of a failed batch one by one; the error that names those that fail, None where none does."""
-        failed = []
-        for row, clip_id in enumerate(prepared.clip_ids):
-            alone = self._build(modality, clips=1, depth=1)
-            try:
-                alone.feed(prepared.feeds[modality].of_clip(row, clips=len(prepared.clip_ids)))
-                alone.take()
-            except RuntimeError:
-                failed.append(self.dataset.key(clip_id))
+        """Decode the clips of a failed batch one by one; the error that names those that fail.
+
+        None where none does, and where not even a stock clip can be decoded: that is no fault of the clips.
+        """
+        try:
+            alone = self._tried(modality)
+            failed = []
+            for row, clip_id in enumerate(prepared.clip_ids):
+                try:
+                    alone.feed(prepared.feeds[modality].of_clip(row, clips=len(prepared.clip_ids)))
+                    alone.take()
+                except RuntimeError:
+                    failed.append(self.dataset.key(clip_id))
+                    alone = self._tried(modality)  # the one before is of no use after a failure
+        except RuntimeError:
+            return None
         if not failed:
             return None
         return DatasetError(
@@ -384,13 +441,15 @@ class Loader:
             f"run `avbench verify {self.dataset.path} --quarantine` to set such clips aside"
         )
 
-
-class _Pipeline(Protocol):
-    """What makes numbers of a modality's bytes, batch by batch: DALI's, or our own for stored spectrograms."""
-
-    def feed(self, feed: Any) -> None: ...
-    def take(self) -> torch.Tensor: ...
-    def drain(self) -> None: ...
+    def _tried(self, modality: Modality) -> DecodingPipeline:
+        """A pipeline for one clip at a time that has decoded a stock clip. Raises RuntimeError where that fails."""
+        pipeline = self._build(modality, (modality,), alone=True)  # DALI's are tried when they are built
+        if modality == "audio" and self._spectrogram is not None:
+            pipeline.feed(SpectrogramFeed([self._spectrogram.silence()]))
+            pipeline.take()
+        if self._stream is not None:
+            self._stream.synchronize()
+        return pipeline
 
 
 def _check_frame_phase(dataset: Dataset, preset: Preset) -> None:
@@ -473,7 +532,8 @@ class _Reader:
             except _BadBytesError as error:
                 bad[clip_id] = str(error)
                 clips.append(self._stock)
-        valid = ~np.isin(clip_ids, [*bad, *self.left_out])
+        # Clip by clip: of all that is left out an array would have to be made for every batch.
+        valid = np.array([clip not in bad and clip not in self.left_out for clip in clip_ids.tolist()], bool)
         return _Prepared(position, clip_ids, self._feeds(clip_ids, clips, starts, crops, valid), valid, bad)
 
     def _feeds(

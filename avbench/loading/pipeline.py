@@ -28,11 +28,16 @@ from nvidia.dali.plugin.pytorch import feed_ndarray
 from torch import Tensor
 
 from avbench.loading.features import AudioPreset, FilterBank, PowerSpectrogram, Stft, VisualPreset
+from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.transforms import filter_bank, power_spectrogram
 
 _RESAMPLING_LOBES = 16  # of the sinc, each side; also those of DALI's quality 50, its default
 _RESAMPLING_MARGIN_SECONDS = 0.05  # kept around the wanted part before resampling, so that the filters see beyond it
 _STOCK_SIDE = 16
+# What nvJPEG keeps for each decoding thread, bytes, and the size of picture that it makes room for beforehand. Packed
+# pictures are tens of kilobytes, with a shorter side of 256 pixels; DALI's own 16 and twice 8 MiB a thread, for each
+# graph, come to most of a gigabyte. A larger picture takes more when it comes.
+_DEVICE_PADDING, _PINNED_PADDING, _LARGEST_SIDE = 2 << 20, 1 << 20, 512
 _KEPT_BUFFERS = 4  # one being filled, one waiting, one just taken by the consumer, one that it is about to let go
 
 
@@ -151,7 +156,8 @@ class FeaturePipeline:
     Batches may have any size from 1 to `max_batch_size`. `take` raises RuntimeError where DALI could not decode; the
     pipeline is of no use afterwards.
 
-    graph: given a torch.device, defines the graph and returns its one output. stock: a batch that is sure to decode.
+    graph: given a torch.device, defines the graph and returns its one output. stock: a batch that is sure to decode;
+        on a GPU as large as those to come, since nvImageCodec settles in the first how it shares out all later ones.
     inputs: names of the graph's inputs; DALI refuses data for one that the graph does not use.
     finish: makes the batch's tensor of DALI's output and the feed's `inputs()`; None where the output is that tensor.
         DALI takes its output back when `finish` returns.
@@ -286,8 +292,10 @@ def audio_pipeline(preset: AudioPreset, *, resampling: Resampling, **options: An
             waveform = waveform.gpu()
         return _powers(waveform, preset) if isinstance(preset.transform, Stft) else waveform
 
-    rate_hz = np.array([preset.sample_rate_hz])
-    stock = AudioFeed([stock_audio(preset)], rate_hz, np.array([preset.samples]), np.array([0]), preset)
+    # On a CPU one is enough, and a batch of them would take longer than building the graph.
+    clips = options["max_batch_size"] if options["device"].type == "cuda" else 1
+    rates_hz, samples = np.full(clips, preset.sample_rate_hz), np.full(clips, preset.samples)
+    stock = AudioFeed([stock_audio(preset)] * clips, rates_hz, samples, np.zeros(clips, np.int64), preset)
     inputs = ["encoded"]
     if resampling != "none":
         inputs += ["low_pass", "read_from", "skip"]
@@ -422,8 +430,22 @@ def _transformed(waveforms: Any, steps: Any, preset: AudioPreset) -> Any:
     return power_spectrogram(waveforms, preset.transform, preset.sample_rate_hz)
 
 
-def visual_pipeline(preset: VisualPreset, **options: Any) -> FeaturePipeline:
-    """JPEGs -> normalized crops, float32 [N, H, W, 3]; only the part of a picture that a box covers is decoded."""
+def visual_pipeline(
+    preset: VisualPreset, *, jpeg_engine_share: float = JPEG_ENGINE_SHARE, **options: Any
+) -> FeaturePipeline:
+    """JPEGs -> normalized crops, float32 [N, H, W, 3]; only the part of a picture that a box covers is decoded.
+
+    jpeg_engine_share: see loading.gpu.JPEG_ENGINE_SHARE.
+    """
+    on_gpu = options["device"].type == "cuda"
+    of_gpu: dict[str, Any] = {
+        "hw_decoder_load": jpeg_engine_share,
+        "affine": False,  # DALI would bind its threads to cores of its own choice, on every rank to the same ones
+        "device_memory_padding": _DEVICE_PADDING,
+        "host_memory_padding": _PINNED_PADDING,
+        "preallocate_width_hint": _LARGEST_SIDE,
+        "preallocate_height_hint": _LARGEST_SIDE,
+    }
 
     def graph(device: torch.device) -> Any:
         encoded = _input("encoded", types.UINT8, 1)
@@ -433,11 +455,12 @@ def visual_pipeline(preset: VisualPreset, **options: Any) -> FeaturePipeline:
             start=start,
             shape=shape,
             axes=[1, 0],
-            device="mixed" if device.type == "cuda" else "cpu",
+            device="mixed" if on_gpu else "cpu",
             jpeg_fancy_upsampling=True,  # the GPU's decoder then upsamples colour as the CPU's does
             output_type=types.RGB,
+            **(of_gpu if on_gpu else {}),
         )
-        if device.type == "cpu":
+        if not on_gpu:
             return crops
         flip = _input("flip", types.INT32, 0)
         resized = fn.resize(crops, size=[preset.height, preset.width], interp_type=types.INTERP_LINEAR, antialias=True)
@@ -450,9 +473,9 @@ def visual_pipeline(preset: VisualPreset, **options: Any) -> FeaturePipeline:
             std=[255 * value for value in preset.deviation],
         )
 
-    box = stock_box()[None]
-    stock = VisualFeed([stock_picture()], box, np.zeros(1, bool))
-    on_gpu = options["device"].type == "cuda"
+    pictures = options["max_batch_size"] if on_gpu else 1
+    boxes = np.repeat(stock_box()[None], pictures, axis=0)
+    stock = VisualFeed([stock_picture()] * pictures, boxes, np.zeros(pictures, bool))
     inputs = ("encoded", "start", "shape", *(("flip",) if on_gpu else ()))
     finish = None if on_gpu else _Resizing(preset, options["max_batch_size"])
     return FeaturePipeline(graph, stock, inputs=inputs, finish=finish, **options)

@@ -7,6 +7,7 @@ threads for the loader's thread there, against the one that trains, so would a l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -24,12 +25,11 @@ Array = Any  # a NumPy array or a torch tensor, float32
 
 def power_spectrogram(waveforms: Array, transform: PowerSpectrogram, sample_rate_hz: int) -> Array:
     """The standardized logarithm of power densities, [..., T, F], of waveforms [..., samples]."""
-    weights = _tukey(transform.n_fft, transform.taper)
     windows = _windows(waveforms, transform.n_fft, transform.hop_length)
     centred = windows - _mean(windows)
-    centred *= _like(weights, waveforms)
+    centred *= _constant(waveforms, _tukey, transform.n_fft, transform.taper)
     powers = _powers(centred, transform.n_fft)
-    powers *= _like(_density_scale(transform, sample_rate_hz), waveforms)
+    powers *= _constant(waveforms, _density_scale, transform, sample_rate_hz)
     # log(density / offset + 1) is log(density + offset) but for a constant, which the mean takes off again; of silence
     # it is exactly 0, where the rounded mean of another constant would be divided by a deviation of 0.
     powers += 1
@@ -49,7 +49,7 @@ def filter_bank(waveforms: Array, steps: np.ndarray, transform: FilterBank, samp
     # once, and a window's mean is taken off as pre-emphasis leaves it.
     emphasized = _windows(waveforms[..., 1:] - share * waveforms[..., :-1], size - 1, hop)
     emphasized = emphasized - (1 - share) * _mean(_windows(waveforms, size, hop))
-    emphasized *= _like(np.hanning(size).astype(np.float32)[1:], waveforms)
+    emphasized *= _constant(waveforms, _hann, size)
     powers = _powers(emphasized, transform.n_fft)
     values = _log(_mel_energies(powers, transform, sample_rate_hz).clip(min=transform.floor))
     values *= _like((np.arange(values.shape[-2]) < np.asarray(steps)[..., None])[..., None], waveforms)
@@ -78,14 +78,20 @@ def _mel(hertz: Any) -> Any:
 
 
 def _mel_energies(powers: Array, transform: FilterBank, sample_rate_hz: int) -> Array:
-    filters = mel_filters(transform, sample_rate_hz)
     # Two filters hold a frequency: the sparse product is three times as fast, and in one thread.
-    return powers @ (_like(filters, powers) if isinstance(powers, Tensor) else _sparse(transform, sample_rate_hz))
+    filters = mel_filters if isinstance(powers, Tensor) else _sparse
+    return powers @ _constant(powers, filters, transform, sample_rate_hz)
 
 
 @cache
 def _sparse(transform: FilterBank, sample_rate_hz: int) -> Any:
     return scipy.sparse.csr_array(mel_filters(transform, sample_rate_hz))
+
+
+@cache
+def _hann(size: int) -> np.ndarray:
+    """A symmetric Hann window without its first weight, which is 0; float32 [size - 1]."""
+    return np.hanning(size).astype(np.float32)[1:]
 
 
 @cache
@@ -128,9 +134,23 @@ def _log(values: Array) -> Array:
     return values.log_() if isinstance(values, Tensor) else np.log(values, out=values)
 
 
-def _like(constant: np.ndarray, values: Array) -> Array:
-    """The constant in the library, and on the device, of the values."""
-    return on_device(constant, values.device) if isinstance(values, Tensor) else constant
+def _like(array: np.ndarray, values: Array) -> Array:
+    """The array in the library, and on the device, of the values."""
+    return on_device(array, values.device) if isinstance(values, Tensor) else array
+
+
+def _constant(values: Array, make: Callable[..., Any], *arguments: Any) -> Array:
+    """What `make` gives of the arguments, in the library, and on the device, of the values."""
+    return _placed(values.device, make, *arguments) if isinstance(values, Tensor) else make(*arguments)
+
+
+@cache
+def _placed(device: torch.device, make: Callable[..., Any], *arguments: Any) -> Tensor:
+    """Made once for each device. It is there when this returns: other loaders use it on streams of their own."""
+    tensor = on_device(make(*arguments), device)
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    return tensor
 
 
 def on_device(array: np.ndarray, device: torch.device) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs
 from avbench.engine import Engine
+from avbench.models.resnet import WIDTH
 
 T = TypeVar("T")
 
@@ -53,10 +54,18 @@ class RunView(Protocol):
     clock: Clock
     steps_per_epoch: int
 
-    def batches(self, part: Part, *, epoch: int, training: bool) -> Iterable[Batch]:
+    def batches(self, part: Part, *, epoch: int, training: bool, first_batch: int = 0) -> Iterable[Batch]:
         """A pass over the clips of a part, as `train_step` gets its batches; a collective.
 
         training: shuffled and augmented, by a random stream that belongs to (part, epoch) and to no run's training.
+        first_batch: the one to begin with, the `position` of a batch that an interrupted pass did not come to.
+        Between two batches the run may be saved, see `Method.resumes_passes`, or be interrupted by an exception.
+        """
+
+    def fork(self, name: str, part: Callable[[nn.Module], nn.Module]) -> Engine:
+        """`engine.fork(part)`, kept in what is saved before `before_epoch` returns, by name.
+
+        Where the run was resumed from there, the fork of that name is as it was then. A collective.
         """
 
     def learning_rate_at(self, *, step: int, epoch: int) -> float:
@@ -73,6 +82,7 @@ class Method:
     """Base of all methods: mean cross-entropy of the network's logits.
 
     config: an instance of the class's own `Config`. classes: number of classes. seed: of initialization and noise.
+    width: channels of the encoders' first stage, which the trainer sets before it asks for the network.
     """
 
     @dataclass(frozen=True)
@@ -84,12 +94,27 @@ class Method:
     modalities: ClassVar[Sequence[Modality]] = MODALITIES  # what it reads
     confidence_of: ClassVar[Modality | None] = None  # its true-label probability feeds that store
     leaves_unused_parameters: ClassVar[bool] = False  # told to DDP
-    parts: ClassVar[Sequence[Part]] = ("train",)  # whose clips it reads
+    parts_see_each_other: ClassVar[bool] = False  # its part of a modality hangs on the other modality, too
+    parts: ClassVar[Sequence[Part]] = ("train",)  # whose clips it reads before epochs
+    # Whether `before_epoch` can go on from between any two of its batches: by then `state_dict` has all of its progress
+    # but the forks. Otherwise its passes are made again from the first one when they are interrupted.
+    resumes_passes: ClassVar[bool] = False
 
     def __init__(self, config: Any, *, classes: int, seed: int) -> None:
         self.config = config
         self.classes = classes
         self.seed = seed
+        self.width = WIDTH
+
+    @property
+    def trains_on(self) -> Part:
+        """The part of train whose clips `train_step` gets; the same for all of a run, an option may decide it.
+
+        All runs of a pass see the same batches of train; of each a run gets the rows of its part, and where no rank has
+        one there is no step. A clip that it does not get counts nowhere in its training: not in its losses and
+        accuracies, not in a confidence store.
+        """
+        return "train"
 
     def build_model(self) -> nn.Module:
         """The network, freshly initialized from torch's global generator: `forward(batch) -> Outputs`, `.encoders`."""
@@ -132,6 +157,16 @@ class Method:
         parts = {name: torch.softmax(logits, dim=1) for name, logits in outputs.unimodal_logits.items()}
         return {"prediction": torch.softmax(outputs.logits, dim=1), **parts}
 
+    def log_probabilities(self, outputs: Outputs) -> Tensor:
+        """Natural logarithms of the prediction's class probabilities, [B, classes], by which clips are ranked.
+
+        From the logits in float64, which keeps apart what probabilities cannot: near 1 they are all equal. Of a method
+        that has probabilities of its own, their logarithms; override this as well where logits say more.
+        """
+        if type(self).probabilities is not Method.probabilities:
+            return torch.log(self.probabilities(outputs)["prediction"].double())
+        return log_softmax(outputs.logits)
+
     def uncertainty(self, outputs: Outputs) -> Tensor | None:
         """How unsure the prediction is, [B] in [0, 1], for methods that say so."""
         return None
@@ -150,6 +185,20 @@ class Method:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Natural logarithms of softmax(logits), float64 [B, classes], exact near 0 as well.
+
+    With m the highest logit, log p_k = z_k - m - log(1 + sum of exp(z_j - m) over all others). A sum that has the 1 in
+    it would lose all others from a margin of 17 on in float32, of 37 in float64, and the most confident clips were all
+    equal: so the others are added up alone, for log1p. Their logarithm fits float32 up to a margin of 100.
+    """
+    values = logits.double()
+    highest = values.max(dim=1, keepdim=True)
+    below = values - highest.values
+    others = below.exp().scatter(1, highest.indices, 0.0).sum(dim=1, keepdim=True)
+    return below - torch.log1p(others)
 
 
 def global_mean(losses: Tensor, batch: Batch, engine: Engine) -> Tensor:

@@ -29,4 +29,4 @@ class Baseline(Method):
 
     def build_model(self) -> nn.Module:
         """Late fusion."""
-        return LateFusion(self.classes, self.config.fusion)
+        return LateFusion(self.classes, self.config.fusion, width=self.width)

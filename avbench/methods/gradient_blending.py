@@ -5,7 +5,7 @@ Wang, Tran, Feiszli, "What Makes Training Multi-Modal Classification Networks Ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast
@@ -16,24 +16,14 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Clock, Outputs
 from avbench.engine import Engine
-from avbench.methods.base import Method, Part, RunView, Step, global_mean
+from avbench.methods.base import Method, Part, RunView, Step
+from avbench.methods.probe import Losses, Probe
 from avbench.models.multihead import HEADS, JOINT, MultiHead
+
+__all__ = ["HEADS", "Blend", "GradientBlending", "Losses", "blend"]
 
 # O^2 may come out as next to nothing by chance, and its head would then get all the weight.
 LEAST_SQUARED_OVERFITTING = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Losses:
-    """Mean losses of one head at one checkpoint, on the clips that estimates train on and on those held out."""
-
-    estimation: float
-    held_out: float
-
-    @property
-    def overfitting(self) -> float:
-        """O: how much higher the loss is on clips that were not trained on."""
-        return self.held_out - self.estimation
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +69,7 @@ class GradientBlending(Method):
     train (for as many epochs as the super-epoch has) and its losses are measured there and on the other 10 %, in
     evaluation mode (before the first step, with batch norm's statistics filled by a pass). The three run in lockstep on
     the same decoded batches, on copies: the network, its optimizer, its statistics and all random states are left as
-    they were. Neither val nor test is looked at.
+    they were. Neither val nor test is looked at. An estimate that is interrupted goes on where it was.
     """
 
     @dataclass(frozen=True)
@@ -90,6 +80,8 @@ class GradientBlending(Method):
         """online: estimate before every super-epoch; offline: once, from the initial network, over all epochs."""
         super_epoch: int = 10
         """Epochs between estimates, and of an estimate, when online."""
+        trains_on: Literal["train", "estimation"] = "train"
+        """TODO."""
 
         def __post_init__(self) -> None:
             if self.super_epoch < 1:
@@ -98,15 +90,22 @@ class GradientBlending(Method):
     name = "gradient-blending"
     network = "two ResNet-18s, a linear layer on each and one on both"
     parts = ("train", "estimation", "held-out")
+    resumes_passes = True
 
     def __init__(self, config: Any, *, classes: int, seed: int) -> None:
         super().__init__(config, classes=classes, seed=seed)
         self.weights = {head: 1.0 / len(HEADS) for head in HEADS}
         self.estimated_at = -1  # epoch before which the weights were last estimated
+        self._under_way: Probe | None = None
+
+    @property
+    def trains_on(self) -> Part:
+        """All of train or what estimates train on, as the option says."""
+        return cast(Part, self.config.trains_on)
 
     def build_model(self) -> nn.Module:
         """Both encoders and three heads."""
-        return MultiHead(self.classes)
+        return MultiHead(self.classes, width=self.width)
 
     def loss(self, outputs: Outputs, batch: Batch, clock: Clock) -> Tensor:
         """The blended loss of each clip, [B]."""
@@ -128,30 +127,30 @@ class GradientBlending(Method):
         before, after = self._probe(run, epochs=min(self._super_epoch(run.clock), run.clock.epochs - epoch))
         blended = blend(before, after, self.weights)
         self.weights, self.estimated_at = blended.weights, epoch
-        run.say(_described(blended), **{f"weight/{head}": weight for head, weight in self.weights.items()})
+        run.say(_described(blended), **_numbers(self.weights, before, after))
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights, and when they were estimated."""
-        return {"weights": dict(self.weights), "estimated_at": self.estimated_at}
+        """The weights, when they were estimated, and the estimate that is under way. A collective."""
+        under_way = {} if self._under_way is None else {"probe": self._under_way.state_dict()}
+        return {"weights": dict(self.weights), "estimated_at": self.estimated_at, **under_way}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
         self.weights, self.estimated_at = dict(state["weights"]), state["estimated_at"]
+        self._under_way = Probe.from_state(state["probe"]) if "probe" in state else None
 
     def _super_epoch(self, clock: Clock) -> int:
         return clock.epochs if self.config.mode == "offline" else self.config.super_epoch
 
     def _probe(self, run: RunView, *, epochs: int) -> tuple[dict[str, Losses], dict[str, Losses]]:
         """Each head's losses now, and after training it alone for some epochs."""
-        branches = {head: run.engine.fork(partial(_branch, head=head)) for head in HEADS}
-        if run.clock.step == 0:
-            _fill_statistics(run, _longest_first(branches))
-        before = _measure(run, branches)
-        for ahead in range(epochs):
-            _train(run, _longest_first(branches), ahead=ahead)
-        after = _measure(run, branches)
+        if self._under_way is None or self._under_way.epochs != epochs:  # resumed with another number of epochs
+            self._under_way = Probe(epochs=epochs, fills=run.clock.step == 0)
+        branches = {head: run.fork(f"{head}-{epochs}", partial(_branch, head=head)) for head in HEADS}
+        before, after = self._under_way.go_on(run, branches)
         for branch in branches.values():
             branch.release()
+        self._under_way = None
         return before, after
 
 
@@ -159,70 +158,16 @@ def _branch(model: nn.Module, head: str) -> nn.Module:
     return cast(MultiHead, model).branch(head)
 
 
-def _longest_first(branches: Mapping[str, Engine]) -> list[Engine]:
-    return sorted(branches.values(), key=lambda branch: len(branch.parameters), reverse=True)
-
-
-def _fill_statistics(run: RunView, branches: Sequence[Engine]) -> None:
-    """Let batch norm see a pass over the estimation part.
-
-    Before the first step its running statistics are 0 and 1, those of no data: losses in evaluation mode would be those
-    of another network than the one that trains, and their fall would be taken for a gain.
-    """
-    for batch in run.batches("estimation", epoch=0, training=False):
-
-        def look(branch: Engine, batch: Batch = batch) -> None:
-            with torch.no_grad():
-                branch.forward(batch)
-
-        run.each(branches, look)
-
-
-def _train(run: RunView, branches: Sequence[Engine], *, ahead: int) -> None:
-    """An epoch of every branch on the estimation part, at the rates that the run itself is going to have."""
-    epoch = run.clock.epoch + ahead
-    first = run.clock.step + ahead * run.steps_per_epoch
-    for number, batch in enumerate(run.batches("estimation", epoch=epoch, training=True)):
-        # The part is smaller than train, so an epoch of it never outruns the run's own.
-        rate = run.learning_rate_at(step=first + number, epoch=epoch)
-
-        def step(branch: Engine, batch: Batch = batch, rate: float = rate) -> None:
-            branch.set_learning_rate(rate)
-            for part in branch.micro_batches(batch):
-                losses = F.cross_entropy(branch.forward(part).logits, part.label, reduction="none")
-                branch.backward(global_mean(losses, part, branch))
-            branch.step()
-
-        run.each(branches, step)
-
-
-def _measure(run: RunView, branches: Mapping[str, Engine]) -> dict[str, Losses]:
-    """Mean losses of every branch on both parts, in evaluation mode; the same on every rank. A collective."""
-    for branch in branches.values():
-        branch.average_buffers()
-    measured = {part: _mean_losses(run, list(branches.values()), part) for part in ("estimation", "held-out")}
+def _numbers(
+    weights: Mapping[str, float], before: Mapping[str, Losses], after: Mapping[str, Losses]
+) -> dict[str, float]:
+    """What an estimate found, for metrics.jsonl: weights, G, O_N and what O grew by, of each head."""
     return {
-        head: Losses(estimation=trained_on, held_out=held_out)
-        for head, trained_on, held_out in zip(branches, measured["estimation"], measured["held-out"], strict=True)
+        **{f"weight/{head}": weight for head, weight in weights.items()},
+        **{f"gain/{head}": before[head].held_out - after[head].held_out for head in before},
+        **{f"overfitting/{head}": losses.overfitting for head, losses in before.items()},
+        **{f"overfitting_growth/{head}": after[head].overfitting - before[head].overfitting for head in before},
     }
-
-
-def _mean_losses(run: RunView, branches: Sequence[Engine], part: Part) -> list[float]:
-    sums = torch.zeros(len(branches) + 1, dtype=torch.float64, device=run.engine.device)
-
-    def add(numbered: tuple[int, Engine]) -> None:
-        number, branch = numbered
-        with branch.evaluating(), torch.no_grad():
-            logits = branch.forward(batch).logits
-            sums[number] += F.cross_entropy(logits, batch.label, reduction="sum").double()
-
-    for batch in run.batches(part, epoch=0, training=False):
-        if len(batch):
-            sums[-1] += len(batch)
-            run.each(list(enumerate(branches)), add)
-    *losses, clips = run.engine.mean(sums).tolist()
-    # Where no clip of a part is whole there is no loss; `blend` then keeps the weights.
-    return [loss / clips if clips else float("nan") for loss in losses]
 
 
 def _described(blended: Blend) -> str:

@@ -1,10 +1,22 @@
-"""Greedy: where one modality learns faster than the other, its gates are cut for a while, so that it waits.
+"""Greedy: the branch that takes in the other modality faster learns from its own modality alone for some steps.
 
 Wu, Jastrzebski, Cho, Geras, "Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep Neural
-Networks", ICML 2022 (arXiv 2202.05306); published code nyukat/greedy_multimodal_learning. What is ours: the gates of
-every modality have their own running average, taken over regular training steps only, and evaluation uses the real
-gates (the published code fills one average from the other modality's gates, averages in evaluation too, and evaluates
-with cut gates).
+Networks", ICML 2022 (arXiv 2202.05306); published code nyukat/greedy_multimodal_learning.
+
+Each modality has a branch: its encoder and head, which are the branch's own parameters, and its gates, by which the
+other modality comes in, which are its fusion parameters. The paper's conditional learning speed s(m1|m0) = log(mu of
+the fusion parameters of branch m0 / mu of its own parameters) is measured on the branch of m0, and is named after m1,
+which that branch is learning to use. Here numbers are named after the branch that they are measured on: the speed of
+the audio branch is the paper's s(visual|audio), that of the visual branch its s(audio|visual). (The paper's text was
+not at hand; this reading of its symbols is that of a public re-implementation, and of the steps of the published code.)
+
+Where a branch is re-balanced, its gates are their running averages: what it computes depends on its own modality alone.
+Its encoder and head go on learning, and nothing else of the network is changed or slowed: the other branch still sees
+both modalities.
+
+What is ours: the gates of every branch have their own running average, taken over regular training steps only, and
+evaluation uses the real gates (the published code fills one average from the other branch's gates, averages in
+evaluation too, and evaluates with cut gates).
 """
 
 from __future__ import annotations
@@ -26,7 +38,7 @@ from avbench.models.mmtm import MMTMFusion
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Re-balancing steps to come: of which modality, and how many; closed where there is none."""
+    """Re-balancing steps to come: of which modality's branch, and how many; closed where there is none."""
 
     modality: Modality | None = None
     steps_left: int = 0
@@ -37,9 +49,10 @@ class Window:
 
 
 def window_after(difference: float, *, epsilon: float, length: int) -> Window:
-    """The window that a regular step opens: for the modality that learns faster by more than epsilon, if any.
+    """The window that a regular step opens: for the branch whose speed is higher by more than epsilon, if any.
 
-    difference: d = s(audio) - s(visual); not a number (no gradient yet) opens none.
+    difference: speed of the audio branch minus that of the visual one, the paper's s(visual|audio) - s(audio|visual);
+    not a number (no gradient yet) opens none.
     """
     if not abs(difference) > epsilon:
         return Window()
@@ -65,12 +78,13 @@ class OnItsWay:
 
 
 class Greedy(Method):
-    """Two branches that gate each other; regular steps measure how fast each modality learns, others re-balance.
+    """Two branches that gate each other; regular steps measure how fast each takes in the other, others re-balance.
 
-    Guided: after a regular step in which the conditional learning speeds differ by more than epsilon, the next `window`
-    steps are re-balancing steps for the faster modality: its gates are their running averages. Then one regular step
-    measures again. In a re-balancing step the cut gates' own weights get zero gradients and are not frozen, so momentum
-    and weight decay go on, as in the published code.
+    Guided: after a regular step in which the conditional learning speeds of the branches, s(visual|audio) of the audio
+    branch and s(audio|visual) of the visual one, differ by more than epsilon, the next `window` steps are re-balancing
+    steps for the branch whose speed is higher: its gates are their running averages, so that it learns from its own
+    modality alone. Then one regular step measures again. In a re-balancing step the cut gates' own weights get zero
+    gradients and are not frozen, so momentum and weight decay go on, as in the published code.
     """
 
     @dataclass(frozen=True)
@@ -78,9 +92,11 @@ class Greedy(Method):
         """Options of Greedy."""
 
         variant: Literal["guided", "random"] = "guided"
-        """guided: re-balance what learns faster; random: each step regular, audio or visual with probability 1/3."""
+        """guided: for some steps the branch that takes in the other modality faster learns from its own alone; random:
+        each step is regular, or so for the audio or for the visual branch, with probability 1/3."""
         epsilon: float = 0.01
-        """Difference of the learning speeds (in powers of ten) up to which nothing is re-balanced, >= 0."""
+        """Difference of the branches' speeds, s(visual|audio) and s(audio|visual) in powers of ten, up to which nothing
+        is re-balanced, >= 0."""
         window: int = 5
         """Re-balancing steps in a row, when guided."""
         warmup: int = 2
@@ -97,6 +113,7 @@ class Greedy(Method):
     name = "greedy"
     network = "two ResNet-18s joined by MMTM blocks, a linear layer on each, logits averaged"
     leaves_unused_parameters = True  # a cut gate's
+    parts_see_each_other = True  # by their gates
 
     def __init__(self, config: Any, *, classes: int, seed: int) -> None:
         super().__init__(config, classes=classes, seed=seed)
@@ -107,7 +124,7 @@ class Greedy(Method):
 
     def build_model(self) -> nn.Module:
         """Both branches and the blocks between them."""
-        return MMTMFusion(self.classes)
+        return MMTMFusion(self.classes, width=self.width)
 
     def loss(self, outputs: Outputs, batch: Batch, clock: Clock) -> Tensor:
         """CE(z_audio) + CE(z_visual) of each clip, [B]."""
@@ -116,12 +133,15 @@ class Greedy(Method):
         return torch.stack(losses).sum(dim=0)
 
     def train_step(self, engine: Engine, batch: Batch, clock: Clock) -> Step:
-        """The base step, with the gates of the modality that is re-balanced, if any, replaced."""
+        """The base step, with the gates of the branch that is re-balanced, if any, replaced."""
         with _network(engine).rebalancing(self._rebalanced_at(clock)):
             return super().train_step(engine, batch, clock)
 
     def after_backward(self, engine: Engine, outputs: Outputs, batch: Batch, clock: Clock) -> Log:
-        """A regular step measures, and decides what the next ones are; logs the speeds and what this step was."""
+        """A regular step measures, and decides what the next ones are; logs the speeds and what this step was.
+
+        speed/audio_branch is the paper's s(visual|audio), speed/visual_branch its s(audio|visual).
+        """
         rebalanced = _network(engine).rebalanced
         if rebalanced is None:
             self._measure(engine, outputs)
@@ -134,9 +154,9 @@ class Greedy(Method):
             # The one number of a step that the processor waits for, when the next step begins.
             self._difference = OnItsWay(difference)
         return {
-            **{f"speed/{modality}": value for modality, value in speed.items()},
-            "difference/speed": difference,
-            **{f"rebalancing/{modality}": float(modality == rebalanced) for modality in MODALITIES},
+            **{f"speed/{modality}_branch": value for modality, value in speed.items()},
+            "difference/audio_minus_visual_branch": difference,
+            **{f"rebalancing/{modality}_branch": float(modality == rebalanced) for modality in MODALITIES},
         }
 
     def _is_warm(self, clock: Clock) -> bool:
@@ -159,7 +179,7 @@ class Greedy(Method):
         return self._window
 
     def _measure(self, engine: Engine, outputs: Outputs) -> None:
-        """Add up how fast everything learns, and average the gates; one reduction over ranks."""
+        """Add up mu of both branches' fusion and own parameters, and average the gates; one reduction over ranks."""
         network = _network(engine)
         groups = [network.bypass_parameters(modality) for modality in MODALITIES]
         groups += [network.main_parameters(modality) for modality in MODALITIES]
@@ -208,8 +228,9 @@ def squared_ratios(gradients: Sequence[Sequence[Tensor]], weights: Sequence[Sequ
 
 
 def learning_speeds(sums: Tensor) -> Tensor:
-    """Conditional learning speeds, s = log10(sum of mu of the bypass / sum of mu of the main branch), [modalities].
+    """Conditional learning speed of each branch, log10(sum of mu of its bypass / sum of mu of its own), [branches].
 
-    sums: of mu over steps, [2, modalities], bypass first.
+    Of the audio branch the paper's s(visual|audio), of the visual branch s(audio|visual): the bypass is what brings the
+    other modality in. sums: of mu over steps, [2, branches], bypass first.
     """
     return torch.log10(sums[0] / sums[1])

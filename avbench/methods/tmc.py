@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Outputs
 from avbench.engine import Engine
-from avbench.methods.base import Log, Method
+from avbench.methods.base import Log, Method, log_softmax
 from avbench.models.fusion import full_precision
-from avbench.models.resnet import FEATURES, Encoder, initialize
+from avbench.models.resnet import WIDTH, encoder_a_modality, initialize
 
 PSEUDO_VIEW = "pseudo_view"
 COMBINED = "combined"
@@ -54,7 +54,7 @@ class TMC(Method):
     def build_model(self) -> nn.Module:
         """Encoders with a head a view."""
         views = (*MODALITIES, PSEUDO_VIEW) if self.config.pseudo_view else MODALITIES
-        return EvidentialViews(self.classes, views=views)
+        return EvidentialViews(self.classes, views=views, width=self.width)
 
     def loss(self, outputs: Outputs, batch: Batch, clock: Clock) -> Tensor:
         """Sum of the evidential losses of every view and of the combination, [B]."""
@@ -73,6 +73,10 @@ class TMC(Method):
         means = engine.mean(local) * engine.world.size / batch.global_valid.clamp(min=1)
         return {f"uncertainty/{view}": mean for view, mean in zip(outputs.extras, means, strict=True)}
 
+    def log_probabilities(self, outputs: Outputs) -> Tensor:
+        """log alpha - log S of the combination, float64 [B, classes]: from the evidence, as logits are rounded."""
+        return log_softmax(torch.log1p(outputs.extras[COMBINED].double()))
+
     def uncertainty(self, outputs: Outputs) -> Tensor:
         """Uncertainty of the combination, [B] in (0, 1]."""
         return uncertainty(outputs.extras[COMBINED])
@@ -86,11 +90,13 @@ class EvidentialViews(nn.Module):
     every view and, last, of the combination.
     """
 
-    def __init__(self, classes: int, *, views: Sequence[str]) -> None:
+    def __init__(self, classes: int, *, views: Sequence[str], width: int = WIDTH) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({modality: Encoder(modality) for modality in MODALITIES})
+        encoders = encoder_a_modality(width)
+        self.encoders = nn.ModuleDict(encoders)
+        features = encoders["audio"].features
         self.heads = nn.ModuleDict(
-            {view: nn.Linear(FEATURES * (len(MODALITIES) if view == PSEUDO_VIEW else 1), classes) for view in views}
+            {view: nn.Linear(features * (len(MODALITIES) if view == PSEUDO_VIEW else 1), classes) for view in views}
         )
         initialize(self.heads)
 

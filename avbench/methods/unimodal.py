@@ -12,7 +12,7 @@ class _Alone(Method):
     def build_model(self) -> nn.Module:
         """One encoder, one linear layer."""
         (modality,) = self.modalities
-        return Unimodal(modality, self.classes)
+        return Unimodal(modality, self.classes, width=self.width)
 
 
 class Audio(_Alone):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Modality, Outputs
 from avbench.distributed import sum_over_ranks
-from avbench.models.resnet import FEATURES, Encoder, initialize
+from avbench.models.resnet import WIDTH, Encoder, encoder_a_modality, initialize
 
 Fusion = Literal["concat", "sum", "film", "gated"]
 
@@ -21,10 +21,11 @@ MEAN_MOMENTUM = 0.1  # of the running feature means, as batch norm's
 class Unimodal(nn.Module):
     """One encoder and one linear layer."""
 
-    def __init__(self, modality: Modality, classes: int) -> None:
+    def __init__(self, modality: Modality, classes: int, *, width: int = WIDTH) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({modality: Encoder(modality)})
-        self.head = nn.Linear(FEATURES, classes)
+        encoder = Encoder(modality, width=width)
+        self.encoders = nn.ModuleDict({modality: encoder})
+        self.head = nn.Linear(encoder.features, classes)
         initialize(self.head)
 
     def forward(self, batch: Batch) -> Outputs:
@@ -36,10 +37,11 @@ class Unimodal(nn.Module):
 class LateFusion(nn.Module):
     """Both encoders and a head that joins their features; every fusion has unimodal parts, defined by its head."""
 
-    def __init__(self, classes: int, fusion: Fusion = "concat") -> None:
+    def __init__(self, classes: int, fusion: Fusion = "concat", *, width: int = WIDTH) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({modality: Encoder(modality) for modality in MODALITIES})
-        self.head = FUSIONS[fusion](FEATURES, classes)
+        encoders = encoder_a_modality(width)
+        self.encoders = nn.ModuleDict(encoders)
+        self.head = FUSIONS[fusion](encoders["audio"].features, classes)
         initialize(self.head)
 
     def forward(self, batch: Batch) -> Outputs:

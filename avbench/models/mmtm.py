@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Modality, Outputs
 from avbench.models.fusion import full_precision
-from avbench.models.resnet import FEATURES, STAGE_CHANNELS, Encoder, initialize
+from avbench.models.resnet import STAGES, WIDTH, Encoder, encoder_a_modality, initialize
 
 _REDUCTION = 4  # of the width between squeeze and gates
 _UNMEASURED_GATE = 0.5  # an average before there was any step to average over: a gate's value at input 0
@@ -92,14 +92,15 @@ class MMTMFusion(nn.Module):
 
     averaged_steps: Tensor
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, *, width: int = WIDTH) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({modality: Encoder(modality) for modality in MODALITIES})
+        encoders = encoder_a_modality(width)
+        self.encoders = nn.ModuleDict(encoders)
         self.blocks = nn.ModuleDict(
-            {str(stage): MMTM(dict.fromkeys(MODALITIES, channels)) for stage, channels in STAGE_CHANNELS.items()}
+            {str(stage): MMTM({name: encoders[name].channels(stage) for name in MODALITIES}) for stage in STAGES}
         )
         self.pools = nn.ModuleDict({modality: Squeeze() for modality in MODALITIES})
-        self.heads = nn.ModuleDict({modality: nn.Linear(FEATURES, classes) for modality in MODALITIES})
+        self.heads = nn.ModuleDict({name: nn.Linear(each.features, classes) for name, each in encoders.items()})
         self.register_buffer("averaged_steps", torch.zeros((), dtype=torch.long))
         self.rebalanced: Modality | None = None
         initialize(self.blocks)
@@ -151,11 +152,12 @@ class MMTMFusion(nn.Module):
             average += (mean.to(average.dtype) - average) / self.averaged_steps
 
     def main_parameters(self, modality: Modality) -> list[nn.Parameter]:
-        """What learns from its own modality alone: the branch's encoder and head."""
+        """The own parameters of a modality's branch: its encoder and head."""
         return [*self.encoders[modality].parameters(), *self.heads[modality].parameters()]
 
     def bypass_parameters(self, modality: Modality) -> list[nn.Parameter]:
-        """What brings the other modality in: the W_u of all blocks, and their W_s, which serve both modalities."""
+        """The fusion parameters of a modality's branch, which bring the other modality in: the W_u of all blocks, and
+        their W_s, which count in both branches."""
         modules = [part for block in self._blocks() for part in (block.gates[modality], block.shared)]
         return [parameter for module in modules for parameter in module.parameters()]
 

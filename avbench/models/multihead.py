@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Outputs
 from avbench.models.fusion import full_precision
-from avbench.models.resnet import FEATURES, Encoder, initialize
+from avbench.models.resnet import WIDTH, encoder_a_modality, initialize
 
 JOINT = "joint"
 HEADS = (*MODALITIES, JOINT)  # the order of Wang et al. 2020, table 1
@@ -19,10 +19,12 @@ HEADS = (*MODALITIES, JOINT)  # the order of Wang et al. 2020, table 1
 class MultiHead(nn.Module):
     """Two ResNet-18s, a linear layer on each, and one on their concatenated features (audio first)."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, *, width: int = WIDTH) -> None:
         super().__init__()
-        self.encoders = nn.ModuleDict({modality: Encoder(modality) for modality in MODALITIES})
-        self.heads = nn.ModuleDict({head: nn.Linear(len(_read_by(head)) * FEATURES, classes) for head in HEADS})
+        encoders = encoder_a_modality(width)
+        self.encoders = nn.ModuleDict(encoders)
+        features = encoders["audio"].features
+        self.heads = nn.ModuleDict({head: nn.Linear(len(_read_by(head)) * features, classes) for head in HEADS})
         initialize(self.heads)
 
     def forward(self, batch: Batch) -> Outputs:

@@ -6,10 +6,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from avbench.batch import Batch, Modality
+from avbench.batch import MODALITIES, Batch, Modality
 
-STAGE_CHANNELS = {2: 128, 3: 256, 4: 512}  # of the maps after ResNet-18's second, third and last stage
-FEATURES = STAGE_CHANNELS[4]
+WIDTH = 64  # channels of ResNet-18's first stage; every stage after it has twice as many as the one before
+STAGES = (2, 3, 4)
 _STEM_CHANNELS = {"audio": 1, "visual": 3}
 
 
@@ -17,21 +17,34 @@ class Encoder(nn.Module):
     """torchvision's ResNet-18 without its classifier, for one modality; randomly initialized.
 
     The audio stem takes one channel. A clip's K frames go through as separate images; their features are averaged over
-    frames and space (OGM-GE's published network does the same).
+    frames and space (OGM-GE's published network does the same). width: channels of the first stage; the published
+    network has 64, and 512 features.
     """
 
-    def __init__(self, modality: Modality) -> None:
+    def __init__(self, modality: Modality, *, width: int = WIDTH) -> None:
         super().__init__()
         self.modality = modality
+        self.width = width
         network = torchvision.models.resnet18(weights=None)
         network.fc = nn.Identity()
-        if _STEM_CHANNELS[modality] != 3:
-            network.conv1 = nn.Conv2d(_STEM_CHANNELS[modality], 64, kernel_size=7, stride=2, padding=3, bias=False)
+        if _STEM_CHANNELS[modality] != 3 or width != WIDTH:
+            network.conv1 = nn.Conv2d(_STEM_CHANNELS[modality], width, kernel_size=7, stride=2, padding=3, bias=False)
+        if width != WIDTH:
+            _make_stages(network, width)
         self.network = network
         initialize(self)
 
+    @property
+    def features(self) -> int:
+        """How many features a clip gets: the channels of the last stage."""
+        return self.channels(STAGES[-1])
+
+    def channels(self, stage: int) -> int:
+        """Channels of the maps after a stage, from 1 to 4."""
+        return self.width << (stage - 1)
+
     def forward(self, batch: Batch) -> Tensor:
-        """Features [B, 512] of the batch's spectrograms or frames."""
+        """Features [B, features] of the batch's spectrograms or frames."""
         images = self.images(batch)
         return self.network(_folded(images)).unflatten(0, images.shape[:2]).mean(dim=1)
 
@@ -48,16 +61,32 @@ class Encoder(nn.Module):
     # For networks that join encoders between their stages: the stem and stages 2, 3 and 4, one by one.
 
     def stem(self, batch: Batch) -> Tensor:
-        """Maps [B, K, 64, H, W] after the first stage, of each image."""
+        """Maps [B, K, width, H, W] after the first stage, of each image."""
         images = self.images(batch)
         network = self.network
         maps = network.maxpool(network.relu(network.bn1(network.conv1(_folded(images)))))
         return network.layer1(maps).unflatten(0, images.shape[:2])
 
     def stage(self, number: int, maps: Tensor) -> Tensor:
-        """Maps [B, K, STAGE_CHANNELS[number], H, W] after a stage, from those after the one before it."""
+        """Maps [B, K, channels(number), H, W] after a stage, from those after the one before it."""
         stage = self.network.get_submodule(f"layer{number}")
         return stage(_folded(maps)).unflatten(0, maps.shape[:2])
+
+
+def encoder_a_modality(width: int = WIDTH) -> dict[str, Encoder]:
+    """An encoder for each modality, audio first, both of one width."""
+    return {modality: Encoder(modality, width=width) for modality in MODALITIES}
+
+
+def _make_stages(network: torchvision.models.ResNet, width: int) -> None:
+    """Give torchvision's ResNet-18 stages of another width; its constructor knows only 64."""
+    network.inplanes = width
+    network.bn1 = nn.BatchNorm2d(width)
+    for stage in range(1, 5):
+        blocks = network._make_layer(
+            torchvision.models.resnet.BasicBlock, width << (stage - 1), 2, stride=1 if stage == 1 else 2
+        )
+        setattr(network, f"layer{stage}", blocks)
 
 
 def _folded(images: Tensor) -> Tensor:

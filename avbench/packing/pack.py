@@ -13,21 +13,23 @@ import fcntl
 import hashlib
 import io
 import json
+import os
 import shutil
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 import pyarrow as pa
-import webdataset
 
+from avbench import installed_version
 from avbench.dataset import (
+    CLASSES_METADATA,
     DESCRIPTION_FILE,
     FORMAT,
     FORMAT_VERSION,
@@ -41,18 +43,25 @@ from avbench.dataset import (
     sha256_of,
     shard_name,
 )
+from avbench.description import DIGEST, contents_digest
 from avbench.errors import DatasetError, UsageError
-from avbench.loading.features import preset
-from avbench.loading.stored_spectrogram import StoredSpectrogram, stored_spectrogram
+from avbench.packing.clips import Clip
+from avbench.packing.folders import NO_VIDEO_SUFFIXES, WORK_FOLDER, LeftOut, suffix_of
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
 from avbench.packing.quality import quality_of, write_quality
-from avbench.packing.recipes import STFT_SUFFIX, Clip, Recipe, check_splits, classes_of, clips_of
+from avbench.packing.recipes import STFT_SUFFIX, Recipe, cut_clips, videos_of
+from avbench.packing.splits import check_splits
+from avbench.packing.splits import per_class as _per_class
+from avbench.packing.summary import plan_lines
+from avbench.packing.tar import TarShard
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
 from avbench.records import SPLITS, atomic_path, write_json, write_text
 
-WORK_FOLDER = ".packing"
+if TYPE_CHECKING:  # torch, 500 MB in every packing process, which only those that keep spectrograms need
+    from avbench.loading.stored_spectrogram import StoredSpectrogram
+
 _PLAN_FILE = "plan.json"
-_TAR_BLOCK = 512
+_LARGEST_OFFSET = 2**31 - 1  # of an Arrow column's texts and lists
 
 
 def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: bool = False) -> Dataset:
@@ -67,16 +76,17 @@ def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: boo
     with _room(out):
         _check_ours(out, overwrite=overwrite)
         # Before anything is made or removed: a recipe that cannot become clips leaves everything as it was.
-        clips = clips_of(recipe, media, workers=workers)
-        classes = classes_of(recipe, clips)
-        _check_splits(out, Counter((clip.split or "train", clip.label) for clip in clips), classes)
+        videos = videos_of(recipe, media, workers=workers)
+        for line in plan_lines(videos, recipe, media, where=str(out)):
+            print(f"avbench: {out}: {line}", file=sys.stderr, flush=True)
+        clips, classes = cut_clips(videos, recipe, media), videos.classes
         _make_way(out, overwrite=overwrite)
         with _locked(out):
             _claim(out, "recipe", _plain(recipe))
             _claim(out, "clips", _fingerprint(clips, classes))
             tasks = _plan(recipe, clips, classes, out)
             _make_missing(tasks, workers)
-            _finish(recipe, classes, tasks, out)
+            _finish(recipe, classes, tasks, out, videos.left_out)
     return Dataset(out)
 
 
@@ -135,14 +145,6 @@ def _plan(recipe: Recipe, clips: Sequence[Clip], classes: tuple[str, ...], out: 
     return tasks
 
 
-def _check_splits(out: Path, counts: Mapping[tuple[str, str], int], classes: Sequence[str]) -> None:
-    check_splits(_per_class(counts, classes), classes, where=str(out))
-
-
-def _per_class(counts: Mapping[tuple[str, str], int], classes: Sequence[str]) -> dict[str, list[int]]:
-    return {split: [counts.get((split, name), 0) for name in classes] for split in SPLITS}
-
-
 def _plain(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON would read it back."""
     return json.loads(json.dumps(asdict(recipe)))
@@ -150,8 +152,11 @@ def _plain(recipe: Recipe) -> dict[str, Any]:
 
 def _fingerprint(clips: Sequence[Clip], classes: Sequence[str]) -> str:
     """Identifies what is to be packed, wherever the media folder lies."""
-    listed = [[value for name, value in asdict(clip).items() if name != "path"] for clip in clips]
+    listed = [[value for name, value in asdict(clip).items() if name not in _NOT_IN_THE_PLAN] for clip in clips]
     return hashlib.sha256(json.dumps([listed, list(classes)]).encode()).hexdigest()
+
+
+_NOT_IN_THE_PLAN = ("path", "looked_for")
 
 
 # One shard.
@@ -181,6 +186,8 @@ def _is_made(task: ShardTask) -> bool:
     if not task.note.exists():
         return False
     table, facts = _read_note(task)
+    if "quality" not in facts:  # begun by an avbench that did not look at it
+        return False
     if table.num_rows == 0 or _moved(task).exists():
         return True
     index = task.tar.with_suffix(".idx")
@@ -198,25 +205,24 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
     quality: list[dict[str, Any]] = []
     with atomic_path(task.tar) as partial:
         with partial.open("wb") as file:
-            hashing = _Hashing(file)
-            # Fixed owner, mode and time: the same clips are the same bytes.
-            with webdataset.TarWriter(hashing, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
-                for clip in task.clips:
-                    beat()
-                    try:
-                        media = _read(clip, task)
-                    except Reject as reject:
-                        rejects.append(
-                            {"key": clip.key, "source": clip.source, "reason": reject.reason, "detail": reject.detail}
-                        )
-                        continue
-                    row, written = _write_clip(writer, clip, media, task)
-                    rows.append(row)
-                    members.append(written)
-                    quality.append(quality_of(media))
+            tar = TarShard(file)
+            for clip in task.clips:
+                beat()
+                try:
+                    media = _read(clip, task)
+                except Reject as reject:
+                    rejects.append(
+                        {"key": clip.key, "source": clip.source, "reason": reject.reason, "detail": reject.detail}
+                    )
+                    continue
+                row, written = _write_clip(tar, clip, media, task)
+                rows.append(row)
+                quality.append(quality_of(media))
+                members.append(written)
+            sha256 = tar.close()
         facts = {
             "size_bytes": partial.stat().st_size,
-            "sha256": hashing.hexdigest(),
+            "sha256": sha256,
             "rejects": rejects,
             "quality": quality,
         }
@@ -231,6 +237,12 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
 def _read(clip: Clip, task: ShardTask) -> ClipMedia:
     if clip.label not in task.classes:
         raise Reject(Reason.UNKNOWN_LABEL, repr(clip.label))
+    if clip.looked_for:
+        raise Reject(Reason.MISSING, clip.looked_for)
+    if os.path.islink(clip.path) and not os.path.exists(clip.path):  # noqa: PTH110, PTH114  no error without the right
+        raise Reject(Reason.MISSING, f"{clip.path.name} is a link that leads nowhere")
+    if (suffix := suffix_of(clip.path.name)) in NO_VIDEO_SUFFIXES:
+        raise Reject(Reason.NOT_A_VIDEO, f"files with the suffix {suffix} are not opened")
     recipe = task.recipe
     return read_clip(
         clip.path,
@@ -242,7 +254,7 @@ def _read(clip: Clip, task: ShardTask) -> ClipMedia:
 
 
 def _write_clip(
-    writer: webdataset.TarWriter, clip: Clip, media: ClipMedia, task: ShardTask
+    tar: TarShard, clip: Clip, media: ClipMedia, task: ShardTask
 ) -> tuple[dict[str, Any], list[tuple[str, int, int]]]:
     """Write a clip's members; returns its row of the index, and its members as (suffix, offset, size)."""
     recipe = task.recipe
@@ -252,10 +264,7 @@ def _write_clip(
         recipe.audio_suffix: audio,
         **{frame_suffix(number): frame for number, frame in enumerate(media.frames)},
     }
-    written = []
-    for suffix, data in contents.items():
-        written.append((suffix, writer.tarstream.offset + _TAR_BLOCK, len(data)))
-        writer.write({"__key__": clip.key, suffix: data})  # one at a time: it would sort them by suffix
+    written = [(suffix, tar.add(f"{clip.key}.{suffix}", data), len(data)) for suffix, data in contents.items()]
     (_, audio_offset, audio_size), frames = written[1], written[2:]
     row = {
         "key": clip.key,
@@ -289,7 +298,12 @@ def _encode_audio(waveform: np.ndarray, recipe: Recipe) -> bytes:
 
 def _spectrogram(recipe: Recipe) -> StoredSpectrogram | None:
     """How sound is kept where that is a spectrogram."""
-    return stored_spectrogram(preset(recipe.stft_preset)) if recipe.audio_suffix == STFT_SUFFIX else None
+    if recipe.audio_suffix != STFT_SUFFIX:
+        return None
+    from avbench.loading.features import preset
+    from avbench.loading.stored_spectrogram import stored_spectrogram
+
+    return stored_spectrogram(preset(recipe.stft_preset))
 
 
 def _description(clip: Clip, media: ClipMedia, recipe: Recipe) -> dict[str, Any]:
@@ -309,41 +323,26 @@ def _description(clip: Clip, media: ClipMedia, recipe: Recipe) -> dict[str, Any]
     }
 
 
-class _Hashing:
-    """A file to write to that knows the SHA-256 of what was written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._hash = file, hashlib.sha256()
-
-    def write(self, data: bytes) -> int:
-        self._hash.update(data)
-        return self._file.write(data)
-
-    def hexdigest(self) -> str:
-        return self._hash.hexdigest()
-
-
 # From shards to a dataset.
 
 
-def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path) -> None:
+def _finish(
+    recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path, left_out: Sequence[LeftOut]
+) -> None:
     """Write index.arrow, rejects.jsonl, quality.parquet and, last, dataset.json."""
     notes = [_read_note(task) for task in tasks]
     rejects = [reject for _, facts in notes for reject in facts["rejects"]]
     write_text(out / REJECTS_FILE, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
     filled = [(task, *note) for task, note in zip(tasks, notes, strict=True) if note[0].num_rows]
-    index = INDEX_SCHEMA.empty_table()
+    tables = []
     for number, (task, rows, _) in enumerate(filled):
         _move(task, number)
-        shard = pa.array([number] * rows.num_rows, pa.int32())
-        rows = rows.replace_schema_metadata(None).set_column(INDEX_SCHEMA.get_field_index("shard"), "shard", shard)
-        index = pa.concat_tables([index, rows])
-    labels, splits = index.column("label").to_pylist(), index.column("split").to_pylist()
-    counts = Counter((SPLITS[split], classes[label]) for split, label in zip(splits, labels, strict=True))
+        shard = pa.array(np.full(rows.num_rows, number, np.int32))
+        tables.append(rows.set_column(INDEX_SCHEMA.get_field_index("shard"), INDEX_SCHEMA.field("shard"), shard))
+    counts = _counts(tables, classes)
     where = f"{out} ({len(rejects)} clips were rejected, see {REJECTS_FILE})" if rejects else str(out)
     check_splits(_per_class(counts, classes), classes, where=where)
-    _write_arrow(out / INDEX_FILE, index)
-    quality = [row for _, facts in notes for row in facts["quality"]]
+    write_index(out / INDEX_FILE, tables, classes)
     per_class = _per_class(counts, classes)
     spectrogram = _spectrogram(recipe)
     description = {
@@ -367,15 +366,17 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
         ],
         "recipe": _plain(recipe),
         "made_with": {
-            "avbench": version("avbench"),
+            "avbench": installed_version(),
             "av": av.__version__,
             "libavcodec": ".".join(map(str, av.library_versions["libavcodec"])),
         },
         "frame_phase_seconds": recipe.frame_phase_seconds,
         "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
-        **write_quality(out, index.column("key").to_pylist(), quality),
+        "left_out": [one.as_json() for one in left_out],
+        **write_quality(out, [(rows.column("key"), facts["quality"]) for _, rows, facts in filled]),
         "index_sha256": sha256_of(out / INDEX_FILE),
     }
+    description[DIGEST] = contents_digest(description)
     write_json(out / DESCRIPTION_FILE, description)
     shutil.rmtree(out / WORK_FOLDER)
 
@@ -398,8 +399,52 @@ def _move(task: ShardTask, number: int) -> None:
     _moved(task).touch()
 
 
+def write_index(
+    path: Path, tables: Sequence[pa.Table], classes: Sequence[str], *, largest_offset: int = _LARGEST_OFFSET
+) -> None:
+    """Write shards' rows as one index: one record batch, so that a reader's columns are views of the mapped file.
+
+    Where keys, sources or frames of all shards are too many for 32-bit offsets, as many batches as it takes.
+    """
+    schema = INDEX_SCHEMA.with_metadata({CLASSES_METADATA: json.dumps(list(classes))})
+    with atomic_path(path) as partial, partial.open("wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for group in _groups(tables, largest_offset):
+            joined = pa.concat_tables([table.replace_schema_metadata(None) for table in group])
+            writer.write_table(joined.combine_chunks())
+
+
+def _groups(tables: Sequence[pa.Table], largest_offset: int) -> Iterator[list[pa.Table]]:
+    """The tables in order, as many together as 32-bit offsets can tell apart."""
+    group: list[pa.Table] = []
+    reached = np.zeros(3, np.int64)
+    for table in tables:
+        sizes = np.array([_values_of(table.column(name)) for name in ("key", "source", "frame_offset")])
+        if group and (reached + sizes > largest_offset).any():
+            yield group
+            group, reached = [], np.zeros(3, np.int64)
+        group.append(table)
+        reached += sizes
+    if group:
+        yield group
+
+
+def _values_of(column: pa.ChunkedArray) -> int:
+    """How far a column's offsets go: bytes of texts, items of lists."""
+    return sum(int(np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset + len(chunk)]) for chunk in column.chunks)
+
+
+def _counts(tables: Sequence[pa.Table], classes: Sequence[str]) -> Counter[tuple[str, str]]:
+    """How many clips of each split and class."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for table in tables:
+        places = table.column("split").to_numpy().astype(np.int64) * len(classes) + table.column("label").to_numpy()
+        for place, count in zip(*map(np.ndarray.tolist, np.unique(places, return_counts=True)), strict=True):
+            counts[SPLITS[place // len(classes)], classes[place % len(classes)]] += count
+    return counts
+
+
 def _write_arrow(path: Path, table: pa.Table) -> None:
-    """One record batch, so that a reader's columns are views of the mapped file."""
+    """One record batch."""
     buffer = io.BytesIO()
     with pa.ipc.new_file(buffer, table.schema) as writer:
         writer.write_table(table.combine_chunks())

@@ -118,22 +118,35 @@ CLASSES = (
 
 @dataclass(frozen=True)
 class PlantedConfig:
-    """What to render; the defaults are the demonstration's. Raises RecipeError for values that cannot be rendered."""
+    """Which clips are rendered; the defaults are the demonstration's."""
 
-    classes: int = 5  # the first so many of CLASSES
-    train: int = 480  # clips of the split
+    classes: int = 5
+    """How many classes: the first so many of eight."""
+    train: int = 480
+    """Clips of the training split."""
     val: int = 100
+    """Clips of the validation split."""
     test: int = 500
-    seconds: float = 2.0  # of each clip
-    size: int = 64  # width and height in pixels
+    """Clips of the test split."""
+    seconds: float = 2.0
+    """The length of each clip."""
+    size: int = 64
+    """Width and height in pixels."""
     seed: int = 0
-    bias: float = 0.0  # expected planted discrepancy, -1 (all in pictures) to 1 (all in sound)
-    concentration: float = 0.5  # of the qualities' distribution; 1: uniform (without bias), less: more extreme
-    distractor: float = 0.4  # d of equation 1
-    audio_noise: float = 0.5  # n of equation 1
+    """Decides every random part of the clips."""
+    bias: float = 0.0
+    """The discrepancy that is expected, from -1 (all evidence in the pictures) to 1 (all in the sound)."""
+    concentration: float = 0.5
+    """How alike the qualities are: 1 spreads them evenly (without bias), less makes more of them extreme."""
+    distractor: float = 0.4
+    """How loud and visible another class is where the own one is not: d of equation (1) in planted.py."""
+    audio_noise: float = 0.5
+    """Noise in the sound: n of equation (1)."""
     visual_noise: float = 0.35
+    """Noise in the pictures: n of equation (1)."""
 
     def __post_init__(self) -> None:
+        """Raises RecipeError for values that cannot be rendered."""
         checks = (
             ("classes", 2 <= self.classes <= len(CLASSES), f"2 to {len(CLASSES)}"),
             ("train", self.train >= 0, "0 or more clips"),

@@ -23,12 +23,13 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import simplejpeg
 
@@ -94,12 +95,19 @@ def is_frozen(jpegs: Sequence[bytes]) -> bool:
     return True
 
 
-def write_quality(out: Path, keys: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Write quality.parquet for clips in the order of their ids; returns what dataset.json says of it."""
-    table = pa.Table.from_pylist(
-        [{"clip_id": number, "key": key, **row} for number, (key, row) in enumerate(zip(keys, rows, strict=True))],
-        SCHEMA,
-    )
+def write_quality(out: Path, shards: Iterable[tuple[pa.ChunkedArray, Sequence[Mapping[str, Any]]]]) -> dict[str, Any]:
+    """Write quality.parquet; returns what dataset.json says of it.
+
+    shards: of each shard, in order, its clips' keys and their rows as `quality_of` made them.
+    """
+    tables = [SCHEMA.empty_table()]
+    clips = 0
+    for keys, rows in shards:
+        ids = pa.array(range(clips, clips + len(rows)), pa.int64())
+        measured = pa.Table.from_pylist(list(rows), pa.schema(list(SCHEMA)[2:]))
+        tables.append(pa.table([ids, keys, *measured.columns], SCHEMA))
+        clips += len(rows)
+    table = pa.concat_tables(tables).combine_chunks()
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     with atomic_path(out / QUALITY_FILE) as partial:
@@ -107,8 +115,8 @@ def write_quality(out: Path, keys: Sequence[str], rows: Sequence[Mapping[str, An
     return {"quality": _counts(table), "quality_sha256": sha256_of(out / QUALITY_FILE)}
 
 
-def quality_words(description: Mapping[str, Any]) -> str:
-    """What pack's last line says of the clips: empty where there is nothing to say."""
+def quality_line(description: Mapping[str, Any]) -> str:
+    """What pack says of its clips in the end: empty where there is nothing to say."""
     counts = description.get("quality", {})
     said = {
         "silent": ("is silent", "are silent"),
@@ -120,7 +128,7 @@ def quality_words(description: Mapping[str, Any]) -> str:
         ),
     }
     parts = [f"{counts[flag]} {said[flag][counts[flag] != 1]}" for flag in FLAGS if counts.get(flag)]
-    return f"; of the clips {', '.join(parts)} (see {QUALITY_FILE})" if parts else ""
+    return f"of the clips {', '.join(parts)}; see {QUALITY_FILE}" if parts else ""
 
 
 def quality_problems(path: Path, description: Mapping[str, Any]) -> Iterator[str]:
@@ -142,7 +150,7 @@ def quality_problems(path: Path, description: Mapping[str, Any]) -> Iterator[str
 
 
 def _counts(table: pa.Table) -> dict[str, int]:
-    return {flag: sum(table.column(flag).to_pylist()) for flag in FLAGS}
+    return {flag: pc.sum(table.column(flag)).as_py() or 0 for flag in FLAGS}
 
 
 def _peak_dbfs(waveform: np.ndarray) -> float:

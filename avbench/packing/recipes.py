@@ -6,84 +6,86 @@ names and lists: no video is decoded, only headers are read where videos are cut
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import math
-import os
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import islice, pairwise
-from pathlib import Path, PurePosixPath
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from unicodedata import normalize
 
 from avbench import shipped
+from avbench.class_names import in_order
 from avbench.errors import RecipeError, UsageError, unknown
+from avbench.packing.clips import Clip, encoded_key
+from avbench.packing.folders import NO_VIDEO_SUFFIXES, LeftOut, class_folders, suffix_of
+from avbench.packing.listed import listed
 from avbench.packing.media import AUDIO_SUFFIXES, Reject, seconds_of
-from avbench.packing.planted import PlantedConfig, render
-from avbench.records import SPLITS
+from avbench.packing.planted import PlantedConfig, plan, render
+from avbench.packing.splits import check_splits, cut_parts, per_class
 
 KINDS = ("folder", "planted")
 STFT_SUFFIX = "stft"  # of sound that is kept as a preset's spectrogram, see loading/stored_spectrogram.py
-VIDEO_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in ("3gp", "avi", "flv", "m2ts", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ogv", "ts", "webm")
-)
-# A tar header has room for 100 bytes of name; a frame's suffix takes 8.
-LONGEST_KEY = 90
 # The last window of a video may lack this share of its seconds: 9.98 s still make five windows of 2 s.
 _WINDOW_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The numbers and names that turn a media folder into a dataset.
-
-    kind: "folder" or "planted". name: the dataset's. labels: the list, relative to the media folder.
-    classes: names in order; empty: the labels found, sorted. window_seconds: 0 keeps videos whole.
-    stft_preset: whose spectrogram is kept in the place of sound, where audio_suffix is "stft"; else empty.
-    val_fraction, test_fraction: share of the videos for a split that the list does not have.
-    planted: the numbers of a planted recipe, its table [planted].
-    """
+    """The numbers and names that turn a media folder into a dataset."""
 
     kind: str = "folder"
+    """folder: videos and their labels, as they are found; planted: videos that are rendered first."""
     name: str = "folder"
+    """The dataset's name."""
     labels: str = "labels.csv"
+    """The list of videos, relative to the media folder; where there is none, each folder is a class."""
     classes: tuple[str, ...] = ()
+    """Class names in order; empty: the labels that are found, sorted, whole numbers by their value."""
     window_seconds: float = 0.0
+    """Cut each video into windows of so many seconds; 0 keeps it whole."""
     val_fraction: float = 0.1
+    """The share of videos for validation, where the list has no val split."""
     test_fraction: float = 0.1
+    """The share of videos for testing, where the list has no test split."""
     audio_suffix: str = "flac"
+    """How sound is kept: flac or wav (exact), ogg (smaller), stft (a preset's spectrogram in its place)."""
     stft_preset: str = ""
+    """The preset whose spectrogram is kept where audio_suffix is stft, e.g. paper; else empty."""
     sample_rate_hz: int = 48000
+    """Sound is kept at this rate, mono."""
     short_side: int = 256
+    """Pictures are scaled down to so many pixels on their shorter side; never enlarged."""
     jpeg_quality: int = 90
+    """Of the pictures, 1 to 100."""
     frame_phase_seconds: float = 0.0
+    """When in each second its picture is taken, 0 to below 1."""
     clips_per_shard: int = 64
+    """Clips in one tar file."""
     seed: int = 0
+    """Decides the random order of the clips in the shards."""
     planted: PlantedConfig | None = None
+    """The numbers of a planted recipe, its table [planted]."""
 
 
 @dataclass(frozen=True)
-class Clip:
-    """One clip to be packed: `seconds` of the video at `path` from `start_seconds` on (all the rest where None).
+class Videos:
+    """The videos of a recipe, each a clip that is not yet cut into windows, and what else lies in the media folder.
 
-    key: unique in the dataset, fit for a tar member. source: the video's name; windows of one video share it.
-    split: None until the splits are cut. planted_audio, planted_visual: true qualities in [0, 1] of a planted clip.
+    classes: the dataset's class names in order.
     """
 
-    key: str
-    label: str
-    split: str | None
-    path: Path
-    source: str
-    start_seconds: float = 0.0
-    seconds: float | None = None
-    planted_audio: float | None = None
-    planted_visual: float | None = None
+    clips: tuple[Clip, ...]
+    classes: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
+
+    def clips_per_class(self) -> dict[str, list[int]]:
+        """How many videos are planned for each split and class, as in dataset.json."""
+        counts = Counter((clip.split or "train", clip.label) for clip in self.clips)
+        return per_class(counts, self.classes)
 
 
 def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None) -> Recipe:
@@ -103,9 +105,10 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None
     known = [one.name for one in fields(Recipe)]
     for name in values:
         if name not in known:
-            raise RecipeError(f"{path.name}: {unknown('field', name, known)}")
+            text = _planted_field(name, values)
+            raise RecipeError(f"{path.name}: {f'no field {name!r}{text}' if text else unknown('field', name, known)}")
     planted = _planted(values, path)
-    classes = _class_names(values.get("classes", ()), path)
+    classes = _class_names(values.get("classes", ()), path, hint=_planted_field("classes", values))
     defaults = asdict(Recipe())
     plain = {
         name: _as(type(defaults[name]), name, value, path)
@@ -122,18 +125,35 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None
 def clips_of(recipe: Recipe, media: Path, *, workers: int = 1) -> list[Clip]:
     """Every clip of the recipe, sorted by key, each with its split; those that cannot be decoded are still among them.
 
-    A planted recipe renders its videos into `media` first, where they are not there yet. Raises RecipeError where the
-    media folder or its list cannot become clips.
+    Raises RecipeError where the media folder or its list cannot become clips.
+    """
+    return cut_clips(videos_of(recipe, media, workers=workers), recipe, media)
+
+
+def videos_of(recipe: Recipe, media: Path, *, workers: int = 1) -> Videos:
+    """Every video of the recipe with its split; none is opened but to tell which of two files of one name is meant.
+
+    A planted recipe renders its videos into `media` first, where they are not there yet and its splits make sense.
+    Raises RecipeError where the media folder or its list cannot become clips.
     """
     if recipe.planted is not None:
+        counts = Counter((clip.split, recipe.planted.class_names[clip.label]) for clip in plan(recipe.planted))
+        check_splits(per_class(counts, recipe.planted.class_names), recipe.planted.class_names, where=str(media))
         render(recipe.planted, media, workers=workers)
     if not media.is_dir():
         raise RecipeError(f"{media}: no such media folder; --media names the folder that holds the videos")
-    videos = (
-        _listed(media, recipe.labels) if (media / recipe.labels).is_file() else _class_folders(media, recipe.labels)
-    )
-    videos = _with_splits(videos, recipe)
-    clips = list(_windows(videos, recipe.window_seconds)) if recipe.window_seconds else videos
+    find = listed if (media / recipe.labels).is_file() else class_folders
+    found, left_out = find(media, recipe.labels)
+    found = _with_labels_of_one_form(found, recipe.classes)
+    return Videos(tuple(_with_splits(found, recipe)), classes_of(recipe, found), left_out)
+
+
+def cut_clips(videos: Videos, recipe: Recipe, media: Path) -> list[Clip]:
+    """The videos, cut into windows where the recipe says so, sorted by key. Raises RecipeError where two keys are one.
+
+    media: the folder, for the message.
+    """
+    clips = list(_windows(videos.clips, recipe.window_seconds)) if recipe.window_seconds else list(videos.clips)
     clips.sort(key=lambda clip: clip.key)
     for one, other in pairwise(clips):
         if one.key == other.key:
@@ -144,174 +164,24 @@ def clips_of(recipe: Recipe, media: Path, *, workers: int = 1) -> list[Clip]:
 
 
 def classes_of(recipe: Recipe, clips: Sequence[Clip]) -> tuple[str, ...]:
-    """The dataset's class names in order: the recipe's, or the labels found, sorted."""
-    return recipe.classes or tuple(sorted({clip.label for clip in clips}))
+    """The dataset's class names in order: the recipe's, or the labels found, sorted; whole numbers by their value."""
+    return recipe.classes or in_order(clip.label for clip in clips)
 
 
-def check_splits(clips_per_class: Mapping[str, Sequence[int]], classes: Sequence[str], *, where: str) -> None:
-    """Raise RecipeError where there are no clips at all, or the test split holds clips of one class only.
-
-    clips_per_class: for each split the number of clips of each class, as in dataset.json. where: names the dataset.
-    """
-    if not sum(sum(counts) for counts in clips_per_class.values()):
-        raise RecipeError(f"{where}: no clips are left; rejects.jsonl says why each was left out")
-    present = [name for name, count in zip(classes, clips_per_class.get("test", ()), strict=False) if count]
-    if len(present) == 1:
-        raise RecipeError(
-            f"{where}: the test split has clips of one class only, {present[0]!r}; accuracies need two or more: "
-            f"give more videos, or a split column in the list, and pack with --overwrite"
-        )
-
-
-def encoded_key(name: str) -> str:
-    """A name as a key: all but letters, digits, "-", "_" and "~" percent-encoded; a long one cut, with a hash."""
-    key = quote(name, safe="").replace(".", "%2E")
-    if len(key) <= LONGEST_KEY:
-        return key
-    return f"{key[: LONGEST_KEY - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-def cut_parts(labels: Mapping[str, str], fractions: Mapping[str, float]) -> dict[str, str]:
-    """Which videos go to which part, by a hash of their names: {name: part}; the rest is in no part.
-
-    labels: the label of each video. fractions: the share of each part, e.g. {"test": 0.1, "val": 0.1}. A class with
-    three videos or more gives each part its share, and at least one video; the videos of smaller classes are pooled and
-    cut together. Whatever is cut, something is left. The order of `labels` does not matter.
-    """
-    by_class: dict[str | None, list[str]] = defaultdict(list)
-    sizes: dict[str, int] = defaultdict(int)
-    for label in labels.values():
-        sizes[label] += 1
-    for name, label in labels.items():
-        by_class[label if sizes[label] >= _LEAST_OF_A_CLASS else None].append(name)
-    parts: dict[str, str] = {}
-    for names in by_class.values():
-        ordered = iter(sorted(names, key=lambda name: (hashlib.sha256(name.encode()).digest(), name)))
-        if len(names) <= len(fractions):
-            continue
-        for part, fraction in fractions.items():
-            count = max(1, math.floor(len(names) * fraction + 0.5)) if fraction else 0
-            parts.update((name, part) for name in islice(ordered, count))
-    return parts
-
-
-_LEAST_OF_A_CLASS = 3  # one video for each split
-
-
-# The list, or folders that are classes.
-
-
-def _listed(media: Path, labels: str) -> list[Clip]:
-    """The videos of a list, in its order."""
-    path = media / labels
-    found = _videos(media)
-    clips: list[Clip] = []
-    line_of: dict[str, int] = {}
-    for line, row in _rows(path):
-        name = _without_suffix(row["key"])
-        if name in line_of:
-            raise RecipeError(
-                f"{path}: line {line} has the key {row['key']!r} again, of line {line_of[name]}; keep one"
-            )
-        line_of[name] = line
-        files = found.get(name, [media / name])
-        if len(files) > 1:
-            names = " and ".join(sorted(file.name for file in files))
-            raise RecipeError(f"{path}: line {line}: {row['key']!r} could be {names}; remove or rename one")
-        clips.append(
-            Clip(
-                key=encoded_key(name),
-                label=row["label"],
-                split=row["split"] or None,
-                path=files[0],
-                source=name,
-                planted_audio=_quality(path, line, "planted_audio", row),
-                planted_visual=_quality(path, line, "planted_visual", row),
-            )
-        )
-    return clips
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, row) of a list; every row has key, label, split, planted_audio and planted_visual, stripped."""
-    known = ("key", "label", "split", "planted_audio", "planted_visual")
-    empty = True
-    split_given = False
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets write a byte-order mark
-            reader = csv.DictReader(file, restkey="", restval="", strict=True)
-            header = [name.strip() for name in reader.fieldnames or ()]
-            for name in ("key", "label"):
-                if name not in header:
-                    columns = ", ".join(header) or "none"
-                    raise RecipeError(
-                        f"{path}: no column {name!r} (columns: {columns}); the first line must be key,label"
-                    )
-            reader.fieldnames = header
-            for read in reader:
-                line = reader.line_num
-                if "" in read:
-                    raise RecipeError(f"{path}: line {line} has more values than columns; quote what holds a comma")
-                row = {name: (read.get(name) or "").strip() for name in known}
-                for name in ("key", "label"):
-                    if not row[name]:
-                        raise RecipeError(f"{path}: line {line} has no {name}; give one or remove the line")
-                if row["split"] and row["split"] not in SPLITS:
-                    raise RecipeError(f"{path}: line {line}: {unknown('split', row['split'], SPLITS)}")
-                if not empty and bool(row["split"]) != split_given:
-                    raise RecipeError(f"{path}: line {line}: give every line a split, or none")
-                empty, split_given = False, bool(row["split"])
-                yield line, row
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
-    except csv.Error as error:
-        raise RecipeError(f"{path}: line {reader.line_num} is no CSV: {error}") from None
-    if empty:
-        raise RecipeError(f"{path}: lists no videos")
-
-
-def _quality(path: Path, line: int, name: str, row: Mapping[str, str]) -> float | None:
-    if not row[name]:
-        return None
-    try:
-        value = float(row[name])
-    except ValueError:
-        value = math.nan
-    if not 0.0 <= value <= 1.0:
-        raise RecipeError(f"{path}: line {line}: {name} is {row[name]!r}; expected a number from 0 to 1")
-    return value
-
-
-def _class_folders(media: Path, labels: str) -> list[Clip]:
-    """The videos in the folders of `media`: the folder's name is the label."""
-    folders = [folder for folder in media.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    clips = []
-    for folder in folders:
-        for name, files in _videos(folder).items():
-            if len(files) > 1:
-                names = " and ".join(sorted(file.name for file in files))
-                raise RecipeError(f"{folder}: {names} have the same name; remove or rename one")
-            source = f"{folder.name}/{name}"
-            clips.append(Clip(encoded_key(source), folder.name, None, files[0], source))
-    if not clips:
-        raise RecipeError(f"{media}: neither a list {labels} nor a folder of videos for each class")
-    return clips
-
-
-def _videos(folder: Path) -> dict[str, list[Path]]:
-    """Every video below a folder by its name: the path from there on, without the suffix."""
-    found: dict[str, list[Path]] = defaultdict(list)
-    for directory, _, names in os.walk(folder):
-        for name in names:
-            path = Path(directory, name)
-            if path.suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
-                found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
-    return found
-
-
-def _without_suffix(name: str) -> str:
-    suffix = PurePosixPath(name).suffix
-    return name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name
+def _with_labels_of_one_form(videos: Sequence[Clip], classes: Sequence[str]) -> list[Clip]:
+    """The videos, labels that look the same (é as one character or as two) made one: the class, or the shorter form."""
+    forms: dict[str, set[str]] = defaultdict(set)
+    for video in videos:
+        forms[normalize("NFC", video.label)].add(video.label)
+    meant = {normalize("NFC", name): name for name in reversed(classes)}
+    one_form = {
+        label: meant.get(form, form)
+        for form, labels in forms.items()
+        if len(labels) > 1 or form in meant
+        for label in labels
+        if label not in classes
+    }
+    return [replace(video, label=one_form.get(video.label, video.label)) for video in videos]
 
 
 # Splits and windows.
@@ -338,7 +208,8 @@ def _windows(videos: Sequence[Clip], seconds: float) -> Iterator[Clip]:
     """Each video cut into windows; one that cannot be read stays as one clip, to be rejected with its reason."""
     # Threads: reading headers waits for the disk.
     with ThreadPoolExecutor(max_workers=8) as executor:
-        for video, length in zip(videos, executor.map(lambda video: _length(video.path), videos), strict=True):
+        lengths = executor.map(lambda video: _length(video.path), videos)
+        for video, length in zip(videos, lengths, strict=True):
             count = max(1, math.floor(length / seconds + _WINDOW_TOLERANCE))
             for number in range(count):
                 yield replace(
@@ -350,6 +221,9 @@ def _windows(videos: Sequence[Clip], seconds: float) -> Iterator[Clip]:
 
 
 def _length(path: Path) -> float:
+    """In seconds; 0 where it cannot be told."""
+    if suffix_of(path.name) in NO_VIDEO_SUFFIXES:
+        return 0.0
     try:
         return seconds_of(path)
     except Reject:
@@ -403,16 +277,27 @@ def _planted(values: Mapping[str, object], path: Path) -> PlantedConfig | None:
     )
 
 
-def _class_names(value: object, path: Path) -> tuple[str, ...]:
-    """Class names from a list, or from a file with one a line."""
+def _planted_field(name: str, values: Mapping[str, object]) -> str:
+    """A hint at the field of [planted] that has the name of one of the recipe's, where that may have been meant."""
+    is_one = values.get("kind") == "planted" and name in [one.name for one in fields(PlantedConfig)]
+    return f"; that of the planted clips is --planted.{name.replace('_', '-')}" if is_one else ""
+
+
+def _class_names(value: object, path: Path, *, hint: str) -> tuple[str, ...]:
+    """Class names from a list, or from a file with one a line. hint: the end of what is said of another value."""
     if isinstance(value, str):
         file = Path(value)
         try:
             value = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path.name}: classes names the file {file}, which cannot be read: {error}") from None
+            raise RecipeError(
+                f"{path.name}: classes names the file {file}, which cannot be read: {error}; a list is written "
+                f'["dog", "cat"]'
+            ) from None
     if not isinstance(value, list | tuple) or not all(isinstance(name, str) and name for name in value):
-        raise RecipeError(f"{path.name}: classes is {value!r}; expected a list of names, or a file with one a line")
+        raise RecipeError(
+            f"{path.name}: classes is {value!r}; expected a list of names in quotes, or a file with one a line{hint}"
+        )
     for name, count in Counter(value).items():
         if count > 1:
             raise RecipeError(f"{path.name}: classes has {name!r} {count} times; keep one")

@@ -1,7 +1,8 @@
 """Prove that a packed dataset is whole; set aside the clips that are not.
 
 The index says where every byte of every clip is and what it should be; the shards are read from the tar headers on, as
-any other reader would, and the two must agree. Then every clip is decoded.
+any other reader would, and the two must agree. Then every clip is decoded. Whatever is damaged is a problem that is
+listed; only a folder that is no dataset at all is an error.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import io
 import json
 import math
+import secrets
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +23,28 @@ import numpy as np
 import simplejpeg
 import soundfile
 
-from avbench.dataset import (
-    DESCRIPTION_FILE,
-    INDEX_FILE,
-    QUARANTINE_FILE,
-    REJECTS_FILE,
-    Dataset,
-    checksum,
-    sha256_of,
-    shard_name,
-)
+from avbench.dataset import REJECTS_FILE, Dataset, checksum, sha256_of, shard_name
+from avbench.description import DESCRIPTION_FILE, field_problems, read_any_description
 from avbench.errors import DatasetError, UsageError
+from avbench.integrity import content_problems, quarantine_problems, row_problems, stray_shards
 from avbench.packing.quality import quality_problems
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
-from avbench.records import SPLITS, write_text
+from avbench.quarantine import Aside, write_quarantine
+from avbench.records import SPLITS
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it was packed: of one clip, of a shard, or of the dataset."""
+    """Something that is not as it was packed: of one clip, of a shard, or of the dataset.
+
+    blocks_training: no training starts with it, whatever is set aside: the index or the description is damaged.
+    """
 
     clip_id: int | None
     key: str | None
     shard: str | None
     text: str
+    blocks_training: bool = False
 
     def __str__(self) -> str:
         place = [part for part in (self.shard, self.key) if part is not None]
@@ -54,101 +54,159 @@ class Problem:
 def verify(path: Path, *, workers: int, quarantine: bool = False) -> list[Problem]:
     """Everything that is wrong with a packed dataset, dataset first, then shard by shard; empty where it is whole.
 
-    quarantine: note the clips that are not whole in quarantine.jsonl, so that no reader delivers them; an older note is
-    replaced, and removed where no clip is bad. Raises UsageError for fewer than one worker and DatasetError where
-    `path` is no dataset at all.
+    quarantine: note the clips that are not whole in quarantine.jsonl, and the shards that are missing or cut, so that
+    no reader delivers the former or stops at the latter; an older note is replaced, and removed where nothing is set
+    aside. Nothing is noted where a problem blocks training: a damaged index would have whole clips set aside.
+    Raises UsageError for fewer than one worker and DatasetError where `path` is no dataset at all.
     """
     if workers < 1:
         raise UsageError(f"workers is {workers}; expected 1 or more")
+    described = [f"{DESCRIPTION_FILE}: {text}" for text in field_problems(read_any_description(path))]
+    if described:
+        return [*map(_blocking, described)]
     try:
-        dataset = Dataset(path)
-    except DatasetError:
-        problems = list(_broken_shards(path))
-        if not problems:
-            raise
-        return problems
-    problems = list(_dataset_problems(dataset))
-    shards = range(len(dataset.description["shards"]))
-    found: dict[int, list[Problem]] = {}
-    try:
-        clips = [shard["clips"] for shard in dataset.description["shards"]]
-        for shard, those in run_tasks(
-            partial(_shard_problems, path), shards, units=clips, workers=workers, title="verifying", unit="clips"
-        ):
-            found[shard] = those
-    except WorkerDied as death:
-        names = ", ".join(shard_name(number) for number in death.begun)
-        raise DatasetError(f"{path}: a verifying process was killed or crashed (out of memory?) at {names}") from None
-    problems += [problem for shard in shards for problem in found[shard]]
-    if quarantine:
-        _write_quarantine(path, problems)
+        dataset = Dataset(path, shards_may_be_damaged=True)
+        dataset.check_index()
+    except DatasetError as error:
+        return [_blocking(str(error)), *_broken_shards(path)]
+    problems = [*map(_blocking, content_problems(dataset))]
+    problems += [
+        Problem(clip_id, dataset.key(clip_id), None, text, blocks_training=True)
+        for clip_id, text in row_problems(dataset)
+    ]
+    # A list that is about to be replaced may be whatever it is.
+    beside = [*_problems_beside(dataset), *([] if quarantine else _list_problems(dataset))]
+    problems += [Problem(None, None, None, text) for text in beside]
+    problems += _verified_shards(dataset, workers)
+    if quarantine and not any(problem.blocks_training for problem in problems):
+        write_quarantine(path, _asides(dataset, problems))
     return problems
 
 
-def _broken_shards(path: Path) -> Iterator[Problem]:
-    """Shards that are missing or have another size than they were packed with."""
-    try:
-        shards = json.loads((path / DESCRIPTION_FILE).read_text(encoding="utf-8"))["shards"]
-        sizes = [int(shard["size_bytes"]) for shard in shards]
-    except (OSError, ValueError, KeyError, TypeError):
-        return
-    for number, size in enumerate(sizes):
-        shard = path / shard_name(number)
-        if not shard.exists():
-            yield Problem(None, None, shard.name, "is missing; restore it or pack the dataset again")
-        elif shard.stat().st_size != size:
-            text = f"has {shard.stat().st_size} bytes, was packed with {size}; restore it or pack the dataset again"
-            yield Problem(None, None, shard.name, text)
-
-
-def _dataset_problems(dataset: Dataset) -> Iterator[Problem]:
-    """Whether index, description and rejects agree with each other."""
-    description = dataset.description
-
-    def differ(what: str, found: object, packed: object) -> Iterator[Problem]:
-        if found != packed:
-            yield Problem(None, None, None, f"{what}: found {found}, dataset.json says {packed}")
-
-    yield from differ(f"SHA-256 of {INDEX_FILE}", sha256_of(dataset.path / INDEX_FILE), description["index_sha256"])
-    per_class = {
-        split: np.bincount(dataset.labels[dataset.splits == number], minlength=len(dataset.classes)).tolist()
-        for number, split in enumerate(SPLITS)
+def as_json(path: Path, problems: list[Problem], *, set_aside: int) -> dict[str, Any]:
+    """What `avbench verify --json` prints. set_aside: how many clips it has set aside."""
+    return {
+        "dataset": str(path),
+        "whole": not problems,
+        "problems": [asdict(problem) for problem in problems],
+        "set_aside": set_aside,
     }
-    yield from differ("clips per class", per_class, description["clips_per_class"])
-    yield from differ("clips", {split: sum(counts) for split, counts in per_class.items()}, description["clips"])
-    in_shards = np.bincount(dataset.shards, minlength=len(description["shards"])).tolist()
-    yield from differ("clips per shard", in_shards, [shard["clips"] for shard in description["shards"]])
-    if len(set(dataset.column("key", np.arange(len(dataset))).to_pylist())) != len(dataset):
-        yield Problem(None, None, None, f"{INDEX_FILE} has a key twice")
+
+
+def _verified_shards(dataset: Dataset, workers: int) -> list[Problem]:
+    shards = range(len(dataset.description["shards"]))
+    found: dict[int, list[Problem]] = {}
+    clips = [shard["clips"] for shard in dataset.description["shards"]]
+    call = secrets.token_hex(8)
+    _opened[dataset.path, call] = _Opened(dataset)
+    task = partial(_shard_problems, dataset.path, call)
+    try:
+        for shard, those in run_tasks(task, shards, units=clips, workers=workers, title="verifying", unit="clips"):
+            found[shard] = those
+    except WorkerDied as death:
+        names = ", ".join(shard_name(number) for number in death.begun)
+        raise DatasetError(
+            f"{dataset.path}: a verifying process was killed or crashed (out of memory?) at {names}"
+        ) from None
+    finally:
+        del _opened[dataset.path, call]
+    return [problem for shard in shards for problem in found[shard]]
+
+
+def _blocking(text: str) -> Problem:
+    return Problem(None, None, None, text, blocks_training=True)
+
+
+def _broken_shards(path: Path) -> Iterator[Problem]:
+    """Shards that are missing or of another size than they were packed with, where no index can be read."""
+    for number, shard in enumerate(read_any_description(path)["shards"]):
+        file = path / shard_name(number)
+        text = _damage(file.stat().st_size if file.is_file() else None, shard["size_bytes"])
+        if text:
+            yield Problem(None, None, file.name, text)
+
+
+def _damage(size: int | None, packed: int) -> str:
+    """What is wrong with a shard of this size (None: missing); empty where nothing is."""
+    if size is None:
+        return "is missing; restore it or pack the dataset again"
+    if size != packed:
+        return f"has {size} bytes, was packed with {packed}; restore it or pack the dataset again"
+    return ""
+
+
+def _problems_beside(dataset: Dataset) -> Iterator[str]:
+    """Whether keys, rejects and what else lies in the folder are as they should be; no training needs them."""
+    twice = dataset.twice()
+    if twice is not None:
+        yield f"two clips of the index have the key {twice}"
     try:
         lines = (dataset.path / REJECTS_FILE).read_text(encoding="utf-8").splitlines()
-        rejects = dict(sorted(Counter(json.loads(line)["reason"] for line in lines).items()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        yield Problem(None, None, None, f"{REJECTS_FILE} cannot be read: {error}")
+        rejects = dict(sorted(Counter(str(json.loads(line)["reason"]) for line in lines).items()))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        yield f"{REJECTS_FILE} cannot be read: {error}"
     else:
-        yield from differ(REJECTS_FILE, rejects, description["rejects"])
-    for text in quality_problems(dataset.path, description):
-        yield Problem(None, None, None, text)
+        packed = dataset.description["rejects"]
+        if rejects != packed:
+            yield f"{REJECTS_FILE}: found {rejects}, {DESCRIPTION_FILE} says {packed}"
+    yield from stray_shards(dataset)
+    yield from quality_problems(dataset.path, dataset.description)
 
 
-def _shard_problems(path: Path, shard: int, beat: Beat) -> list[Problem]:
+def _list_problems(dataset: Dataset) -> Iterator[str]:
+    try:
+        yield from quarantine_problems(dataset)
+    except DatasetError as error:
+        yield str(error)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A dataset and which clips are in which shard, made once in each process."""
+
+    dataset: Dataset
+
+    @cached_property
+    def _by_shard(self) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(self.dataset.shards, kind="stable")  # linear where they ascend, as they were packed
+        return order, self.dataset.shards[order]
+
+    def clips_of(self, shard: int) -> list[int]:
+        """Ids of the clips that the index has in a shard, ascending."""
+        order, shards = self._by_shard
+        first, end = np.searchsorted(shards, [shard, shard + 1])
+        return order[first:end].tolist()
+
+
+# By path and call of `verify`, so that no later call has what an earlier one opened; a worker process has one call.
+_opened: dict[tuple[Path, str], _Opened] = {}
+
+
+def _shard_problems(path: Path, call: str, shard: int, beat: Beat) -> list[Problem]:
     """Everything wrong with one shard and its clips."""
-    dataset = Dataset(path)
-    name = shard_name(shard)
-    tar = path / name
+    if (path, call) not in _opened:
+        _opened[path, call] = _Opened(Dataset(path, shards_may_be_damaged=True))
+    opened = _opened[path, call]
+    dataset, name = opened.dataset, shard_name(shard)
+    size = dataset.shard_size(shard)
     packed = dataset.description["shards"][shard]
-    problems = []
-    if sha256_of(tar) != packed["sha256"]:
-        problems.append(Problem(None, None, name, "its SHA-256 is not the one it was packed with"))
-    members, end = _members(tar)
+    damage = _damage(size, packed["size_bytes"])
+    clips = opened.clips_of(shard)
+    if not size:  # missing, or nothing of it is left: one line, not one for each of its clips
+        return [Problem(None, None, name, f"{damage} ({len(clips)} clips are gone with it)")] if damage else []
+    problems = [Problem(None, None, name, damage)] if damage else []
+    tar = path / name
+    try:
+        if not damage and sha256_of(tar) != packed["sha256"]:
+            problems.append(Problem(None, None, name, "its SHA-256 is not the one it was packed with"))
+        members, end = _members(tar)
+    except OSError as error:
+        return [*problems, Problem(None, None, name, f"cannot be read: {error.strerror}")]
     if end:
         problems.append(Problem(None, None, name, end))
-    clips = np.flatnonzero(dataset.shards == shard)
-    if (dataset.splits[clips] != SPLITS.index(packed["split"])).any():
-        problems.append(Problem(None, None, name, f"has clips of another split than {packed['split']}"))
     expected: set[str] = set()
     lines = [f"v1.2 {len(clips)}"]
-    for clip_id in clips.tolist():
+    for clip_id in clips:
         beat()
         key = dataset.key(clip_id)
         suffixes = _suffixes(dataset, clip_id)
@@ -157,24 +215,35 @@ def _shard_problems(path: Path, shard: int, beat: Beat) -> list[Problem]:
         lines.append(" ".join(f"{suffix} {offset} {size} {key}.{suffix}" for suffix, offset, size in places))
         problems += [Problem(clip_id, key, name, text) for text in _clip_problems(dataset, clip_id, members)]
     for stray in sorted(set(members) - expected):
-        problems.append(Problem(None, None, name, f"holds {stray}, which {INDEX_FILE} does not list"))
-    index = tar.with_suffix(".idx")
-    if not index.exists():
-        problems.append(Problem(None, None, name, f"its DALI index {index.name} is missing"))
-    elif index.read_text(encoding="utf-8").splitlines() != lines:
-        problems.append(Problem(None, None, name, f"its DALI index {index.name} does not list what it holds"))
-    return problems
+        problems.append(Problem(None, None, name, f"holds {stray}, which the index does not list"))
+    text = _dali_index_problem(tar.with_suffix(".idx"), lines, is_shard_damaged=bool(damage))
+    return [*problems, Problem(None, None, name, text)] if text else problems
+
+
+def _dali_index_problem(index: Path, lines: list[str], *, is_shard_damaged: bool) -> str:
+    """What is wrong with a shard's DALI index; of a damaged shard only whether it is there."""
+    try:
+        found = index.read_bytes()
+    except OSError:
+        return f"its DALI index {index.name} is missing"
+    if not is_shard_damaged and found != "".join(f"{line}\n" for line in lines).encode():
+        return f"its DALI index {index.name} does not list what it holds"
+    return ""
 
 
 def _members(tar: Path) -> tuple[dict[str, tuple[int, int]], str]:
     """Byte offset and size of each member's data by its name, and what is wrong with the tar file, if anything."""
     members: dict[str, tuple[int, int]] = {}
+    reached = -1
     with tar.open("rb") as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as reader:
                 for member in reader:
+                    if member.offset <= reached:  # a damaged size can be negative, and lead round in a circle
+                        return members, f"is no whole tar file: it goes back at byte {reached}"
+                    reached = member.offset
                     members[member.name] = (member.offset_data, member.size)
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
             return members, f"is no whole tar file: {error}"
     return members, ""
 
@@ -189,6 +258,9 @@ def _clip_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[i
     key = dataset.key(clip_id)
     _, audio, *frames = _suffixes(dataset, clip_id)
     row = int(dataset.frames.first[clip_id])
+    if _end_of(dataset, clip_id) > (size := dataset.shard_size(int(dataset.shards[clip_id])) or 0):
+        yield f"reaches beyond the {size} bytes that its shard has"
+        return
     listed = {audio: (int(dataset.audio_offsets[clip_id]), int(dataset.audio_sizes[clip_id]))}
     for number, suffix in enumerate(frames):
         listed[suffix] = (int(dataset.frames.offset[row + number]), int(dataset.frames.size[row + number]))
@@ -204,32 +276,47 @@ def _clip_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[i
         yield from _frame_problems(dataset, clip_id, number, suffix)
 
 
+def _end_of(dataset: Dataset, clip_id: int) -> int:
+    """The byte of its shard at which a clip's sound and pictures end."""
+    frames = range(int(dataset.frames.first[clip_id]), int(dataset.frames.first[clip_id + 1]))
+    ends = [int(dataset.frames.offset[row]) + int(dataset.frames.size[row]) for row in frames]
+    return max([int(dataset.audio_offsets[clip_id]) + int(dataset.audio_sizes[clip_id]), *ends])
+
+
 def _json_problems(dataset: Dataset, clip_id: int, place: tuple[int, int] | None) -> Iterator[str]:
     if place is None:
         return
-    with (dataset.path / shard_name(int(dataset.shards[clip_id]))).open("rb") as file:
-        file.seek(place[0])
-        data = file.read(place[1])
     try:
-        found = json.loads(data)
-        told = {
-            name: found[name] for name in ("label", "split", "frames", "width", "height", "sample_rate_hz", "source")
-        }
-    except (ValueError, KeyError, TypeError):
+        with (dataset.path / shard_name(int(dataset.shards[clip_id]))).open("rb") as file:
+            file.seek(place[0])
+            found = json.loads(file.read(max(0, place[1])))
+        told = {name: found[name] for name in _TOLD}
+        told.update({name: found.get(name) for name in _TOLD_OF_PLANTED})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError, RecursionError):
         yield "its json cannot be read"
         return
     listed: dict[str, Any] = {
-        "label": dataset.classes[dataset.labels[clip_id]],
-        "split": SPLITS[dataset.splits[clip_id]],
+        "label": _name_at(dataset.classes, dataset.labels[clip_id]),
+        "split": _name_at(SPLITS, dataset.splits[clip_id]),
         "frames": int(dataset.frame_counts(np.array([clip_id]))[0]),
         "width": int(dataset.widths[clip_id]),
         "height": int(dataset.heights[clip_id]),
         "sample_rate_hz": int(dataset.sample_rates[clip_id]),
-        "source": dataset.column("source", [clip_id])[0].as_py(),
+        **{name: dataset.value(name, clip_id) for name in ("source", "start_seconds", *_TOLD_OF_PLANTED)},
     }
     for name, value in listed.items():
-        if told[name] != value:
+        if value is not _NO_NAME and told[name] != value:
             yield f"its json has {name} {told[name]!r}, the index {value!r}"
+
+
+_TOLD = ("label", "split", "frames", "width", "height", "sample_rate_hz", "source", "start_seconds")
+_TOLD_OF_PLANTED = ("planted_audio", "planted_visual")
+_NO_NAME = object()
+
+
+def _name_at(names: tuple[str, ...], number: int) -> object:
+    """_NO_NAME where there is none of this number, which is a problem of the row."""
+    return names[number] if 0 <= number < len(names) else _NO_NAME
 
 
 def _audio_problems(dataset: Dataset, clip_id: int) -> Iterator[str]:
@@ -268,16 +355,20 @@ def _frame_problems(dataset: Dataset, clip_id: int, frame: int, suffix: str) -> 
         yield f"its {suffix} has (width, height) {(width, height)}, the index says {listed}"
 
 
-def _write_quarantine(path: Path, problems: list[Problem]) -> None:
+def _asides(dataset: Dataset, problems: list[Problem]) -> Iterator[Aside]:
+    """The clips that are not whole, each with the first thing that is wrong, and the shards that are missing or cut."""
     reasons: dict[int, Problem] = {}
     for problem in problems:
         if problem.clip_id is not None:
             reasons.setdefault(problem.clip_id, problem)
-    lines = [
-        json.dumps({"clip_id": clip_id, "key": problem.key, "reason": problem.text}, ensure_ascii=False) + "\n"
-        for clip_id, problem in sorted(reasons.items())
-    ]
-    if lines:
-        write_text(path / QUARANTINE_FILE, "".join(lines))
-    else:
-        (path / QUARANTINE_FILE).unlink(missing_ok=True)
+    shards = dataset.description["shards"]
+    sizes = [dataset.shard_size(number) for number in range(len(shards))]
+    gone = [number for number, size in enumerate(sizes) if not size]
+    for clip_id in np.flatnonzero(np.isin(dataset.shards, gone)).tolist():
+        key, shard = dataset.key(clip_id), shard_name(int(dataset.shards[clip_id]))
+        reasons.setdefault(clip_id, Problem(clip_id, key, shard, "its shard is gone"))
+    for clip_id, problem in sorted(reasons.items()):
+        yield Aside(problem.text, clip_id=clip_id, key=problem.key)
+    for number, (size, packed) in enumerate(zip(sizes, shards, strict=True)):
+        if text := _damage(size, packed["size_bytes"]):
+            yield Aside(text, shard=shard_name(number), size_bytes=size)

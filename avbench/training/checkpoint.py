@@ -18,7 +18,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +44,41 @@ VERSION = 2
 warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
 
 
+@dataclass(frozen=True, slots=True)
+class Within:
+    """How far a run is with the passes over data that its method makes before an epoch: an estimate, say.
+
+    passes: begun. batches: of all of them. clips: over all ranks. seconds: over all launches.
+    """
+
+    run: str
+    passes: int = 0
+    batches: int = 0
+    clips: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True)
 class Position:
     """Where a pass is: the next batch to train on, and what the run folder held by then.
 
-    An epoch that is trained and not yet judged has as many batches done as it has.
+    An epoch that is trained and not yet judged has as many batches done as it has. prepared: how many of the training
+    runs have done what they do before this epoch's first batch. within: where the next of them is amid it.
     """
 
     epoch: int
     batch: int
     metrics_offset: int
     bad_clips: dict[int, str]
-    prepared: int = 0  # runs that have done their passes before this epoch's first batch
+    prepared: int = 0
+    within: Within | None = None
 
     @property
     def name(self) -> str:
         """The checkpoint's name; sorted by it, a later one comes later. No two of a pass have the same."""
-        prepared = f"-prepared-{self.prepared:04d}" if self.prepared else ""
-        return f"epoch-{self.epoch:04d}-batch-{self.batch:06d}{prepared}"
+        prepared = f"-prepared-{self.prepared:04d}" if self.prepared or self.within else ""
+        within = f"{_WITHIN}{self.within.batches:07d}" if self.within else ""
+        return f"epoch-{self.epoch:04d}-batch-{self.batch:06d}{prepared}{within}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +99,8 @@ class _Staged:
 class Checkpoints:
     """The checkpoints of a run folder; every rank makes one and calls it at the same time as the others.
 
-    background: what writes them. keep: how many of the newest to keep, beside the newest one made at an epoch's end.
+    background: what writes them. keep: how many of the newest to keep, beside the newest one made at an epoch's end;
+    at least one.
     identity: what a checkpoint must agree with to be gone on from (dataset, runs); one of another is refused by name of
     what differs. clips: identifies the clips that are used, which may change between epochs (quarantine) but not within
     one. may_publish: asked by rank 0 before a checkpoint takes its place, raises RunError where the run folder is no
@@ -199,8 +217,9 @@ class Checkpoints:
         for store in stores:
             store.load(path / _store_name(store))
         bad_clips = {int(clip): reason for clip, reason in manifest["bad_clips"].items()}
+        within = Within(**manifest["within"]) if manifest.get("within") else None
         return Position(
-            manifest["epoch"], manifest["batch"], manifest["metrics_offset"], bad_clips, manifest["prepared"]
+            manifest["epoch"], manifest["batch"], manifest["metrics_offset"], bad_clips, manifest["prepared"], within
         )
 
     def best_file(self, run: Run) -> Path:
@@ -238,6 +257,7 @@ class Checkpoints:
             "epoch": position.epoch,
             "batch": position.batch,
             "prepared": position.prepared,
+            "within": asdict(position.within) if position.within else None,
             "metrics_offset": position.metrics_offset,
             "bad_clips": {str(clip): reason for clip, reason in position.bad_clips.items()},
             "world_size": current_world().size,
@@ -262,19 +282,19 @@ class Checkpoints:
 
     def _changed_clips(self, path: Path) -> str:
         manifest = _manifest(path)
-        if manifest["batch"] and manifest["clips"] != self.clips:
-            return "was saved within an epoch over other clips (the quarantine has changed)"
+        if (manifest["batch"] or manifest.get("within")) and manifest["clips"] != self.clips:
+            amid = "an epoch" if manifest["batch"] else "the passes before an epoch"
+            return f"was saved within {amid} over other clips (the quarantine has changed)"
         return ""
 
     def _all(self) -> list[Path]:
-        """Newest first."""
-        return sorted((path for path in self.folder.glob("epoch-*") if path.is_dir()), reverse=True)
+        return _newest_first(self.folder)
 
     def _prune(self) -> None:
         everything = self._all()
         kept = everything[: self.keep]
         # An epoch's end can always be gone on from, also over other clips.
-        ends = [path for path in everything if _AT_EPOCHS_END in path.name]
+        ends = [path for path in everything if _AT_EPOCHS_END in path.name and _WITHIN not in path.name]
         if ends and ends[0] not in kept:
             kept.append(ends[0])
         for path in set(everything) - set(kept):
@@ -286,6 +306,24 @@ class Checkpoints:
                 file.unlink(missing_ok=True)
 
 
+def keep_only_best(folder: Path) -> None:
+    """Remove all of a folder of checkpoints but the best networks that the newest one means. On rank 0.
+
+    Killed in between it may be called again: the newest checkpoint goes last.
+    """
+    everything = _newest_first(folder)
+    needed = {name for path in everything[:1] for name in _best_meant_by(path)}
+    for file in (folder / "best").glob("*"):
+        if needed and file.name not in needed:
+            file.unlink(missing_ok=True)
+    for path in [*folder.glob("unused-*"), *folder.glob(f"{_PARTIAL}*"), *reversed(everything)]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("epoch-*") if path.is_dir()), reverse=True)
+
+
 _PARTIAL = ".partial-"
 _TENSORS = "tensors"
 # Names of tensors begin with whose they are: of all ranks alike, or of one.
@@ -293,6 +331,7 @@ _SHARED, _OF_RANK, _RANDOM = "shared", "rank", "random"
 _TENSOR = "the tensor"  # the one key of a dictionary that stands for a tensor
 _BLOCK_BYTES = 1 << 20
 _AT_EPOCHS_END = "-batch-000000"
+_WITHIN = "-pass-batch-"
 
 
 def _make_anew(partial: Path) -> None:
@@ -406,10 +445,10 @@ def _load_rank(tensors: Mapping[str, Tensor], saved_world_size: int, runs: Seque
     same = saved_world_size == world.size
     ranks = [world.rank] if same else range(saved_world_size)
     for run in runs:
-        if run.is_training:
-            for name, buffer in run.buffers().items():
-                saved = [tensors[f"{_of_rank(rank)}/{run.name}/{name}"] for rank in ranks]
-                buffer.copy_(torch.stack(saved).mean(dim=0))
+        first = f"{_of_rank(ranks[0])}/{run.name}/"
+        names = [name.removeprefix(first) for name in tensors if name.startswith(first)]
+        saved = {name: [tensors[f"{_of_rank(rank)}/{run.name}/{name}"] for rank in ranks] for name in names}
+        run.load_buffers({name: torch.stack(of_ranks).mean(dim=0) for name, of_ranks in saved.items()})
     prefix = f"{_of_rank(world.rank)}/{_RANDOM}/"
     random = {name.removeprefix(prefix): state for name, state in tensors.items() if name.startswith(prefix)}
     if same and random:

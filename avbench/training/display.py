@@ -120,7 +120,11 @@ def _speed_text(speed: dict[str, Any]) -> str:
     if speed.get("storage_bytes_per_second", 0.0) >= _WORTH_SAYING_BYTES:
         parts.append(f"{speed['storage_bytes_per_second'] / 1e6:,.1f} MB/s read")
     if "gpu_use_share" in speed:
-        parts.append(f"GPU {speed['gpu_use_share']:.0%}, {speed['gpu_memory_bytes'] / 2**30:.1f} GiB")
+        parts.append(f"GPU {speed['gpu_use_share']:.0%}")
+    if "gpu_sm_activity_share" in speed:
+        parts.append(f"SMs {speed['gpu_sm_activity_share']:.0%}")
+    if "gpu_memory_bytes" in speed:
+        parts.append(f"{speed['gpu_memory_bytes'] / 2**30:.1f} GiB")
     if "gpu_power_watts" in speed:
         parts.append(f"{speed['gpu_power_watts']:,.0f} W, {speed['joules_per_clip']:.2f} J/clip")
     if speed.get("slowest_step_seconds", 0.0) > _WORTH_SAYING * speed.get("fastest_step_seconds", 0.0):

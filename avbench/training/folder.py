@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
+from avbench.dataset import Dataset
 from avbench.errors import RunError
-from avbench.records import write_json
+from avbench.records import DIVERGED_FILE, write_json
 
 _PACKAGES = ("avbench", "torch", "torchaudio", "torchvision", "nvidia-dali-cuda120", "numpy", "pyarrow", "deepspeed")
 # A writer touches its lock while it works; one of another host that is older than this has lost its process.
@@ -51,6 +52,7 @@ class RunFolder:
     lock = property(lambda self: self.path / "lock.json")
     interrupted = property(lambda self: self.path / "interrupted.json")
     finished = property(lambda self: self.path / "finished.json")
+    diverged = property(lambda self: self.path / DIVERGED_FILE)
 
     def prediction_file(self, run: str, seed: int, split: str) -> Path:
         """Predictions of one run on one split."""
@@ -75,6 +77,23 @@ class RunFolder:
         """Raises RunError where there is no run to go on with."""
         if not self.config.exists():
             raise RunError(f"{self.path}: no run to resume (it has no config.toml); leave out --resume to start one")
+
+    def check_dataset(self, dataset: Dataset) -> None:
+        """Raises RunError where this is not the dataset that the run was begun with, and says what has changed."""
+        try:
+            begun = json.loads(self.dataset.read_text("utf-8"))
+        except FileNotFoundError:
+            return  # killed before it was written: nothing was trained
+        here = dataset.description
+        if begun["index_sha256"] == dataset.fingerprint and begun["classes"] == list(dataset.classes):
+            return
+        is_same = (begun["name"], begun["classes"]) == (dataset.name, list(dataset.classes))
+        what = "was packed again or changed since" if is_same else "is another dataset"
+        raise RunError(
+            f"{self.path}: was saved with dataset {_described(begun)}; {dataset.path} {what}: {_described(here)}. "
+            f"Name the one that the run was begun with (then at {begun.get('path')}), or start another run with "
+            f"another --out"
+        )
 
     def clear(self) -> None:
         """Remove all that an earlier run left; the lock, which the caller holds, stays."""
@@ -172,6 +191,11 @@ class RunFolder:
                 if self.lock.stat().st_mtime != before:
                     return True
         return False
+
+
+def _described(description: Mapping[str, Any]) -> str:
+    clips, classes = sum(description["clips"].values()), len(description["classes"])
+    return f"{description['name']!r} with {clips} clips of {classes} classes (index {description['index_sha256'][:8]})"
 
 
 def _holds_something(path: Path) -> bool:

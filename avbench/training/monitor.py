@@ -7,7 +7,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 
 from avbench.batch import Batch
 from avbench.distributed import gather_objects, open_group, over, ranks_on_this_node
+from avbench.training.nvml import Gpu
 
 # What a rank says of itself and all of them together: the numbers are listed by rank where there are several.
 _BY_RANK = (
@@ -27,6 +28,7 @@ _BY_RANK = (
     "storage_bytes_per_second",
     "peak_memory_bytes",
     "gpu_use_share",
+    "gpu_sm_activity_share",
     "gpu_memory_bytes",
     "gpu_power_watts",
     "joules_per_clip",
@@ -74,7 +76,7 @@ class Monitor:
         self._writing_seconds, self._stalled_seconds = writing_seconds, stalled_seconds
         self.no_gpu_numbers = ""
         try:
-            self._gpu = _open_gpu(device)
+            self._gpu = Gpu(device) if device.type == "cuda" else None
         except pynvml.NVMLError as error:
             self._gpu = None
             self.no_gpu_numbers = f"NVML does not answer ({error}): no GPU use, memory, power or joules a clip"
@@ -95,6 +97,8 @@ class Monitor:
             if batch is None:
                 return
             self._clips += len(batch)
+            if self._gpu is not None:
+                self._gpu.poll()
             self._steps += 1
             yield batch
 
@@ -148,7 +152,7 @@ class Monitor:
             "cpu_use_share": cpu_cores_busy * ranks_on_this_node() / len(os.sched_getaffinity(0)),
             # Linux counts the peak in KiB.
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-            **self._read_gpu(),
+            **(self._gpu.report() if self._gpu is not None else {}),
         }
         if self._device.type == "cuda":
             # What `data_wait_share` does not see: the processor goes on with a batch that is still being decoded.
@@ -167,24 +171,13 @@ class Monitor:
         self._waited = self._waited_for_others = 0.0
         self._clips = self._steps = 0
         self._written = self._writing_seconds()
+        if self._gpu is not None:
+            self._gpu.restart()
         self._before = self._counters()
 
     def _counters(self) -> _Counters:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        return _Counters(used.ru_utime + used.ru_stime, _storage_bytes(), _gpu_joules(self._gpu))
-
-    def _read_gpu(self) -> dict[str, Any]:
-        if self._gpu is None:
-            return {}
-        # A GPU that stops answering NVML is no reason to stop training on it.
-        with suppress(pynvml.NVMLError):
-            memory = pynvml.nvmlDeviceGetMemoryInfo(self._gpu)
-            return {
-                "gpu_use_share": pynvml.nvmlDeviceGetUtilizationRates(self._gpu).gpu / 100.0,
-                "gpu_memory_bytes": int(memory.used),
-                "gpu_memory_total_bytes": int(memory.total),
-            }
-        return {}
+        return _Counters(used.ru_utime + used.ru_stime, _storage_bytes(), self._gpu.joules if self._gpu else None)
 
 
 def plotted(report: dict[str, Any]) -> dict[str, float]:
@@ -219,16 +212,6 @@ def _storage_bytes() -> int | None:
         return None  # no such accounting in this kernel, or not for us to read
 
 
-def _gpu_joules(gpu: Any | None) -> float | None:
-    """Energy of a GPU since its driver was loaded."""
-    if gpu is None:
-        return None
-    try:
-        return float(pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)) / 1e3  # NVML counts millijoules
-    except pynvml.NVMLError:
-        return None  # before Volta there is no counter
-
-
 def _across(ranks: Sequence[dict[str, Any]], machines: Sequence[str]) -> dict[str, Any]:
     """What the ranks' numbers say of their differences; each rank's machine by name."""
     seconds = [of_rank["step_seconds"] for of_rank in ranks]
@@ -251,12 +234,3 @@ def _across(ranks: Sequence[dict[str, Any]], machines: Sequence[str]) -> dict[st
         if uses:
             across[f"gpu_use_share_of_{machine}"] = sum(uses) / len(uses)
     return across
-
-
-def _open_gpu(device: torch.device) -> Any | None:
-    """NVML's handle of a GPU; None of a CPU. Raises NVMLError."""
-    if device.type != "cuda":
-        return None
-    pynvml.nvmlInit()
-    # By UUID: CUDA_VISIBLE_DEVICES renumbers torch's devices, never NVML's.
-    return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

@@ -31,11 +31,22 @@ def prepare(batch: Batch, dtype: torch.dtype) -> Batch:
 
 def counted(batch: Batch) -> Batch | None:
     """A prepared batch with the valid clips of all ranks counted; None where no rank has one. A collective."""
+    return counted_each([batch])[0]
+
+
+def counted_each(batches: Sequence[Batch]) -> list[Batch | None]:
+    """Each of some prepared batches with the valid clips of all ranks counted; None where no rank has one.
+
+    One collective for all of them; every rank gives as many, on the same device.
+    """
     # Filled in on the device: a tensor made of a number is copied to a GPU while the processor waits.
-    global_valid = sum_over_ranks(torch.full((), len(batch), dtype=torch.int64, device=batch.label.device))
-    if not len(batch) and not int(global_valid):
-        return None  # there is nothing to learn
-    return replace(batch, global_valid=global_valid)
+    own = [torch.full((), len(batch), dtype=torch.int64, device=batch.label.device) for batch in batches]
+    counts = sum_over_ranks(torch.stack(own)).unbind()
+    # Only a rank without clips looks whether there is nothing to learn.
+    return [
+        replace(batch, global_valid=count) if len(batch) or int(count) else None
+        for batch, count in zip(batches, counts, strict=True)
+    ]
 
 
 def evaluate(

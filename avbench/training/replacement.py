@@ -1,7 +1,7 @@
 """What a network predicts without one of its modalities: that modality's features replaced by their mean over train.
 
-Greedy's conditional utilization rates (Wu et al., ICML 2022, arXiv 2202.05306, section 3) and the modalities' Shapley
-values are computed from these predictions. Which features carry a modality the method says (`feature_modules`).
+What a network and its branches use of each modality, and the modalities' Shapley values, are computed from these
+predictions (analysis/utilization.py). Which features carry a modality the method says (`feature_modules`).
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def feature_means(
 
 
 def predict_without_each(run: Run, batch: Batch, means: Means) -> dict[str, Prediction]:
-    """Predictions by what is replaced: "none", and each of the modalities."""
+    """Predictions by what is replaced: "none", and each of the modalities.
+
+    Without a modality the network's part of the other one says something of its own only where parts see each other.
+    """
     modules = run.method.feature_modules(run.engine.model)
     everything = [module for of_modality in modules.values() for module in of_modality]
     with _observed(everything) as outputs:
@@ -82,8 +85,8 @@ def predict_without_each(run: Run, batch: Batch, means: Means) -> dict[str, Pred
                 constant = mean.to(dtypes[id(module)]).expand(len(batch), *mean.shape)
                 stack.enter_context(_returning(module, constant.to(batch.label.device)))
             prediction = run.predict(batch)
-        # The parts are the network's own as it is, not without a modality.
-        predictions[modality] = replace(prediction, parts={})
+        others = [name for name in prediction.parts if name != modality and run.method.parts_see_each_other]
+        predictions[modality] = replace(prediction, parts={name: prediction.parts[name] for name in others})
     return predictions
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,9 @@ from avbench.distributed import sum_over_ranks
 from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, over_the_global_batch
 from avbench.errors import UsageError
 from avbench.methods import RunSpec
-from avbench.methods.base import Method, Step
+from avbench.methods.base import Method, Part, Step
+from avbench.models.resnet import WIDTH, Encoder
+from avbench.training.audit import Count
 
 DIVERGED = "diverged: loss or confidence not finite"
 
@@ -48,10 +50,14 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a run has counted: loss sum, number correct and clips over all ranks; means of what its method logged."""
+    """What a run has counted: loss sum, number correct and clips over all ranks; means of what its method logged.
+
+    counted: which clips these were, over all ranks.
+    """
 
     totals: list[float]
     log: dict[str, float]
+    counted: Count
 
 
 def take_tallies(runs: Sequence[Run]) -> list[Taken]:
@@ -62,7 +68,9 @@ def take_tallies(runs: Sequence[Run]) -> list[Taken]:
     """
     if not runs:
         return []
-    sums = sum_over_ranks(torch.stack([run.tally.sums for run in runs]))
+    sums = torch.stack([run.tally.sums for run in runs])
+    counted = torch.tensor([run.take_counted().words() for run in runs], dtype=sums.dtype).to(sums.device)
+    sums = sum_over_ranks(torch.cat([sums, counted], dim=1))
     kept = [run.kept_on_device() for run in runs]
     pieces = [sums.flatten(), *(piece for of_run in kept for piece in of_run)]
     arrived = iter(torch.cat(pieces).cpu().split([len(piece) for piece in pieces]))
@@ -82,6 +90,22 @@ class Progress:
     best_epoch: int = -1
     finished: str = ""  # why the run trains no more; empty while it does
     open_epoch: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # loss sum, correct, clips so far
+    counted: list[int] | None = field(
+        default_factory=lambda: [0, 0]
+    )  # of the open epoch: see audit.Count; None: unknown
+    seconds: float = 0.0  # since training began until the run stopped, all launches together
+    diverged: dict[str, float] | None = None  # in which epoch, by which step, at which learning rate
+
+    def count(self, taken: Taken) -> None:
+        """Add what was counted to the open epoch."""
+        self.open_epoch = [a + b for a, b in zip(self.open_epoch, taken.totals, strict=True)]
+        if self.counted is not None:
+            total = Count(*self.counted) + taken.counted
+            self.counted = [total.clips, total.mixed]
+
+    def close_epoch(self) -> None:
+        """Begin another epoch."""
+        self.open_epoch, self.counted = [0.0, 0.0, 0.0], [0, 0]
 
     def judge(self, *, epoch: int, accuracy: float, patience: int) -> bool:
         """Take in an epoch's validation accuracy; returns whether it is the best so far. patience 0: never stop."""
@@ -97,11 +121,13 @@ class Progress:
 class Prediction:
     """What a run says of a batch's clips.
 
-    probabilities: float32 [B, classes]. parts: int64 [B] for each modality, the class that the network's own unimodal
-    part says, where it has such parts. uncertainty: [B], of methods that have one.
+    probabilities: float32 [B, classes]. log_probabilities: float32 [B, classes], no infinite ones. parts: int64 [B] for
+    each modality, the class that the network's own unimodal part says, where it has such parts. uncertainty: [B], of
+    methods that have one.
     """
 
     probabilities: Tensor
+    log_probabilities: Tensor
     parts: dict[str, Tensor]
     uncertainty: Tensor | None
 
@@ -110,6 +136,7 @@ class Run:
     """A configured method under one seed while it trains.
 
     store: the confidence store that the run feeds, if its method is a unimodal network.
+    trains_on: the part of train whose clips it is trained on, and which alone count in its training's numbers.
     """
 
     def __init__(
@@ -124,11 +151,14 @@ class Run:
         dtype: torch.dtype,
         batch_norm: str,
         store: ConfidenceStore | None,
+        width: int = WIDTH,
     ) -> None:
         self.spec = spec
         self.seed = seed
         self.store = store
         self.method = spec.method(spec.config, classes=classes, seed=seed)
+        self.method.width = width
+        self.trains_on = _checked_part(self.method, spec.text)
         # Only the seed decides the initialization, so a run is the same alone and among others.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -146,8 +176,13 @@ class Run:
         )
         self._optimizer = optimizer
         self.progress = Progress()
+        self.forks: dict[str, Engine] = {}  # that `before_epoch` has made, until it is done
+        self._saved_forks: dict[str, dict[str, Any]] = {}  # those of the checkpoint that was gone on from
+        self._saved_buffers: dict[str, Tensor] = {}  # theirs
         self.learning_rate = 0.0  # of the last step
         self.tally = Tally.zero(device)
+        self._counted = Count()  # of this rank, since last taken
+        self._epoch = 0  # of the last step
         self._logged: dict[str, list[Tensor | float]] = {}
         self._unrecorded: list[tuple[Tensor, Tensor, Tensor, int]] = []
         self._is_checked = False  # what the method says of a batch
@@ -166,15 +201,17 @@ class Run:
         """What runs.json says of it, for whoever reads tables: method, network, what it reads and feeds, options."""
         return {
             "method": self.spec.method.name,
-            "network": self.method.network,
+            "network": _network_text(self.method),
             "modalities": list(self.method.modalities),
             "confidence_of": self.method.confidence_of,
+            "trains_on": self.trains_on,
             "options": dataclasses.asdict(self.spec.config),
         }
 
     def train_step(self, batch: Batch, *, epoch: int, epochs: int, total_steps: int) -> None:
         """One optimizer step on this rank's slice of a global batch, tallied and kept for the store."""
         clock = Clock(epoch, self.progress.step, epochs)
+        self._epoch = epoch
         self.learning_rate = self._optimizer.learning_rate_at(clock.step, total_steps=total_steps, epoch=epoch)
         self.engine.set_learning_rate(self.learning_rate)
         step = self.method.train_step(self.engine, batch, clock)
@@ -204,6 +241,8 @@ class Run:
         uncertainty = self.method.uncertainty(outputs)
         return Prediction(
             probabilities=probabilities["prediction"].float(),
+            # The logarithm of 0 is as low as can be, and a number.
+            log_probabilities=self.method.log_probabilities(outputs).clamp(min=torch.finfo(torch.float32).min).float(),
             parts={name: probabilities[name].argmax(dim=1) for name in MODALITIES if name in probabilities},
             uncertainty=None if uncertainty is None else uncertainty.float(),
         )
@@ -214,6 +253,7 @@ class Run:
             correct = probabilities.argmax(dim=1) == batch.label
             confidence = true_label_confidence(probabilities, batch.label)
             self.tally.add(losses.detach(), correct, confidence)
+            self._counted += Count.of(batch.rows.numpy())
             if self.store is not None:
                 self._unrecorded.append((batch.clip_id, confidence, correct, batch.position))
 
@@ -227,17 +267,24 @@ class Run:
         logged = [torch.stack(means)] if means else []
         return logged + [torch.cat([part.double() for part in parts]) for *parts, _ in self._unrecorded]
 
+    def take_counted(self) -> Count:
+        """Which clips this rank has counted since last asked."""
+        counted, self._counted = self._counted, Count()
+        return counted
+
     def _on_device(self, value: Tensor | float) -> Tensor:
         sums = self.tally.sums
         return value.to(sums) if isinstance(value, Tensor) else torch.full_like(sums[0], value)
 
     def take_in(self, sums: Sequence[float], kept: Sequence[Tensor]) -> Taken:
-        """Take up what has come from the device. sums: the tally over all ranks. kept: as `kept_on_device` gave it.
+        """Take up what has come from the device.
+
+        sums: the tally and the words of what was counted, over all ranks. kept: as `kept_on_device` gave it.
 
         Where a loss or confidence is not finite on any rank, the sums say so on all, and the run is marked diverged:
         its open epoch is discarded.
         """
-        *totals, not_finite = sums
+        *totals, not_finite = sums[:-3]
         names, batches = list(self._logged), list(kept)
         log = dict(zip(names, batches.pop(0).tolist(), strict=True)) if names else {}
         if not_finite or not math.isfinite(totals[0]):
@@ -252,7 +299,24 @@ class Run:
         self.tally.sums.zero_()
         self._logged.clear()
         self._unrecorded.clear()
-        return Taken(totals, log)
+        return Taken(totals, log, Count.from_words(*sums[-3:]))
+
+    def fork(self, name: str, part: Callable[[nn.Module], nn.Module]) -> Engine:
+        """A fork of the engine, part of the run's state until `forget_forks`; as it was saved, where it was. A
+        collective.
+        """
+        fork = self.forks[name] = self.engine.fork(part)
+        if name in self._saved_forks:
+            fork.load_state_dict(self._saved_forks.pop(name))
+            for buffer_name, buffer in _float_buffers(fork):
+                buffer.copy_(self._saved_buffers[_of_fork(name, buffer_name)])
+        return fork
+
+    def forget_forks(self) -> None:
+        """They have done what they were made for."""
+        self.forks.clear()
+        self._saved_forks.clear()
+        self._saved_buffers.clear()
 
     def release(self) -> None:
         """Give up what only training needs: a run that has stopped costs nothing more. Its network stays."""
@@ -261,6 +325,11 @@ class Run:
 
     def _diverge(self) -> None:
         self.progress.finished = DIVERGED
+        self.progress.diverged = {
+            "epoch": self._epoch,
+            "step": self.progress.step,
+            "learning_rate": self.learning_rate,
+        }
         self._unrecorded.clear()
         if self.store is not None:
             self.store.discard()
@@ -270,22 +339,75 @@ class Run:
         progress = {name: getattr(self.progress, name) for name in Progress.__slots__}
         if not self.is_training:
             return {"progress": progress}
-        return {"progress": progress, "engine": self.engine.state_dict(), "method": self.method.state_dict()}
+        state = {"progress": progress, "engine": self.engine.state_dict(), "method": self.method.state_dict()}
+        if self.forks:
+            state["forks"] = {name: fork.state_dict() for name, fork in self.forks.items()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what `state_dict` gave."""
+        # An avbench that did not count leaves an epoch of which it is not known which clips are done.
+        is_unknown = "counted" not in state["progress"] and state["progress"]["open_epoch"][-1] > 0
         self.progress = Progress(**state["progress"])
+        if is_unknown:
+            self.progress.counted = None
         if "engine" in state:
             self.engine.load_state_dict(state["engine"])
+            (group,) = state["engine"]["optimizer"]["param_groups"]
+            self.learning_rate = float(group["lr"])
             self.method.load_state_dict(state["method"])
+            self._saved_forks = dict(state.get("forks", {}))
 
     def buffers(self) -> dict[str, Tensor]:
-        """Batch norm's buffers of this rank, by name."""
-        return {name: buffer for name, buffer in self.engine.model.named_buffers() if buffer.is_floating_point()}
+        """Batch norm's buffers of this rank, by name; those of forks too."""
+        own = dict(_float_buffers(self.engine))
+        of_forks = {
+            _of_fork(name, buffer_name): buffer
+            for name, fork in self.forks.items()
+            for buffer_name, buffer in _float_buffers(fork)
+        }
+        return {**own, **of_forks}
+
+    def load_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """Take up what `buffers` gave; those of forks once they are made again."""
+        own = dict(_float_buffers(self.engine))
+        for name, buffer in buffers.items():
+            if name in own:
+                own[name].copy_(buffer)
+            else:
+                self._saved_buffers[name] = buffer
+
+
+def _float_buffers(engine: Engine) -> Iterator[tuple[str, Tensor]]:
+    return ((name, buffer) for name, buffer in engine.model.named_buffers() if buffer.is_floating_point())
+
+
+def _of_fork(fork: str, buffer: str) -> str:
+    return f"fork {fork}: {buffer}"
+
+
+def _checked_part(method: Method, text: str) -> Part:
+    """Which part of train a method is trained on. Raises UsageError where it names none."""
+    part = method.trains_on
+    if part not in get_args(Part):
+        raise UsageError(f"--methods {text}: trains_on is {part!r}, expected one of {', '.join(get_args(Part))}")
+    return part
+
+
+def _network_text(method: Method) -> str:
+    """What the tables say the network is; of another width than the published one, that too."""
+    width = "" if method.width == WIDTH else f", {method.width} channels in the first stage instead of {WIDTH}"
+    return f"{method.network}{width}"
 
 
 def _check_network(method: Method, model: nn.Module, text: str) -> None:
-    """Raises UsageError for what would come out only when all training is done."""
+    """Raises UsageError for what would come out only when all training is done, or never."""
+    widths = {module.width for module in model.modules() if isinstance(module, Encoder)} or {WIDTH}
+    if widths != {method.width}:
+        raise UsageError(
+            f"--methods {text}: the network's encoders are {' and '.join(map(str, sorted(widths)))} channels wide, "
+            f"but --width is {method.width}; let build_model pass width=self.width on to avbench's encoders"
+        )
     if isinstance(method.modalities, str) or not method.modalities or not set(method.modalities) <= set(MODALITIES):
         raise UsageError(f"--methods {text}: modalities are {method.modalities!r}, expected a tuple of {MODALITIES}")
     try:
@@ -314,6 +436,8 @@ def _check_said(method: Method, batch: Batch, step: Step, text: str) -> None:
         if name in probabilities:
             what = f"probabilities of {name!r}"
             _check_shape(probabilities[name], (*clips, method.classes), what, "one number a clip and class", text)
+    logarithms = method.log_probabilities(step.outputs)
+    _check_shape(logarithms, (*clips, method.classes), "log_probabilities", "one number a clip and class", text)
     uncertainty = method.uncertainty(step.outputs)
     if uncertainty is not None:
         _check_shape(uncertainty, clips, "the uncertainty", "one number a clip", text)

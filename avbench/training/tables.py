@@ -17,13 +17,14 @@ from avbench.dataset import Dataset
 from avbench.distributed import current_world, gather_objects
 from avbench.errors import DatasetError
 from avbench.loading.loader import Loader
-from avbench.records import SPLITS, predictions_schema, write_table
+from avbench.records import LOG_PROBABILITIES, SPLITS, predictions_schema, write_table
 from avbench.training.parallel import SideBySide, longest_first
 from avbench.training.predict import evaluation_batches
 from avbench.training.replacement import Means, predict_without_each
 from avbench.training.run import Prediction, Run
 
-# Columns of some clips, by name: clip_id, probabilities, and those of uncertainty and unimodal parts that there are.
+# Columns of some clips, by name: clip_id, probabilities, and those of logarithms, uncertainty and unimodal parts that
+# there are.
 _Columns = dict[str, np.ndarray]
 
 
@@ -48,7 +49,10 @@ def write_predictions(
         of_run = means.get(run.name)
         found = {"none": run.predict(batch)} if of_run is None else predict_without_each(run, batch, of_run)
         for replaced, prediction in found.items():
-            collected[run.name][replaced].append(_columns(batch, prediction))
+            columns = _columns(batch, prediction)
+            if replaced != "none":
+                del columns[LOG_PROBABILITIES]  # nobody ranks by them
+            collected[run.name][replaced].append(columns)
 
     for batch in evaluation_batches(loader, runs, dtype):
         if len(batch):
@@ -63,14 +67,14 @@ def write_predictions(
             found = [replaced for replaced in ("none", *MODALITIES) if any(replaced in part for part in of_ranks)]
             columns = {replaced: _in_order([part[replaced] for part in of_ranks if part]) for replaced in found}
             tables = [predictions_table(run, dataset, split, replaced=name, columns=columns[name]) for name in found]
-            write_table(path, pa.concat_tables(tables))
+            write_table(path, *tables)
 
 
 def predictions_table(run: Run, dataset: Dataset, split: str, *, replaced: str, columns: _Columns) -> pa.Table:
     """The table of records.predictions_schema.
 
     replaced: "none" or a modality. columns: clip_id int64 [N], probabilities float32 [N, classes] and, where the
-    network has them, uncertainty, audio_prediction and visual_prediction [N].
+    network has them, log_probabilities of its shape, uncertainty, audio_prediction and visual_prediction [N].
     """
     clip_id, probabilities = columns["clip_id"], columns["probabilities"]
     count, classes = probabilities.shape
@@ -87,6 +91,9 @@ def predictions_table(run: Run, dataset: Dataset, split: str, *, replaced: str, 
         "replaced": pa.repeat(replaced, count),
         "prediction": probabilities.argmax(axis=1).astype(np.int32),
         "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.reshape(-1)), classes),
+        LOG_PROBABILITIES: pa.nulls(count, schema.field(LOG_PROBABILITIES).type)
+        if (logarithms := columns.get(LOG_PROBABILITIES)) is None
+        else pa.FixedSizeListArray.from_arrays(pa.array(logarithms.reshape(-1)), classes),
     }
     for name in ("uncertainty", "audio_prediction", "visual_prediction"):
         table[name] = columns[name] if name in columns else pa.nulls(count, schema.field(name).type)
@@ -95,6 +102,7 @@ def predictions_table(run: Run, dataset: Dataset, split: str, *, replaced: str, 
 
 def _columns(batch: Batch, prediction: Prediction) -> _Columns:
     columns = {"clip_id": batch.clip_id, "probabilities": prediction.probabilities}
+    columns[LOG_PROBABILITIES] = prediction.log_probabilities
     columns.update({f"{name}_prediction": predicted for name, predicted in prediction.parts.items()})
     if prediction.uncertainty is not None:
         columns["uncertainty"] = prediction.uncertainty

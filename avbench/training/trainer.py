@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -30,28 +31,44 @@ from avbench.distributed import (
     ranks_on_this_node,
 )
 from avbench.engine import EngineConfig, OptimizerConfig, Precision, pick_precision, random_state, set_random_state
-from avbench.errors import DatasetError, Interrupted, RunError, UsageError, unknown
+from avbench.errors import AllDiverged, DatasetError, Interrupted, RunError, UsageError, unknown
 from avbench.loading.cores import Nearby, cores_near
 from avbench.loading.features import Preset
-from avbench.loading.gpu import jpeg_engines, jpeg_text
+from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.loader import DEFAULT_PREFETCH, Loader
+from avbench.loading.pool import PipelinePool
 from avbench.methods import RunSpec
 from avbench.methods.base import Part
+from avbench.models.resnet import WIDTH
 from avbench.records import SPLITS, MetricsWriter, write_json
+from avbench.training.audit import Audit, Count, said_of
 from avbench.training.background import Background
-from avbench.training.checkpoint import Checkpoints, Position
+from avbench.training.checkpoint import Checkpoints, Position, Within
+from avbench.training.closing import (
+    all_diverged,
+    closing_table,
+    divergence,
+    divergences,
+    end,
+    is_without_checkpoints,
+    next_command,
+    tidied,
+    what_is_kept,
+)
 from avbench.training.display import Display
 from avbench.training.folder import RunFolder, describe_environment, record_launch
+from avbench.training.interruption import Stop
 from avbench.training.memory import fits, largest_that_fits, memory_refused_in_one_line, too_large
 from avbench.training.monitor import Monitor, plotted
 from avbench.training.parallel import SideBySide, longest_first
-from avbench.training.predict import counted, evaluate, prepare
+from avbench.training.parts import OwnClips, parts_for
+from avbench.training.predict import evaluate, prepare
 from avbench.training.profile import Profiler
 from avbench.training.pulse import Pulse
 from avbench.training.replacement import Means, feature_means, is_joint
 from avbench.training.run import DIVERGED, Run, Taken, modalities_read, take_tallies
 from avbench.training.tables import write_predictions
-from avbench.training.view import View, parts_of_train
+from avbench.training.view import View
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,7 @@ class TrainerConfig:
     """How a pass trains; the same for all its runs."""
 
     epochs: int = 100
+    """Passes over the training clips; a run ends earlier by --patience."""
     batch_size: int = 64
     """Clips in a global batch, over all ranks."""
     patience: int = 10
@@ -67,15 +85,18 @@ class TrainerConfig:
     """Of the order of clips and their augmentation, shared by all runs."""
     precision: Precision = "auto"
     """auto: bfloat16 where the processor has it, else float32."""
+    width: int = WIDTH
+    """Channels of every ResNet-18's first stage. 64 is the published network; fewer make a quick trial on a laptop."""
     batch_norm: Literal["local", "global"] = "local"
     """local: each rank's own batch, as published; global: over all ranks."""
     checkpoint_steps: int = 1000
     """Steps between checkpoints within an epoch; one is always made at each epoch's end."""
     keep_checkpoints: int = 2
+    """The newest ones are kept, so many; 0: while training the newest one, at the end none, only the best networks."""
     log_steps: int = 20
     """Steps between records in metrics.jsonl."""
     loader_threads: int = 0
-    """Decoding threads of each rank; 0: its share of the cores."""
+    """Decoding threads of each rank, for sound and pictures together; 0: its share of the cores."""
     prefetch: int = 0
     """Batches that each rank decodes ahead; 0: two. More help where decoding is uneven, and each takes memory."""
     loader_precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -99,10 +120,10 @@ class TrainerConfig:
             "epochs",
             "batch_size",
             "checkpoint_steps",
-            "keep_checkpoints",
             "log_steps",
             "compute_threads",
             "streams",
+            "width",
         ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
@@ -110,7 +131,7 @@ class TrainerConfig:
             raise UsageError(f"exchange-megabytes is {self.exchange_megabytes}, expected at least 1")
         if not 1.0 <= self.hang_seconds < math.inf:
             raise UsageError(f"hang-seconds is {self.hang_seconds}, expected at least 1")
-        for name in ("patience", "loader_threads", "prefetch", "order_seed", "profile"):
+        for name in ("patience", "keep_checkpoints", "loader_threads", "prefetch", "order_seed", "profile"):
             if not 0 <= getattr(self, name) < 2**63:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 0")
 
@@ -154,14 +175,21 @@ def train(
     save_config: Callable[[Path], None],
     resume: bool = False,
     overwrite: bool = False,
-) -> None:
+) -> str:
     """Train every run in one pass, into a run folder that is new or, with `resume`, interrupted. A collective.
 
     save_config writes config.toml. overwrite: an earlier run in the folder is removed, once nothing can refuse the new.
-    Raises RunError, UsageError or DatasetError, on every rank, with the folder as it was.
+    Returns what a person wants to read at the end: a table of the runs, what is kept, what to do next.
+    Raises RunError, UsageError or DatasetError, on every rank, with the folder as it was; AllDiverged, with it
+    complete, where no run is left.
     """
     where = str(folder.path)
     on_main(where, folder.check_resumable if resume else partial(folder.check_new, overwrite=overwrite))
+    if resume and (text := on_main(where, lambda: all_diverged(folder))):
+        raise RunError(text)
+    keep = config.keep_checkpoints
+    if resume and on_main(where, lambda: is_without_checkpoints(folder, epochs=config.epochs, keep_checkpoints=keep)):
+        return on_main(where, lambda: tidied(folder, epochs=config.epochs, save_config=save_config))
     with ExitStack() as stack:
         stack.enter_context(memory_refused_in_one_line())
         trainer = Trainer(
@@ -179,7 +207,8 @@ def train(
         on_main(where, lambda: stack.enter_context(folder.locked()))
         if overwrite and not resume:
             on_main(where, folder.clear)
-        trainer.fit(resume=resume, save_config=save_config)
+        return trainer.fit(resume=resume, save_config=save_config)
+    raise AssertionError("the stack swallows no exception")
 
 
 class Trainer:
@@ -225,6 +254,7 @@ class Trainer:
                 device=device,
                 dtype=self.dtype,
                 batch_norm=config.batch_norm,
+                width=config.width,
                 store=self.stores.get((spec.name, seed)),
             )
             for seed in seeds
@@ -235,23 +265,28 @@ class Trainer:
         self.bad_clips: dict[int, str] = {}  # of all ranks
         # (epoch, batches): that were trained on, that were logged, that the newest checkpoint holds.
         self.done = self.logged = self.saved = (0, 0)
+        # The passes before an epoch that are under way, and how many runs are done with theirs.
+        self.preparing: tuple[View, int] | None = None
+        self.is_trained = False  # predictions are what is left
+        self.began = time.monotonic()  # all launches together
+        self.pool = PipelinePool()  # of all loaders: they take turns
         self.loaders = {
             split: self._loader(split, clip_ids[split], config.order_seed, split == "train", modalities_read(self.runs))
             for split in SPLITS
         }
-        asks_for_parts = any(set(run.method.parts) != {"train"} for run in self.runs)
-        self.parts: dict[Part, np.ndarray] = {"train": clip_ids["train"]}
-        if asks_for_parts:
-            self.parts = parts_of_train(dataset, clip_ids["train"])
+        self.parts = parts_for(self.runs, dataset, clip_ids["train"])
+        self.own_clips = OwnClips(self.parts, clips=len(dataset))
+        self.audit = Audit(self.parts)
         self.background = Background("avbench-background")
         self.checkpoints = Checkpoints(
             folder.checkpoints,
             background=self.background,
-            keep=config.keep_checkpoints,
+            keep=max(1, config.keep_checkpoints),
             identity={
                 "dataset": dataset.fingerprint,
                 "runs": [run.name for run in self.runs],
                 "files of own methods": {spec.name: spec.checksum for spec in specs if spec.checksum},
+                "share of pictures for JPEG engines": JPEG_ENGINE_SHARE,
             },
             clips=_fingerprint_of(clip_ids),
             may_publish=folder.check_held,
@@ -266,10 +301,11 @@ class Trainer:
         self.metrics: MetricsWriter | None = None  # of rank 0
         self.board: SummaryWriter | None = None
 
-    def fit(self, *, resume: bool, save_config: Callable[[Path], None]) -> None:
-        """Train to the end, write predictions and confidences. A collective.
+    def fit(self, *, resume: bool, save_config: Callable[[Path], None]) -> str:
+        """Train to the end, write predictions and confidences; returns what is said at the end. A collective.
 
-        Raises Interrupted, on every rank, where a signal asked for it; what was trained is saved by then.
+        Raises Interrupted, on every rank, where a signal asked for it; what was trained is saved by then. Raises
+        AllDiverged, on every rank, where no run is left.
         """
         with ExitStack() as stack:
             if not resume:
@@ -288,6 +324,7 @@ class Trainer:
             self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
             for loader in self.loaders.values():
                 stack.callback(loader.close)
+            stack.callback(self.pool.close)
             stack.callback(self.background.close)
             stack.enter_context(self.pulse)
             position = Position(0, 0, 0, {})
@@ -311,21 +348,32 @@ class Trainer:
             )
             if self.world.is_main:
                 step = position.epoch * len(self.loaders["train"]) + position.batch
-                board = SummaryWriter(str(self.folder.tensorboard), purge_step=step if resume else None)
+                # What was logged at this step itself was logged before the checkpoint, and is not logged again.
+                board = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1 if resume else None)
                 self.board = stack.enter_context(board)
             try:
                 self._train(position)
                 self._finish()
             except Interrupted as interrupted:
                 raise self._interrupted(interrupted) from None
+        # All that was open is closed: what follows is the last word.
+        if self._all_diverged():
+            raise AllDiverged(on_main(str(self.folder.path), lambda: all_diverged(self.folder)))
+        return on_main(str(self.folder.path), self._closing_words)
+
+    def _closing_words(self) -> str:
+        table = closing_table(self.runs, epochs=self.config.epochs)
+        return "\n".join([table, what_is_kept(self.folder), next_command(self.folder)])
+
+    def _all_diverged(self) -> bool:
+        return all(run.progress.finished == DIVERGED for run in self.runs)
 
     def _say_what_makes_it_slower(self) -> None:
         """Once a launch, so that nothing is slower than it could be without a word."""
         modalities = modalities_read(self.runs)
         texts = [self.loaders["train"].resampling_text] if "audio" in modalities else []
         if self.device.type == "cuda":
-            decoding = jpeg_text(jpeg_engines(self.device)) if "visual" in modalities else ""
-            texts += [self.nearby.text, decoding, self.monitor.no_gpu_numbers]
+            texts += [self.nearby.text, self.monitor.no_gpu_numbers]
         for text in filter(None, texts):
             self.display.say(text)  # not in the metrics: a resumed run would have it twice
 
@@ -336,52 +384,68 @@ class Trainer:
             first_batch = position.batch if epoch == position.epoch else 0
             self.done = self.logged = self.saved = (epoch, first_batch)
             if first_batch == 0:
-                self._prepare_epoch(epoch, prepared=position.prepared if epoch == position.epoch else 0)
+                self._prepare_epoch(epoch, position if epoch == position.epoch else Position(epoch, 0, 0, {}))
             self._train_epoch(epoch, first_batch=first_batch)
             self._judge_epoch(epoch)
             self._save(epoch + 1, 0)
 
     def _interrupted(self, interrupted: Interrupted) -> Interrupted:
-        """Save what was trained since the last checkpoint, and say where it goes on. A collective.
-
-        Estimates and predictions are not gone on from within: those under way are made again.
-        """
+        """Save what was done since the last checkpoint, and say where it goes on. A collective."""
         epoch, done = self.done
         if self.done != self.logged:
             self._log_steps(epoch, done)
         if self.done != self.saved:
             self._save(epoch, done)
+        within, is_kept = None, True
+        if self.preparing is not None:
+            view, prepared = self.preparing
+            within, is_kept = view.within, view.run.method.resumes_passes
+            if is_kept and not view.is_saved:
+                self._save(epoch, 0, prepared=prepared, within=within)
         self.pulse.at("writing the last checkpoint")
         self.background.wait()
-        text = (
-            f"interrupted by {interrupted.signal} in epoch {epoch} after {done} of {len(self.loaders['train'])} "
-            f"batches; nothing is lost, go on with `avbench train --out {self.folder.path} --resume`"
-        )
-        self._write({"kind": "event", "text": f"interrupted by {interrupted.signal}", "epoch": epoch, "batch": done})
-        marker = {"signal": interrupted.signal, "epoch": epoch, "batch": done}
-        on_main(str(self.folder.path), lambda: write_json(self.folder.interrupted, marker))
-        return Interrupted(interrupted.signal, text)
+        batches = len(self.loaders["train"])
+        stop = Stop(interrupted.signal, epoch, done, batches, within, is_kept, is_trained=self.is_trained)
+        self._write({"kind": "event", "text": f"interrupted by {stop.signal}", "epoch": epoch, "batch": done})
+        on_main(str(self.folder.path), lambda: write_json(self.folder.interrupted, stop.marker()))
+        return Interrupted(stop.signal, stop.text(self.folder.path))
 
-    def _prepare_epoch(self, epoch: int, *, prepared: int) -> None:
+    def _prepare_epoch(self, epoch: int, position: Position) -> None:
         """Let each method do what it wants done before an epoch; what took passes over data is saved at once.
 
-        prepared: how many runs did so before the checkpoint that is gone on from; theirs is not done again.
+        position: gone on from; what runs did before it is not done again.
         """
-        for run in self._training():
-            view = self._view(run, Clock(epoch, run.progress.step, self.config.epochs))
-            before = random_state(self.device)
-            try:
-                with closing(view):
-                    run.method.before_epoch(view)
-            finally:
-                set_random_state(before, self.device)
-            if view.passes:
-                numbers = {"before_epoch_seconds": view.seconds, "passes": view.passes, "clips": int(view.clips)}
-                self._write({"kind": "performance", **_key(run), "epoch": epoch, "batch": 0, **numbers})
-                prepared += 1
-                self._save(epoch, 0, prepared=prepared)
+        for number, run in enumerate(self._training()):
+            if number >= position.prepared:
+                within = position.within if number == position.prepared else None
+                self._prepare_run(run, epoch, prepared=number, within=within or Within(run.name))
 
-    def _view(self, run: Run, clock: Clock) -> View:
+    def _prepare_run(self, run: Run, epoch: int, *, prepared: int, within: Within) -> None:
+        before = random_state(self.device)
+
+        def save() -> None:
+            # What the run's own training goes on with; passes draw no number from torch's global generators.
+            inside = random_state(self.device)
+            set_random_state(before, self.device)
+            self._save(epoch, 0, prepared=prepared, within=view.within)
+            set_random_state(inside, self.device)
+
+        view = self._view(run, Clock(epoch, run.progress.step, self.config.epochs), within=within, save=save)
+        try:
+            self.preparing = view, prepared
+            with closing(view):
+                run.method.before_epoch(view)
+        finally:
+            set_random_state(before, self.device)
+        self.preparing = None
+        run.forget_forks()
+        if view.passes:
+            done = view.within
+            numbers = {"before_epoch_seconds": done.seconds, "passes": done.passes, "clips": done.clips}
+            self._write({"kind": "performance", **_key(run), "epoch": epoch, "batch": 0, **numbers})
+            self._save(epoch, 0, prepared=prepared + 1)
+
+    def _view(self, run: Run, clock: Clock, *, within: Within, save: Callable[[], None]) -> View:
         return View(
             run,
             clock,
@@ -394,6 +458,9 @@ class Trainer:
             side_by_side=self.side_by_side,
             display=self.display,
             say=lambda text, numbers: self._event(f"{run.name}: {text}", run=run, epoch=clock.epoch, **numbers),
+            within=within,
+            save=save,
+            save_batches=self.config.checkpoint_steps,
         )
 
     def _train_epoch(self, epoch: int, *, first_batch: int) -> None:
@@ -426,27 +493,24 @@ class Trainer:
     def _train_batch(self, batch: Batch, epoch: int) -> None:
         prepared = prepare(batch, self.dtype)
         with self.monitor.waiting_for_others():
-            ready = counted(prepared)
-        if ready is None:
-            return
+            ready = self.own_clips.of(prepared, self._training())
         epochs = self.config.epochs
         total_steps = epochs * len(self.loaders["train"])
 
-        def step(run: Run, ready: Batch = ready) -> None:
+        def step(run: Run, ready: Mapping[Part, Batch] = ready) -> None:
             self.pulse.at(f"epoch {epoch}, batch {batch.position} of train, {run.name}")
             with record_function(run.name):
-                run.train_step(ready, epoch=epoch, epochs=epochs, total_steps=total_steps)
+                run.train_step(ready[run.trains_on], epoch=epoch, epochs=epochs, total_steps=total_steps)
 
-        runs = longest_first(self._training())
+        runs = longest_first(run for run in self._training() if run.trains_on in ready)
 
         def step_on(clips: int) -> None:
             # What the runs learn of it is lost: this training ends here.
-            few = counted(ready.select(slice(clips)))
-            assert few is not None
-            self.side_by_side.each(runs, partial(step, ready=few))
+            few = self.own_clips.of(prepared.select(slice(clips)), runs)
+            self.side_by_side.each([run for run in runs if run.trains_on in few], partial(step, ready=few))
 
         if not fits(lambda: self.side_by_side.each(runs, step)):
-            clips, ranks = len(ready), self.world.size
+            clips, ranks = len(prepared), self.world.size
             # A step is a collective, and the others are in the middle of this one.
             largest = largest_that_fits(step_on, too_many=clips) if ranks == 1 else None
             raise too_large(clips, largest=largest, ranks=ranks, accumulation=self.accumulation)
@@ -455,17 +519,21 @@ class Trainer:
         """Each training run's means since last asked, its sums added to its open epoch; says so when one diverges."""
         means = {}
         for run, taken in self._tallies_of(self._training()):
-            run.progress.open_epoch = [a + b for a, b in zip(run.progress.open_epoch, taken.totals, strict=True)]
-            means[run.name] = {**_means(taken.totals), "learning_rate": run.learning_rate, **taken.log}
+            run.progress.count(taken)
+            if taken.totals[-1]:  # else no clip was its own since then
+                means[run.name] = {**_means(taken.totals), "learning_rate": run.learning_rate, **taken.log}
         return means
 
     def _tallies_of(self, runs: Sequence[Run]) -> list[tuple[Run, Taken]]:
         """What the runs have counted, of those that did not diverge; the others stop here."""
+        for run in runs:
+            run.progress.seconds = time.monotonic() - self.began
         tallies = list(zip(runs, take_tallies(runs), strict=True))
         for run in runs:
             if not run.is_training:
                 run.release()
-                self._event(f"{run.name} stopped: {run.progress.finished}", run=run)
+                text = f"{run.name} stopped: {run.progress.finished}, {divergence(run)}"
+                self._event(text, run=run, **(run.progress.diverged or {}))
         return [(run, taken) for run, taken in tallies if run.is_training]
 
     def _log_steps(self, epoch: int, done: int) -> None:
@@ -486,6 +554,7 @@ class Trainer:
     def _judge_epoch(self, epoch: int) -> None:
         """Evaluate, commit the confidences of the epoch, and let each run stop or go on."""
         self._take_tallies()
+        self._collect_bad_clips()  # those of this epoch are expected nowhere
         runs = self._training()
         training = {run.name: _means(run.progress.open_epoch) for run in runs}
         clock = Clock(epoch, runs[0].progress.step if runs else 0, self.config.epochs)
@@ -503,7 +572,8 @@ class Trainer:
                     buffer.copy_(buffers[name])
             raise
         for run in self._training():
-            run.progress.open_epoch = [0.0, 0.0, 0.0]
+            audited = self._audited(run, epoch)
+            run.progress.close_epoch()
             if run.store is not None:
                 # To their ranks and to the history beside the next epoch, and before the checkpoint that holds it.
                 self.background.do(run.store.committing(epoch))
@@ -511,12 +581,22 @@ class Trainer:
             if run.progress.judge(epoch=epoch, accuracy=numbers["val_accuracy"], patience=self.config.patience):
                 self.checkpoints.save_best(run)
             self.latest.setdefault(run.name, {}).update(numbers)
-            self._write({"kind": "epoch", **_key(run), "epoch": epoch, **numbers})
+            self._write({"kind": "epoch", **_key(run), "epoch": epoch, **numbers, **audited})
             step = (epoch + 1) * len(self.loaders["train"])
             self._plot(run.name, {f"epoch_{name}": value for name, value in numbers.items()}, step)
             if not run.is_training:
                 run.release()
                 self._event(f"{run.name} stopped after epoch {epoch}: {run.progress.finished}", run=run)
+
+    def _audited(self, run: Run, epoch: int) -> dict[str, Any]:
+        """What the epoch's record says of the clips that the run has counted."""
+        counted = run.progress.counted
+        record = self.audit.record(
+            run.trains_on, None if counted is None else Count(*counted), left_out=self.bad_clips.keys()
+        )
+        if text := said_of(run.name, epoch, record):
+            self._event(text, run=run, epoch=epoch)
+        return record
 
     def _evaluate(self, split: str, runs: Sequence[Run], clock: Clock) -> dict[str, dict[str, float]]:
         if not runs:
@@ -524,20 +604,22 @@ class Trainer:
         evaluate(self.loaders[split], runs, clock=clock, dtype=self.dtype, side_by_side=self.side_by_side)
         return {run.name: _means(taken.totals) for run, taken in self._tallies_of(runs)}
 
-    def _save(self, epoch: int, batch: int, *, prepared: int = 0) -> None:
+    def _save(self, epoch: int, batch: int, *, prepared: int = 0, within: Within | None = None) -> None:
         self._collect_bad_clips()
+        if self.board is not None:
+            self.board.flush()  # what a resumed run does not log again
         offset = self.metrics.offset() if self.metrics is not None else 0
-        position = Position(epoch, batch, offset, dict(self.bad_clips), prepared)
+        position = Position(epoch, batch, offset, dict(self.bad_clips), prepared, within)
         self.saved = (epoch, batch)
         self.pulse.at(f"copying checkpoint {position.name}")
         self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
 
     def _go_on(self) -> Position:
+        on_main(str(self.folder.path), lambda: self.folder.check_dataset(self.dataset))
         path, complaints = on_main(str(self.folder.checkpoints), self.checkpoints.newest)
         for complaint in complaints:
             self.display.say(f"not resumed from {complaint}")
         if path is None:
-            on_main(str(self.folder.path), self._check_dataset)
             position = Position(0, 0, 0, {})
             self.display.say("no checkpoint was made yet: starting from the beginning")
         else:
@@ -550,19 +632,15 @@ class Trainer:
             if not run.is_training:
                 self.display.say(f"{run.name} had stopped and stays so: {run.progress.finished}")
         self.bad_clips = position.bad_clips
+        self.began -= max(run.progress.seconds for run in self.runs)
         if self.metrics is not None:
             self.metrics.cut_back(position.metrics_offset)
         return position
 
-    def _check_dataset(self) -> None:
-        if self.folder.dataset.exists():
-            begun = json.loads(self.folder.dataset.read_text("utf-8"))["index_sha256"]
-            if begun != self.dataset.fingerprint:
-                raise RunError(f"{self.folder.path}: was begun with another dataset than {self.dataset.path}")
-
     def _finish(self) -> None:
         """Write what the analysis reads: confidences, and predictions of each run's best epoch."""
         self.done = self.logged = self.saved
+        self.is_trained = True
         self.background.wait()
         self.pulse.at("writing confidence.parquet")
         runs = [run for run in self.runs if run.progress.finished != DIVERGED and run.progress.best_epoch >= 0]
@@ -576,10 +654,10 @@ class Trainer:
         on_main(str(self.folder.path), lambda: [path.unlink(missing_ok=True) for path in stale])
         if stores:
             missed = export(self.folder.confidence, stores=stores, dataset=self.dataset)
+            unused = len(self.dataset) - len(self.dataset.quarantined) - sum(map(len, self.clip_ids.values()))
             for store, clips in missed.items():
                 if clips:
-                    missing = "1 clip has" if clips == 1 else f"{clips} clips have"
-                    self._event(f"{missing} no {store} confidence: not used, or their bytes are bad")
+                    self._event(_missing_text(store, clips, unused=unused, bad=len(self.bad_clips)))
         for run in runs:
             self.checkpoints.load_best(run, self.device)
         means = self._feature_means([run for run in runs if is_joint(run)])
@@ -600,8 +678,13 @@ class Trainer:
                     dtype=self.dtype,
                     side_by_side=self.side_by_side,
                 )
+        if self._all_diverged():
+            self._write({"kind": "event", "text": "no run is left: all diverged"})
+            on_main(str(self.folder.path), lambda: write_json(self.folder.diverged, divergences(self.runs)))
+            return
         self._write({"kind": "event", "text": "finished"})
-        on_main(str(self.folder.path), lambda: write_json(self.folder.finished, {"epochs": self.config.epochs}))
+        epochs, keep = self.config.epochs, self.config.keep_checkpoints
+        on_main(str(self.folder.path), lambda: end(self.folder, epochs=epochs, keep_checkpoints=keep))
 
     def _feature_means(self, runs: Sequence[Run]) -> dict[str, Means]:
         """What replaces a modality's features: their mean over train, as evaluation sees it."""
@@ -627,7 +710,8 @@ class Trainer:
             for clip, reason in of_rank.items():
                 if clip not in self.bad_clips:
                     self.bad_clips[clip] = reason
-                    self._event(f"clip {self.dataset.key(clip)} is left out: {reason}")
+                    text = f"clip {self.dataset.key(clip)} is left out: {reason}"
+                    self._event(text, clip_id=clip, epoch=self.done[0])
 
     def _training(self) -> list[Run]:
         return [run for run in self.runs if run.is_training]
@@ -650,6 +734,7 @@ class Trainer:
             prefetch=self.config.prefetch or DEFAULT_PREFETCH,
             dtype=self.loader_dtype,
             cores=self.nearby.cores,
+            pool=self.pool,
         )
         loader.left_out = self.bad_clips
         loader.before_batch = lambda epoch, batch: self.pulse.beat(f"epoch {epoch}, batch {batch} of {name}")
@@ -731,6 +816,21 @@ def _stores(
         for spec in specs
         if spec.method.confidence_of is not None
     }
+
+
+def _missing_text(store: str, clips: int, *, unused: int, bad: int) -> str:
+    """Why so many clips have no confidence: what --classes and --fraction leave out, and of the others bad bytes.
+
+    bad: clips that were found bad in any epoch, so some of them may have a confidence of an epoch before.
+    """
+    bad = min(bad, clips - unused)
+    reasons = [
+        (unused, "not used, since --classes or --fraction leaves them out"),
+        (bad, "with bad bytes"),
+        (clips - unused - bad, "that no epoch recorded"),
+    ]
+    parts = ", ".join(f"{count} {why}" for count, why in reasons if count)
+    return f"{clips} clip{' has' if clips == 1 else 's have'} no {store} confidence: {parts}"
 
 
 def _fingerprint_of(clip_ids: dict[str, np.ndarray]) -> str:

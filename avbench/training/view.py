@@ -11,15 +11,14 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from avbench.batch import Batch, Clock, Modality
-from avbench.dataset import Dataset, checksum
-from avbench.engine import OptimizerConfig
-from avbench.errors import DatasetError
+from avbench.dataset import checksum
+from avbench.engine import Engine, OptimizerConfig
 from avbench.loading.loader import Loader
 from avbench.methods.base import Part
-from avbench.packing.recipes import cut_parts
+from avbench.training.checkpoint import Within
 from avbench.training.display import Display
 from avbench.training.parallel import SideBySide
 from avbench.training.predict import counted, prepare
@@ -27,37 +26,13 @@ from avbench.training.run import Run, check_log
 
 T = TypeVar("T")
 
-HELD_OUT = 0.1  # share of each class's videos
-
-
-def parts_of_train(dataset: Dataset, clip_ids: np.ndarray) -> dict[Part, np.ndarray]:
-    """Ids of the clips of train and of the two parts that it is cut into, ascending.
-
-    clip_ids: of train, those that are used. The held-out part is 10 % of each class's videos, chosen by a hash of the
-    video's name; clips of one video stay together, as when a split is cut. Raises DatasetError where a part is empty.
-    """
-    sources = dataset.column("source", clip_ids).to_pylist()
-    labels = dict(zip(sources, map(str, dataset.labels[clip_ids].tolist()), strict=True))
-    held_out = cut_parts(labels, {"held-out": HELD_OUT})
-    is_held_out = np.array([source in held_out for source in sources], bool)
-    parts: dict[Part, np.ndarray] = {
-        "train": clip_ids,
-        "estimation": clip_ids[~is_held_out],
-        "held-out": clip_ids[is_held_out],
-    }
-    for name, ids in parts.items():
-        if not len(ids):
-            raise DatasetError(
-                f"{dataset.path}: train has {len(labels)} {'video' if len(labels) == 1 else 'videos'}, too few to cut "
-                f"off a {name} part as one of the methods needs; leave that method out or pack more videos"
-            )
-    return parts
-
 
 class View:
     """One run before one epoch; methods.base.RunView says what each member is for. Close it afterwards.
 
-    loader: makes a loader of clips, given (name, clip_ids, seed, training, modalities). passes: how many were made.
+    loader: makes a loader of clips, given (name, clip_ids, seed, training, modalities). within: where the run was with
+    its passes when it was saved. save: saves the run between two batches, each time that `save_batches` of all passes
+    are done; where the method cannot go on from there, nothing is saved.
     """
 
     def __init__(
@@ -74,13 +49,17 @@ class View:
         side_by_side: SideBySide,
         display: Display,
         say: Callable[[str, dict[str, float]], None],
+        within: Within,
+        save: Callable[[], None],
+        save_batches: int,
     ) -> None:
         self.engine = run.engine
         self.clock = clock
         self.steps_per_epoch = steps_per_epoch
-        self.passes = 0
-        self.clips: Tensor | int = 0  # over all ranks
-        self._run = run
+        self.run = run
+        self.passes, self._batches = within.passes, within.batches
+        self.saved_batches = within.batches
+        self._clips: Tensor | int = within.clips  # over all ranks
         self._parts = parts
         self._make_loader = loader
         self._order_seed = order_seed
@@ -90,27 +69,41 @@ class View:
         self._display = display
         self._say = say
         self._loaders: dict[tuple[Part, bool], Loader] = {}
-        self._started = time.perf_counter()
+        self._save, self._save_batches = save, save_batches
+        self._started = time.perf_counter() - within.seconds
 
     @property
-    def seconds(self) -> float:
-        """Since the view was made."""
-        return time.perf_counter() - self._started
+    def within(self) -> Within:
+        """How far the run is. Waits for the device."""
+        return Within(self.run.name, self.passes, self._batches, int(self._clips), time.perf_counter() - self._started)
 
-    def batches(self, part: Part, *, epoch: int, training: bool) -> Iterator[Batch]:
+    @property
+    def is_saved(self) -> bool:
+        """Whether nothing was done since `save` was last called."""
+        return self._batches == self.saved_batches
+
+    def fork(self, name: str, part: Callable[[nn.Module], nn.Module]) -> Engine:
+        """A fork of the run's engine, kept in what is saved."""
+        return self.run.fork(name, part)
+
+    def batches(self, part: Part, *, epoch: int, training: bool, first_batch: int = 0) -> Iterator[Batch]:
         """A pass over a part's clips."""
         loader = self._loader(part, training=training)
-        self.passes += 1
-        for batch in loader.epoch(epoch):
+        for batch in loader.epoch(epoch, first_batch=first_batch):
+            self.passes += batch.position == 0
             self._display.note(
-                f"{self._run.name}, before epoch {self.clock.epoch}: pass {self.passes}, over the {part} part, "
+                f"{self.run.name}, before epoch {self.clock.epoch}: pass {self.passes}, over the {part} part, "
                 f"batch {batch.position + 1}/{len(loader)}"
             )
             ready = counted(prepare(batch, self._dtype))
             if ready is not None:
                 assert ready.global_valid is not None
-                self.clips = self.clips + ready.global_valid
+                self._clips = self._clips + ready.global_valid
                 yield ready
+            self._batches += 1
+            if self.run.method.resumes_passes and self._batches % self._save_batches == 0:
+                self.saved_batches = self._batches
+                self._save()
 
     def learning_rate_at(self, *, step: int, epoch: int) -> float:
         """The rate of the run's own schedule."""
@@ -123,7 +116,7 @@ class View:
 
     def say(self, text: str, **numbers: float) -> None:
         """An event of the run. Raises UsageError for a number of another name than group/name."""
-        check_log(numbers, self._run.spec.text)
+        check_log(numbers, self.run.spec.text)
         self._say(text, numbers)
 
     def close(self) -> None:
@@ -135,7 +128,7 @@ class View:
         if (part, training) not in self._loaders:
             # Another stream than training's for every part: a method that knew the order to come would not be probing.
             seed = checksum(f"{part} {self._order_seed}".encode()) >> 1
-            modalities = tuple(self._run.method.modalities)
-            name = f"{self._run.name}, {part} part"
+            modalities = tuple(self.run.method.modalities)
+            name = f"{self.run.name}, {part} part"
             self._loaders[part, training] = self._make_loader(name, self._parts[part], seed, training, modalities)
         return self._loaders[part, training]

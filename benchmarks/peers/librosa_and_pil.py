@@ -72,5 +72,5 @@ def make(task: Task) -> Epoch:
             (folder / key / f"{frame:03d}.jpg").write_bytes(dataset.frame_bytes(clip_id, frame).tobytes())
     keys = [dataset.key(clip_id) for clip_id in task.clip_ids.tolist()]
     files = ClipFiles(folder, keys, dataset.audio_suffix, task.modalities)
-    loader = DataLoader(files, task.batch_size, shuffle=True, num_workers=1, persistent_workers=True)
+    loader = DataLoader(files, task.batch_size, shuffle=True, **task.processes)
     return lambda: ((item.get("audio"), item.get("frames")) for item in loader)

@@ -43,7 +43,10 @@ def make(task: Task) -> Epoch:
         fn=_same, inputs=list(samples_of(task)), output_dir=folder, chunk_bytes="64MB", num_workers=1, verbose=False
     )
     loader = litdata.StreamingDataLoader(
-        Clips(folder), batch_size=task.batch_size, num_workers=1, persistent_workers=True, drop_last=False
+        Clips(folder),
+        batch_size=task.batch_size,
+        **task.processes,
+        drop_last=False,
     )
 
     def epoch() -> Iterator[tuple[Tensor | None, Tensor | None]]:

@@ -40,7 +40,7 @@ def make(task: Task) -> Epoch:
     with streaming.MDSWriter(out=folder, columns=columns) as out:
         for sample in samples:
             out.write({name: sample.get(name, b"") for name in columns})
-    loader = DataLoader(Clips(folder, task.batch_size), task.batch_size, num_workers=1, persistent_workers=True)
+    loader = DataLoader(Clips(folder, task.batch_size), task.batch_size, **task.processes)
 
     def epoch() -> Iterator[tuple[Tensor | None, Tensor | None]]:
         for item in loader:

@@ -59,6 +59,9 @@ def make(task: Task) -> Epoch:
             raise UsageError(f"{task.media}: holds no video {source!r}; --media is the folder that was packed")
         clips.append((path, start or 0.0, frame_count(task.dataset, clip_id)))
     loader = DataLoader(
-        VideoClips(clips, task.modalities), task.batch_size, shuffle=True, num_workers=1, persistent_workers=True
+        VideoClips(clips, task.modalities),
+        task.batch_size,
+        shuffle=True,
+        **task.processes,
     )
     return lambda: ((item.get("audio"), item.get("frames")) for item in loader)

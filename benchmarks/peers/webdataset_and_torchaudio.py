@@ -22,5 +22,5 @@ def make(task: Task) -> Epoch:
             tar.write({"__key__": f"{number:06d}", **sample})
     clips = webdataset.WebDataset(path, shardshuffle=False, empty_check=False)
     decoded = clips.shuffle(SHUFFLE_BUFFER).map(ClipTensors())
-    loader = DataLoader(decoded, task.batch_size, num_workers=1, persistent_workers=True)
+    loader = DataLoader(decoded, task.batch_size, **task.processes)
     return lambda: ((item.get("audio"), item.get("frames")) for item in loader)

@@ -77,11 +77,12 @@ def write_predictions(
     rows: Sequence[int] | None = None,
     replaced_correct: Mapping[str, Sequence[bool]] | None = None,
     parts: Mapping[str, Sequence[int]] | None = None,
+    parts_alone: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Write one predictions table.
 
     replaced_correct: by modality, whether each clip is right with it replaced; by default all are wrong without audio.
-    parts: by modality, the class that the network's own part says.
+    parts: by modality, the class that the network's own part says; parts_alone: with the other modality replaced.
     """
     table = []
     without = {"audio": [False] * len(labels)} if replaced_correct is None else replaced_correct
@@ -90,6 +91,8 @@ def write_predictions(
             right = correct[row] if replaced == "none" else without[replaced][row]
             prediction = labels[row] if right else (labels[row] + 1) % len(CLASSES)
             said = parts if parts and replaced == "none" else {}
+            if parts_alone and replaced != "none":
+                said = {modality: classes for modality, classes in parts_alone.items() if modality != replaced}
             table.append(
                 {
                     "clip_id": int(clip_ids[row]),

@@ -467,7 +467,8 @@ class TestExport:
         file, counts = self.export(run, tmp_path / "s.csv")
         with file.open(newline="") as text:
             rows = list(csv.DictReader(text))
-        assert list(rows[0]) == ["key", "label", "discrepancy", "audio", "visual", "subset_0", "subset_0.4"]
+        names = ["key", "source", "label", "discrepancy", "audio", "visual", "subset_0", "subset_0.4"]
+        assert list(rows[0]) == names
         assert [row["key"] for row in rows] == KEYS
         assert [row["subset_0"] for row in rows] == ["audio", "audio", "tie", "visual", "visual", "tie"]
         assert [row["subset_0.4"] for row in rows] == ["audio", "tie", "tie", "tie", "visual", "tie"]

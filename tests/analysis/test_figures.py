@@ -2,6 +2,9 @@
 
 import io
 import itertools
+import os
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import matplotlib.image
@@ -14,6 +17,7 @@ from matplotlib.container import BarContainer
 from matplotlib.patches import StepPatch
 
 from avbench.analysis.classes import class_sides, select_classes
+from avbench.analysis.curves import draw_learning
 from avbench.analysis.figures import (
     FEWEST_CLIPS,
     Bar,
@@ -31,6 +35,7 @@ from avbench.analysis.figures import (
     thinned,
     threshold_curves,
 )
+from avbench.analysis.learning import Learning
 from avbench.analysis.style import (
     PAGE,
     SIDE_COLOURS,
@@ -111,6 +116,23 @@ class TestHeatmap:
         bar = heat(counts).axes[3]
         assert [label.get_text() for label in bar.get_xticklabels()] == ["1", "2", "5", "10", "20", "50"]
         assert heat(np.minimum(counts, 1)).axes[3].get_xticklabels()[0].get_text() == "1"  # nowhere more than one clip
+
+    def test_few_clips_are_circles_that_can_be_seen_and_grow_with_the_clips(self, counts):
+        square = heat(counts).axes[0]
+        (circles,) = square.collections
+        found = {
+            tuple(np.round(place, 3)): size
+            for place, size in zip(circles.get_offsets(), circles.get_sizes(), strict=True)
+        }
+        assert set(found) == {(0.805, 0.105), (0.205, 0.905), (0.505, 0.505)}
+        assert found[0.805, 0.105] == pytest.approx(3 * found[0.205, 0.905])  # three clips, three times the area
+        assert np.sqrt(min(found.values())) >= 4  # points across; a letter's stroke is one
+        assert heat(np.ones((100, 100), int)).axes[0].collections[:] == []  # cells that touch are seen as they are
+
+    def test_circles_stay_small_where_one_cell_holds_very_many(self, counts):
+        counts[99, 99] = 100_000
+        sizes = heat(counts).axes[0].collections[0].get_sizes()
+        assert np.sqrt(sizes.max()) <= 10 and np.sqrt(sizes.min()) >= 4
 
 
 def bar_panels(runs, *, empty=""):
@@ -379,6 +401,22 @@ class TestDiagnostics:
         assert [axes.get_ylabel() for axes in figure.axes] == ["speed", "difference\nspeed"]
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["audio", "visual"]
 
+    def test_a_branch_has_its_modalitys_look_and_the_words_that_are_given(self):
+        x = np.arange(1, 4.0)
+        plain, branches = (
+            draw_diagnostics(
+                {0: {"speed": {"audio" + end: (x, x), "visual" + end: (x, -x)}}}, title="r", explained=words
+            )
+            for end, words in (("", {}), ("_branch", {"audio_branch": "audio branch, s(visual | audio)"}))
+        )
+        looks = [
+            [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in figure.axes[0].lines]
+            for figure in (plain, branches)
+        ]
+        assert looks[0] == looks[1] and len(looks[0]) == 2
+        legend = [text.get_text() for text in branches.legends[0].get_texts()]
+        assert legend == ["audio branch, s(visual | audio)", "visual_branch"]
+
     def test_lines_of_one_panel_differ_in_their_markers_too(self):
         x = np.arange(1, 4.0)
         names = ("audio", "visual", "joint", "other")
@@ -417,12 +455,27 @@ class TestUncertainty:
         assert [patch.get_label() for patch in axes.patches] == ["right"]
 
 
+def learning(run, *, epochs, seeds):
+    """A run that overfits, of an epoch or of many; of many the last loss is huge."""
+    numbers = np.arange(epochs)
+    falling, rising = 3 * 0.9**numbers + 1e-3, 1 - 0.9 ** (numbers + 1)
+    curves = {"loss": falling, "accuracy": rising, "val_loss": falling + 0.3, "val_accuracy": 0.6 * rising}
+    if epochs > 10:
+        curves["loss"] = np.append(falling[:-1], 1e9)
+    return [Learning("run", run, seed, numbers, curves, "end", "end of the training") for seed in range(seeds)]
+
+
 def ordinary_and_extreme_figures():
     random = np.random.default_rng(0)
     few, many = ["audio", "visual", "baseline"], ["audio", "visual", *(f"{LONG} {n}" for n in range(10))]
     one, values, nine, right = np.full(1, 0.3), random.random(999), random.random((3, 9)), random.random((3, 9)) < 0.5
     cells = np.zeros((100, 100), int)
     cells[30, 30] = 1
+    yield "learning-one", lambda: draw_learning({"audio": learning("audio", epochs=1, seeds=1)}, title=LONG)
+    yield (
+        "learning-eight",
+        lambda: draw_learning({run: learning(run, epochs=200, seeds=3) for run in many[2:10]}, title="VGG-Sound"),
+    )
     yield "heatmap-one", lambda: draw_heatmap(cells, audio_clips=0, visual_clips=0, ties=1, title=LONG)
     yield (
         "heatmap-many",
@@ -558,3 +611,14 @@ def test_a_name_is_shortened_in_its_middle_and_kept_on_one_line():
     assert short("one\ntwo\tthree\x00") == "one two three"
     assert short("a" * 50 + "1", 9) == "aaaa…aaa1"
     assert len(short(LONG)) <= 28
+
+
+def test_a_home_that_cannot_be_written_is_no_news_of_a_report():
+    """matplotlib says two paragraphs there (its issue 18011)."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "HOME": "/dev/null"}
+    code = (
+        "import avbench.analysis.figures, matplotlib.font_manager, logging; logging.getLogger('matplotlib').error('!')"
+    )
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert run.stderr == "!\n"  # and what is news is said

@@ -1,4 +1,4 @@
-"""Class means against scikit-learn on random inputs, weighted, with ties and absent classes; their intervals."""
+"""Class means against scikit-learn on random inputs, resampled, with ties and absent classes; their intervals."""
 
 import numpy as np
 import pytest
@@ -14,17 +14,34 @@ from avbench.analysis.metrics import (
     CLASS_ACCURACY,
     MACRO_F1,
     METRICS,
-    Ranking,
+    ClassSums,
+    Support,
     centred_interval,
-    class_order,
     macro_f1,
     mean_class_accuracy,
     metric_table,
 )
+from avbench.analysis.probabilities import HeldScores
+from avbench.analysis.ranking import Subsets, rankings
+from avbench.analysis.statistics import resamples_of
 
 
-def mean_average_precision_of(labels, probabilities):
-    return Ranking(labels, probabilities).mean_average_precision(np.ones((len(labels), 1), np.float32))[0]
+def ranking_of(labels, probabilities, *, memory_bytes=2**30, deep_enough=20_000):
+    everything = Subsets.of([np.ones(len(labels), bool)], np.zeros(len(labels)))
+    (ranking,) = rankings(
+        HeldScores(probabilities), labels, everything, memory_bytes=memory_bytes, deep_enough=deep_enough
+    )
+    return ranking
+
+
+def mean_average_precision_of(labels, probabilities, **options):
+    ones = np.ones((1, len(labels)), np.uint8)
+    return ranking_of(labels, probabilities, **options).mean_average_precision(ones, np.float64)[0]
+
+
+def class_means_of(labels, predictions, counts):
+    support, (right, guessed) = Support.of(labels).sums(counts), ClassSums.of(labels, predictions).sums(counts)
+    return mean_class_accuracy(support, right), macro_f1(support, right, guessed)
 
 
 @st.composite
@@ -34,22 +51,18 @@ def predicted(draw):
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     labels, predictions = random.integers(0, classes, (2, clips))
     probabilities = random.integers(0, draw(st.sampled_from([2, 5, 10**6])), (clips, classes)).astype(np.float32)
-    counts = random.integers(0, 4, (clips, 3))
-    counts[random.integers(0, clips)] += 1  # a column without any weight is another test
-    return labels, predictions, probabilities, counts.astype(np.float32)
+    counts = random.integers(0, 4, (3, clips))
+    counts[:, random.integers(0, clips)] += 1  # a resample without any clip is another test
+    return labels, predictions, probabilities, counts.astype(np.uint8)
 
 
-@given(predicted())
+@given(predicted(), st.sampled_from([0, 2**30]))
 @settings(deadline=None)
-def test_class_means_are_scikit_learns_of_the_clips_as_often_as_they_count(case):
-    labels, predictions, probabilities, weights = case
-    found = zip(
-        mean_class_accuracy(labels, predictions, weights),
-        macro_f1(labels, predictions, weights),
-        Ranking(labels, probabilities).mean_average_precision(weights),
-        strict=True,
-    )
-    for (accuracy, f1, precision), counts in zip(found, weights.T.astype(int), strict=True):
+def test_class_means_are_scikit_learns_of_the_clips_as_often_as_they_count(case, memory_bytes):
+    labels, predictions, probabilities, resamples = case
+    ranking = ranking_of(labels, probabilities, memory_bytes=memory_bytes)
+    found = zip(*class_means_of(labels, predictions, resamples), ranking.mean_average_precision(resamples), strict=True)
+    for (accuracy, f1, precision), counts in zip(found, resamples.astype(int), strict=True):
         rows = np.repeat(np.arange(len(labels)), counts)
         y, guessed, scores = labels[rows], predictions[rows], probabilities[rows]
         present = np.unique(y)
@@ -70,33 +83,80 @@ def test_average_precision_is_scikit_learns_macro_where_every_class_is_present()
 
 def test_numbers_by_hand():
     labels, predictions = np.array([0, 0, 0, 1, 1, 4]), np.array([0, 0, 1, 1, 0, 2])
-    one = np.ones((6, 1), np.float32)
+    accuracy, f1 = class_means_of(labels, predictions, np.ones((1, 6), np.uint8))
     # Shares right: 2/3, 1/2, 0. F1: 2*2/(3+3), 2*1/(2+2), 0. Class 2 has no clip and is in no mean.
-    assert mean_class_accuracy(labels, predictions, one)[0] == pytest.approx((2 / 3 + 1 / 2) / 3)
-    assert macro_f1(labels, predictions, one)[0] == pytest.approx((2 / 3 + 1 / 2) / 3)
+    assert accuracy[0] == pytest.approx((2 / 3 + 1 / 2) / 3)
+    assert f1[0] == pytest.approx((2 / 3 + 1 / 2) / 3)
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.6, 0.4]], np.float32)
     # Class 0 is right at rank 1 and, tied with a wrong one, at rank 3: (1/1 + 2/3) / 2. Class 1: 1/1 and 2/3 likewise.
     assert mean_average_precision_of(np.array([0, 1, 0, 1]), probabilities) == pytest.approx((1 + 2 / 3) / 2)
 
 
-def test_a_column_without_weight_has_no_mean():
-    labels, none = np.array([0, 1]), np.zeros((2, 1), np.float32)
-    assert np.isnan(mean_class_accuracy(labels, labels, none)[0])
-    assert np.isnan(macro_f1(labels, labels, none)[0])
-    assert np.isnan(Ranking(labels, np.eye(2, dtype=np.float32)).mean_average_precision(none)[0])
+def test_a_resample_without_any_clip_has_no_mean():
+    labels, none = np.array([0, 1]), np.zeros((1, 2), np.uint8)
+    assert np.isnan(class_means_of(labels, labels, none)).all()
+    assert np.isnan(ranking_of(labels, np.eye(2, dtype=np.float32)).mean_average_precision(none)[0])
 
 
-def test_a_ranking_of_a_subset_may_use_the_order_of_all():
+def test_numbers_are_the_same_on_each_subset_and_whatever_fits_into_memory():
     random = np.random.default_rng(1)
     labels, probabilities = random.integers(0, 3, 50), random.integers(0, 9, (50, 3)).astype(np.float32)
-    scores = [Scores("a", "a", 0, labels == 0, labels * 0, probabilities)]
-    discrepancies = random.uniform(-1, 1, 50)
-    table = metric_table(scores, labels, discrepancies, thresholds=[0.3], resamples=20, tick=lambda done, total: None)
-    chosen = discrepancies > 0.3
-    assert table.cell("a", AVERAGE_PRECISION, "audio", 0.3).value == pytest.approx(
-        mean_average_precision_of(labels[chosen], probabilities[chosen])
-    )
-    np.testing.assert_array_equal(class_order(probabilities)[1], np.argsort(-probabilities[:, 1], kind="stable"))
+    scores = [Scores("a", "a", seed, labels == 0, labels * 0, probabilities) for seed in (0, 1)]
+    discrepancies = np.round(random.uniform(-1, 1, 50), 1)
+    tables = [
+        metric_table(
+            scores, labels, discrepancies, thresholds=[0.3, 0.6], resamples=20, tick=lambda done, total: None,
+            memory_bytes=memory_bytes,
+        )
+        for memory_bytes in (0, 2 * 10**9)
+    ]  # fmt: skip
+    assert tables[0] == tables[1]
+    for threshold in (0.3, 0.6):
+        for subset, chosen in (("audio", discrepancies > threshold), ("visual", -discrepancies > threshold)):
+            assert tables[0].cell("a", AVERAGE_PRECISION, subset, threshold).value == pytest.approx(
+                mean_average_precision_of(labels[chosen], probabilities[chosen]), abs=1e-12
+            )
+
+
+def test_small_subsets_have_the_intervals_of_scikit_learn_on_the_clips_that_were_drawn():
+    # What the whole bootstrap gives, clip by clip: on small sets nothing is left out.
+    random = np.random.default_rng(4)
+    labels, probabilities = random.integers(0, 3, 60), random.random((60, 3))
+    probabilities[np.arange(60), labels] += 0.3
+    discrepancies = random.uniform(-1, 1, 60)
+    scores = [Scores("a", "a", 0, probabilities.argmax(axis=1) == labels, probabilities.argmax(axis=1), probabilities)]
+    table = metric_table(scores, labels, discrepancies, thresholds=[0.0], resamples=30, tick=lambda done, total: None)
+    assert not table.partly
+    masks = [np.ones(60, bool), discrepancies > 0, discrepancies < 0]
+    for place, (subset, mask) in enumerate(zip(("overall", "audio", "visual"), masks, strict=True)):
+        y, scored = labels[mask], probabilities[mask]
+        values = []
+        for counts in resamples_of(mask.sum(), resamples=30, seed=[20230223, place], together=1):
+            rows = np.repeat(np.arange(len(y)), counts[0])
+            drawn = [average_precision_score(y[rows] == number, scored[rows, number]) for number in np.unique(y[rows])]
+            values.append(np.mean(drawn))
+        cell = table.cell("a", AVERAGE_PRECISION, subset, 0.0)
+        assert (cell.low, cell.high) == pytest.approx(centred_interval(cell.value, np.array(values)), abs=1e-6)
+
+
+def test_runs_that_do_not_fit_into_memory_together_are_measured_one_after_the_other(monkeypatch):
+    random = np.random.default_rng(2)
+    labels = random.integers(0, 4, 300)
+    scores = [
+        Scores(run, run, seed, labels == 0, labels * 0, random.random((300, 4)))
+        for run in ("a", "b")
+        for seed in range(3)
+    ]
+    discrepancies = random.uniform(-1, 1, 300)
+
+    def table():
+        return metric_table(
+            scores, labels, discrepancies, thresholds=[0.0], resamples=20, tick=lambda done, total: None, memory_bytes=0
+        )
+
+    together = table()
+    monkeypatch.setattr("avbench.analysis.metrics._LEAST_BYTES", 1)  # a group a run and seed; nothing in memory
+    assert table() == together
 
 
 class TestTable:
@@ -159,7 +219,11 @@ class TestTable:
         assert table.cell("mine", MACRO_F1, "overall", 0.0).value is not None
 
     def test_every_step_is_told(self, made):
-        assert made[4] == [(done, 21) for done in range(1, 22)]  # three runs, overall and three parts at two thresholds
+        told = [done for done, _ in made[4]]
+        assert {total for _, total in made[4]} == {100}  # per cent
+        assert told[-1] == 100
+        assert len(told) > 5
+        assert told == sorted(set(told))
 
     def test_it_is_the_same_again(self, made):
         scores, labels, discrepancies, table, _ = made
@@ -204,6 +268,17 @@ def test_average_precision_of_a_subset_of_one_class_is_not_defined():
     assert table.cell("a", AVERAGE_PRECISION, "visual", 0.0).value is not None
     for metric in (CLASS_ACCURACY, MACRO_F1):  # of one class they are what they are of any number
         assert table.cell("a", metric, "audio", 0.0).value == 1.0
+
+
+def test_class_means_whose_resamples_are_all_alike_have_wilsons_interval_for_so_many_clips():
+    labels = np.array([0, 1, 2])
+    probabilities = np.eye(3, dtype=np.float32)
+    scores = [Scores("a", "a", seed, labels == labels, labels, probabilities) for seed in (0, 1)]
+    table = metric_table(scores, labels, np.ones(3), thresholds=[0.0], resamples=30, tick=lambda done, total: None)
+    for metric in METRICS:
+        cell = table.cell("a", metric, "overall", 0.0)
+        expected = stats.binomtest(3, 3).proportion_ci(0.95, method="wilson")
+        assert (cell.value, cell.low, cell.high) == (1.0, pytest.approx(expected.low), 1.0), metric
 
 
 def test_resamples_that_lean_to_one_side_are_centred():

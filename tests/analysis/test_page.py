@@ -3,79 +3,19 @@
 import base64
 import csv
 import io
-import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from make_run import make_run
+from rich_run import CLASSES, HOSTILE, RUNS, SEEDS, rich_run
 
 from avbench.analysis.page import render_page
 from avbench.analysis.report import assess
-from avbench.records import MetricsWriter, predictions_schema, write_json, write_table
+from avbench.records import write_json
 
-HOSTILE = "<script>alert('x')</script> & 100 % of $x_1^2$ {it}"
-CLASSES = ("<script>alert(1)</script>", "rock & roll | \\textbf{b}", "c" * 200)
-CLIPS, SEEDS = 60, (0, 1)
-RUNS = {"audio": "audio", "visual": "visual", "baseline": "baseline", HOSTILE: "tmc"}
 SPACE = "\N{NO-BREAK SPACE}"
-
-
-def rich_run(folder: Path) -> Path:
-    """A run folder with all that a report can show, and names that nobody should give."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 3, CLIPS)
-    audio, visual = ({seed: random.random(CLIPS).tolist() for seed in SEEDS} for _ in range(2))
-    planted = {"audio": random.random(CLIPS).tolist(), "visual": random.random(CLIPS).tolist()}
-    make_run(folder, labels=labels.tolist(), audio=audio, visual=visual, correct={}, planted=planted)
-    dataset = json.loads((folder / "dataset.json").read_text())
-    write_json(folder / "dataset.json", {**dataset, "name": "VGG-Sound", "classes": list(CLASSES)})
-    networks = {"audio": "one ResNet-18", "visual": "one ResNet-18", "baseline": "two & a head", HOSTILE: HOSTILE}
-    write_json(
-        folder / "runs.json",
-        {
-            run: {"method": method, "network": networks[run], "options": {"alpha": 0.1, "mode": "<i>"}}
-            for run, method in RUNS.items()
-        },
-    )
-    launches = [{"command": ["avbench", "train"], "versions": {"numpy": "2.0 & more"}}, {"world_size": 2}]
-    write_json(folder / "environment.json", {"torch": "2.11.0", "launches": launches})
-    for number, (run, method) in enumerate(RUNS.items()):
-        for seed in SEEDS:
-            write_rich_predictions(
-                folder / "predictions" / f"run{number}-seed{seed}-test.parquet", labels, run, method, seed
-            )
-    log = MetricsWriter(folder / "metrics.jsonl")
-    for epoch, seed in ((epoch, seed) for epoch in range(4) for seed in SEEDS):
-        place = {"run": HOSTILE, "seed": seed, "epoch": epoch, "step": 5 * epoch + 4, "batch": 5, "loss": 1.0}
-        log.write({"kind": "step", **place, "<i>/audio": 0.1 * epoch, "<i>/visual": 0.5, "windows/audio": epoch % 2})
-    log.write({"kind": "event", "text": "<b>stopped</b> early after epoch 3"})
-    log.close()
-    return folder
-
-
-def write_rich_predictions(path: Path, labels: np.ndarray, run: str, method: str, seed: int) -> None:
-    random = np.random.default_rng([seed, *map(ord, run)])
-    joint, rows = method not in ("audio", "visual"), []
-    for replaced in ("none", "audio", "visual") if joint else ("none",):
-        for clip, label in enumerate(labels.tolist()):
-            prediction = label if random.random() < 0.6 else (label + 1) % 3
-            part = joint and replaced == "none"
-            rows.append(
-                {
-                    "clip_id": 100 + clip, "key": f"clip{clip}", "split": "test", "label": label, "run": run,
-                    "method": method, "seed": seed, "epoch": 1, "replaced": replaced, "prediction": prediction,
-                    "probabilities": (0.1 + 0.7 * np.eye(3)[prediction]).tolist(),
-                    "uncertainty": random.random() if method == "tmc" else None,
-                    "audio_prediction": label if part else None, "visual_prediction": prediction if part else None,
-                }
-            )  # fmt: skip
-    write_table(path, pa.Table.from_pylist(rows, predictions_schema(3)))
 
 
 class Page(HTMLParser):
@@ -247,6 +187,7 @@ def test_a_rich_report_shows_all_of_it(rich):
         assert f"tables-{kind}" in page.ids and f"#tables-{kind}" in page.anchors
     for heading in ("Classes", "What the methods logged", "How to read this", "Data", "Events"):
         assert heading in page.headings
+    assert page.headings[1] == "How each run learnt"  # first thing after the answer
     for text in ("no audio stream", "in quarantine", "torch", 'methods = ["audio"', "5e5e5e"):
         assert text in page.words
     assert f"{evaluation.spearman:.3f}" in page.words
@@ -258,7 +199,7 @@ def test_a_rich_report_shows_all_of_it(rich):
     assert {name for name in files if name.endswith(".png")} == {
         "heatmap.png", "discrepancy.png", "methods-0.png", "methods-0.2.png", "methods-0.4.png", "thresholds.png",
         "classes.png", "class-confidences.png", "diagnostics-script-alert-x-script-100-of-x_1-2-it.png",
-        "uncertainty.png",
+        "uncertainty.png", "learning.png",
     }  # fmt: skip
     assert {name for name in files if name.endswith(".svg")} == {
         name.replace(".png", ".svg") for name in files if name.endswith(".png")
@@ -305,39 +246,3 @@ def test_every_class_is_in_the_csv(rich):
 def test_the_same_results_give_the_same_bytes(plain):
     evaluation, results, files = plain
     assert render_page(evaluation, results) == files
-
-
-SORT = """
-<script>
-const button = document.getElementById("metrics-0.3").tHead.rows[0].cells[2].firstChild;
-const seen = () => [...button.closest("table").tBodies[0].rows].map(row => row.cells[2].dataset.value ?? "-").join(" ");
-const states = [seen()];
-for (let click = 0; click < 3; click++) { button.click(); states.push(button.parentNode.ariaSort + ": " + seen()); }
-document.title = states.join(" / ");
-</script>
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium to run the page's script")
-def test_a_click_on_a_heading_sorts_and_the_third_puts_it_back(plain, tmp_path):
-    evaluation, _, files = plain
-    (tmp_path / "page.html").write_text(files["index.html"].decode() + SORT)
-    command = [
-        "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-        f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'page.html'}",
-    ]  # fmt: skip
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    (title,) = re.findall("<title>(.*?)</title>", shown)
-    before, highest, lowest, after = title.split(" / ")
-    (sheet,) = [sheet for sheet in evaluation.sheets if sheet.name == "metrics-0.3"]
-    values = [row[2].value for row in sheet.rows]
-    falling, rising = (sorted(values, reverse=reverse) for reverse in (True, False))
-
-    def numbers(text):
-        return [float(number) for number in text.split()]
-
-    assert numbers(before) == values
-    assert (highest.split(": ")[0], numbers(highest.split(": ")[1])) == ("descending", falling)
-    assert (lowest.split(": ")[0], numbers(lowest.split(": ")[1])) == ("ascending", rising)
-    assert after == f"none: {before}"

@@ -66,7 +66,7 @@ def run(tmp_path):
 class TestNumbers:
     def test_accuracy_csv_by_hand(self, run):
         rows = rows_of(files_of(run)["accuracy.csv"])
-        columns = ["method", "seed", "subset", "threshold", "clips", "accuracy", "low", "high", "network"]
+        columns = ["method", "seed", "subset", "threshold", "clips", "few_clips", "accuracy", "low", "high", "network"]
         assert list(rows[0]) == columns
         found = {
             (row["method"], row["threshold"], row["subset"]): (
@@ -385,6 +385,28 @@ class TestSeveralRuns:
         evaluation, _ = assess([first, second])
         assert evaluation.table.seeds == (0, 1)
         assert not any("alike" in note for note in evaluation.notes)
+
+    def test_what_a_run_was_trained_on_counts_and_was_all_of_train_where_nobody_said_it(self, another_seed):
+        old = another_seed("old", seed=0)
+        now = {"trains_on": "train", "options": {"fusion": "concat", "trains_on": "train"}}
+        assert assess([old, another_seed("same", baseline=now)])[0].table.seeds == (0, 1)
+        other = another_seed("other", baseline={**now, "trains_on": "estimation"})
+        with pytest.raises(RunError, match=r"different option trains-on \(train and estimation\)"):
+            evaluate([old, other])
+
+    def test_who_left_clips_out_and_who_estimates_on_clips_it_trained_on_is_said(self, another_seed):
+        blending = {"method": "gradient-blending", "options": {"mode": "online", "super_epoch": 3}}
+        folders = [
+            another_seed("mixed", seed=0, baseline=blending, audio={"trains_on": "estimation"}),
+            another_seed("offline", seed=0, baseline={**blending, "options": {"mode": "offline", "super_epoch": 3}}),
+            another_seed("once", seed=0, baseline={**blending, "options": {"mode": "online", "super_epoch": 9}}),
+            another_seed("apart", seed=0, baseline={**blending, "trains_on": "estimation"}),
+        ]
+        mixed, offline, once, apart = (" ".join(assess([folder])[0].notes) for folder in folders)
+        assert "audio was not trained on 10 % of each class's training videos" in mixed
+        assert "baseline was trained on all of train: from the second estimate" in mixed
+        assert "trained on all" not in offline + once  # of 9 epochs: one estimate, before the first step
+        assert "baseline was not trained on 10 %" in apart and "from the second" not in apart
 
     @pytest.mark.parametrize(
         ("config", "said", "message"),
@@ -761,7 +783,8 @@ class TestShown:
 
     def test_the_terminal_table_says_what_was_left_out(self, tmp_path):
         run = hand_made(tmp_path / "run", audio={0: [0.9, 0.8, 0.5, None, 0.1, 0.7]})
-        assert terminal_table(assess([run])[0]).caption == "5 clips; 1 more left out: no confidence"
+        caption = terminal_table(assess([run])[0]).caption
+        assert caption.splitlines()[0] == "5 clips; 1 more left out: no confidence"
 
 
 def test_a_report_is_made_without_importing_torch(run):

@@ -1,5 +1,7 @@
 """Means and deviations over seeds, subsets cut by the others, parts, utilization, published numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -103,12 +105,51 @@ def joint_run(both, without_audio, without_visual, labels, *, seed=0):
 def test_utilization_by_hand():
     labels = np.array([0, 1, 2, 3] * 2)
     run = joint_run("11111100", "11000000", "11110000", labels)
-    (overall, *_) = utilization([run], labels, np.linspace(-1, 1, 8), [0.0])
+    (overall, *_) = utilization([run], labels, np.linspace(-1, 1, 8), [0.0], classes=4)
     # A(both) 6/8, A(audio replaced) 2/8, A(visual replaced) 4/8, four classes.
     assert (overall.both, overall.replaced, overall.chance) == (0.75, {"audio": 0.25, "visual": 0.5}, 0.25)
     assert overall.conditional == {"audio": pytest.approx(2 / 3), "visual": pytest.approx(1 / 3)}
     # audio: ((3/4 - 1/4) + (1/2 - 1/4)) / 2; visual: ((3/4 - 1/2) + (1/4 - 1/4)) / 2
     assert overall.shapley == {"audio": 0.375, "visual": 0.125}
+    assert overall.branches == {}
+
+
+def test_chance_counts_the_classes_that_networks_tell_apart_and_not_those_of_the_clips():
+    labels = np.array([0, 1, 2, 3] * 2)
+    (overall, *_) = utilization(
+        [joint_run("11111100", "11000000", "11110000", labels)], labels, np.linspace(-1, 1, 8), [0.0], classes=10
+    )
+    assert overall.chance == 0.1
+    assert overall.shapley == {"audio": pytest.approx((0.5 + 0.4) / 2), "visual": pytest.approx((0.25 + 0.15) / 2)}
+
+
+def test_what_branches_lose_without_the_other_modality_by_hand():
+    labels = np.array([0, 1, 2, 3] * 2)
+
+    def says(right):
+        return np.where([letter == "1" for letter in right], labels, 9)
+
+    runs = [
+        replace(
+            joint_run("11111100", "11000000", "11110000", labels, seed=seed),
+            parts={"audio": says(audio), "visual": says("00000000")},
+            parts_alone={"audio": says(alone), "visual": says("00000000")},
+        )
+        for seed, audio, alone in ((0, "11111111", "11110000"), (1, "11110000", "11000000"))
+    ]
+    overall, first_half, *_ = utilization(runs, labels, np.repeat([0.5, -0.5], 4), [0.0], classes=4)
+    audio = overall.branches["audio"]
+    # As trained right on 8/8 and 4/8, without vision on 4/8 and 2/8: means over both seeds.
+    assert (audio.both, audio.alone, audio.utilization) == (0.75, 0.375, 0.5)
+    assert overall.branches["visual"].utilization is None  # it has nothing to lose
+    assert (first_half.subset, first_half.branches["audio"].alone) == ("audio", 0.75)
+    # Of the network's own prediction, another number.
+    assert overall.conditional["visual"] == pytest.approx(1 / 3)
+    # One seed of a folder that does not hold it: no mean of the others is passed off as that of all.
+    assert (
+        utilization([runs[0], replace(runs[1], parts_alone={})], labels, np.zeros(8), [0.0], classes=4)[0].branches
+        == {}
+    )
 
 
 @given(st.lists(st.text("01", min_size=6, max_size=6), min_size=3, max_size=3), st.integers(1, 3))
@@ -116,20 +157,20 @@ def test_utilization_by_hand():
 def test_shapley_values_add_up_to_what_both_give_beyond_chance(rights, seeds):
     labels = np.array([0, 1, 2, 0, 1, 2])
     runs = [joint_run(*rights, labels, seed=seed) for seed in range(seeds)]
-    for one in utilization(runs, labels, np.array([0.9, 0.2, 0.0, -0.1, -0.5, 0.4]), [0.0, 0.3]):
+    for one in utilization(runs, labels, np.array([0.9, 0.2, 0.0, -0.1, -0.5, 0.4]), [0.0, 0.3], classes=5):
         assert sum(one.shapley.values()) == pytest.approx(one.both - one.chance)
 
 
 def test_a_network_without_a_right_answer_uses_nothing():
     labels = np.array([0, 1])
-    (overall, *_) = utilization([joint_run("00", "00", "00", labels)], labels, np.array([0.5, -0.5]), [0.0])
+    (overall, *_) = utilization([joint_run("00", "00", "00", labels)], labels, np.array([0.5, -0.5]), [0.0], classes=2)
     assert overall.conditional == {"audio": None, "visual": None}
 
 
 def test_unimodal_networks_and_runs_without_replaced_modalities_are_left_out():
     labels = np.array([0, 1])
     runs = [scores("audio", [1, 1], replaced={"audio": labels, "visual": labels}), scores("m", [1, 1])]
-    assert utilization(runs, labels, np.zeros(2), [0.0]) == ()
+    assert utilization(runs, labels, np.zeros(2), [0.0], classes=2) == ()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from avbench.analysis.statistics import P_FLOOR, binomial_interval, holm, mean_interval, resample_counts, sign_flip_p
+from avbench.analysis.statistics import (
+    P_FLOOR,
+    binomial_interval,
+    holm,
+    is_few,
+    mean_interval,
+    resamples_of,
+    sign_flip_p,
+)
 
 
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=10))
@@ -104,16 +112,29 @@ def test_an_interval_over_seeds_is_scipys_percentile_bootstrap(clips):
     assert high == pytest.approx(expected.high, abs=1.5 / (3 * clips))
 
 
-def test_intervals_of_nothing_right_and_all_right_have_no_width():
-    assert mean_interval(np.zeros(7, int), seeds=2) == (0.0, 0.0)
-    assert mean_interval(np.full(7, 2), seeds=2) == (1.0, 1.0)
+@pytest.mark.parametrize(("seeds", "clips", "right"), [(2, 7, 0), (3, 7, 3), (2, 1, 1), (3, 2, 2), (5, 1000, 5)])
+def test_where_every_clip_is_right_as_often_the_interval_is_wilsons_for_so_many_clips(seeds, clips, right):
+    low, high = mean_interval(np.full(clips, right), seeds=seeds)
+    z, p = stats.norm.ppf(0.975), right / seeds
+    # Wilson's ends are the accuracies that differ from p by z of their own standard errors: roots of a parabola.
+    roots = np.roots([1 + z**2 / clips, -2 * p - z**2 / clips, p**2])
+    assert (low, high) == (pytest.approx(min(roots), abs=1e-9), pytest.approx(max(roots), abs=1e-9))
+    assert low < high
+
+
+def test_few_is_fewer_than_thirty():
+    assert [is_few(clips) for clips in (0, 1, 29, 29.5, 30, 31)] == [True, True, True, True, False, False]
 
 
 def test_resamples_draw_every_clip_alike_and_are_the_same_again():
-    counts = resample_counts(40, resamples=3000, seed=[1])
-    np.testing.assert_array_equal(counts.sum(axis=0, dtype=int), 40)
+    def drawn(seed, together):
+        return np.concatenate(list(resamples_of(40, resamples=3000, seed=[seed], together=together)))
+
+    counts = drawn(1, 3000)
+    assert counts.shape == (3000, 40)
+    np.testing.assert_array_equal(counts.sum(axis=1, dtype=int), 40)
     # Each clip's count is Binomial(40, 1/40): mean 1, variance 39/40.
-    assert np.abs(counts.mean(axis=1) - 1).max() < 5 * np.sqrt(0.975 / 3000)
+    assert np.abs(counts.mean(axis=0) - 1).max() < 5 * np.sqrt(0.975 / 3000)
     assert counts.var() == pytest.approx(0.975, abs=0.02)
-    np.testing.assert_array_equal(counts, resample_counts(40, resamples=3000, seed=[1]))
-    assert (counts != resample_counts(40, resamples=3000, seed=[2])).any()
+    np.testing.assert_array_equal(counts, drawn(1, 7))  # however many at a time
+    assert (counts != drawn(2, 3000)).any()

@@ -14,7 +14,7 @@ from make_run import make_run, write_predictions
 
 from avbench.analysis.page import _plans_of_training
 from avbench.analysis.report import assess
-from avbench.analysis.runs import read_runs
+from avbench.analysis.runs import _read_diagnostics, read_runs
 from avbench.analysis.tables import markdown, table_files, terminal_table
 from avbench.cli import main
 from avbench.errors import RunError
@@ -71,6 +71,7 @@ class TestSheets:
         assert set(names) == {f"{kind}-{T}" for kind in kinds for T in ("0", "0.2", "0.4")} | {
             "published",
             "utilization",
+            "per-class",
         }
         assert len(names) == len(set(names))
 
@@ -143,7 +144,7 @@ class TestFiles:
 
     def test_markdown_tables_are_whole(self, files):
         blocks = re.findall(r"(?:^\|.*\|\n)+", files["tables.md"], re.MULTILINE)
-        assert len(blocks) == 17
+        assert len(blocks) == 18
         for block in blocks:
             counts = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
             assert len(counts) == 1, block
@@ -172,13 +173,14 @@ class TestFiles:
 
     def test_latex_is_balanced_escaped_and_has_booktabs(self, files):
         text = files["tables.tex"]
-        assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule") == 17
+        assert text.count(r"\begin{table}") == text.count(r"\end{table}") == text.count(r"\toprule") == 18
         assert r"two ResNet-18s \& one 100 \% linear\_layer" in text
         assert r"VGG\_Sound" in text
         plain = re.sub(r"\\[\\{}&%$#_]", "", re.sub(r"(?m)^%.*$", "", text))
         assert plain.count("{") == plain.count("}")
         assert not set(plain) & set("%#_–±−≤"), "what LaTeX would take for a comment, a command, or has no letter for"
         assert plain.count("$") % 2 == 0
+        text = re.sub(r"\\begin\{tabular\}\[[bt]\](.*?)\\end\{tabular\}", "stacked", text)
         for columns, body in re.findall(r"\\begin\{tabular\}\{(.*?)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
             wanted = len(re.sub(r"p\{[^}]*\}", "p", columns))
             rows = [line for line in body.splitlines() if line.endswith(r"\\")]
@@ -194,14 +196,112 @@ class TestFiles:
         assert table.row_count == 3 * (1 + 4) + 2
 
 
+def test_branches_that_see_each_other_have_a_table_of_what_they_take_from_the_other(tmp_path):
+    labels = [0, 1, 2, 0]
+    run = make_run(
+        tmp_path / "run", labels=labels, audio={0: [0.9, 0.8, 0.1, 0.2]}, visual={0: [0.1, 0.2, 0.9, 0.85]},
+        correct={(name, name, 0): [True] * 4 for name in ("audio", "visual")},
+    )  # fmt: skip
+    written = {
+        "seed": 0, "split": "test", "clip_ids": np.arange(100, 104), "labels": labels, "correct": [True] * 4,
+        "replaced_correct": {name: [True, False, True, False] for name in ("audio", "visual")},
+        "parts": {"audio": labels, "visual": [0, 1, 0, 1]},
+    }  # fmt: skip
+    # Right on all clips, and on one without vision; the visual one on two, and on as many without sound.
+    alone = {"audio": [0, 2, 1, 1], "visual": [0, 1, 1, 1]}
+    write_predictions(run, run="mine", method="greedy", parts_alone=alone, **written)
+    write_predictions(run, run="baseline", method="baseline", **written)
+    evaluation = assess([run], thresholds=[0.2], resamples=20)[0]
+    (sheet,) = (sheet for sheet in evaluation.sheets if sheet.kind == "branches")
+    shown = " ".join(cell.text for cell in sheet.rows[0])
+    assert shown == "mine overall 100.0 25.0 +0.750 50.0 50.0 0.000"
+    assert sheet.headings[4] == "branch's u(visual | audio)"
+    assert {row[0].text for row in sheet.rows} == {"mine"}
+    rows = {(row["method"], row["subset"]): row for row in rows_of(table_files(evaluation)["utilization.csv"].decode())}
+    assert rows["mine", "overall"]["audio_branch_without_visual"] == "0.25"
+    assert rows["mine", "overall"]["audio_branch_visual_utilization"] == "0.75"
+    assert rows["mine", "overall"]["visual_utilization"] == "0.5"  # of the network's own prediction
+    assert rows["baseline", "overall"]["audio_branch"] == ""
+
+
 def test_an_interval_and_an_empty_subset_in_markdown_by_hand(tmp_path):
     right = {(name, name, 0): [True, True, False, True] for name in ("audio", "visual")}
     confidence = {"audio": {0: [0.9, 0.8, 0.9, 0.9]}, "visual": {0: [0.1, 0.2, 0.3, 0.85]}}
     run = make_run(tmp_path / "run", labels=[0, 1, 2, 0], correct=right, **confidence)
     text = markdown(assess([run], thresholds=[0.2], resamples=20)[0])
-    # Binomial(3, 2/3) / 3 has its 2.5 % quantile at 0, Binomial(4, 3/4) / 4 at 1/4.
-    assert "| audio | **75.0** [25.0, 100.0] | **66.7** [0.0, 100.0] | – | **100.0** [100.0, 100.0] |" in text
-    assert "| method | overall (4) | audio-dominated (3) | visual-dominated (0) | tied (1) |" in text
+    # Wilson's intervals of 3 of 4, 2 of 3 and 1 of 1.
+    assert "| audio | **75.0** [30.1, 95.4] | **66.7** [20.8, 93.9] | – | **100.0** [20.7, 100.0] |" in text
+    assert "| method | overall (4) † | audio-dominated (3) † | visual-dominated (0) † | tied (1) † |" in text
+
+
+class TestFewClips:
+    """Subsets of fewer than 30 clips are marked, and only they, wherever a number about them stands."""
+
+    @pytest.fixture(scope="class")
+    def marked(self, tmp_path_factory):
+        """65 clips: 34 prefer audio, 30 vision, 1 neither; at T = 0.2 there are 29 of audio and 30 of vision."""
+        sides = [0.9] * 29 + [0.55] * 5 + [0.1] * 30 + [0.5]
+        labels = [place % 3 for place in range(65)]
+        random = np.random.default_rng(2)
+        correct = {(name, name, seed): random.random(65) < 0.5 for name in ("audio", "visual") for seed in (0, 1)}
+        folder = make_run(
+            tmp_path_factory.mktemp("few") / "run", labels=labels, audio={0: sides, 1: sides},
+            visual={seed: [0.5] * 65 for seed in (0, 1)}, correct=correct,
+            planted={"audio": sides, "visual": [0.5] * 65},
+        )  # fmt: skip
+        for seed in (0, 1):
+            write_predictions(
+                folder, run="ogm", method="ogm-ge", seed=seed, split="test", clip_ids=np.arange(100, 165),
+                labels=labels, correct=random.random(65) < 0.7, parts={"audio": labels, "visual": [0] * 65},
+                replaced_correct={name: random.random(65) < 0.4 for name in ("audio", "visual")},
+            )  # fmt: skip
+        dataset = json.loads((folder / "dataset.json").read_text())
+        write_json(folder / "dataset.json", {**dataset, "name": "VGG-Sound"})
+        return assess([folder], thresholds=[0.0, 0.2], resamples=20)[0]
+
+    def test_headings_and_rows_of_small_subsets_have_the_mark_and_captions_explain_it(self, marked):
+        named = {}
+        for sheet in marked.sheets:
+            texts = [*sheet.headings, *(cell.text for row in sheet.rows for cell in row)]
+            named[sheet.name] = {text for text in texts if text.endswith(" †")}
+            assert ("†: fewer than 30 clips" in sheet.caption) == bool(named[sheet.name]), sheet.name
+        for kind in ("accuracy", "planted", "cross-seed", "parts"):
+            assert named[f"{kind}-0"] == {"tied (1) †"}, kind
+            assert named[f"{kind}-0.2"] == {"audio-dominated (29) †", "tied (6) †"}, kind
+        assert (named["significance-0"], named["metrics-0"]) == (set(), {"tied †"})
+        assert named["significance-0.2"] == {"audio-dominated: difference †", "p †"}
+        assert named["metrics-0.2"] == {"audio-dominated †", "tied †"}
+        assert named["utilization"] == {"audio-dominated, T = 0.2 †"}
+        assert named["published"] == set()
+
+    def test_published_numbers_stand_beside_marked_ones(self, tmp_path):
+        right = {(name, name, 0): [True, False, True] for name in ("audio", "visual")}
+        run = make_run(
+            tmp_path / "run", labels=[0, 1, 2], audio={0: [0.9, 0.8, 0.1]}, visual={0: [0.5] * 3}, correct=right
+        )
+        dataset = json.loads((run / "dataset.json").read_text())
+        write_json(run / "dataset.json", {**dataset, "name": "VGG-Sound"})
+        (sheet,) = (sheet for sheet in assess([run], resamples=20)[0].sheets if sheet.kind == "published")
+        here = {cell.text for row in sheet.rows if row[1].text == "here" for cell in row[2:]}
+        assert here == {"66.7 †", "50.0 †", "100.0 †"}
+        assert not any(cell.text.endswith("†") for row in sheet.rows if row[1].text == "published" for cell in row)
+
+    def test_files_of_numbers_have_a_column_of_it(self, marked):
+        files = {name: content.decode() for name, content in table_files(marked).items()}
+        for name in ("accuracy", "accuracy_planted", "seeds", "cross_seed", "parts", "metrics", "significance",
+                     "utilization"):  # fmt: skip
+            rows = rows_of(files[f"{name}.csv"])
+            assert {row["few_clips"] for row in rows} == ({"0", "1"}), name
+            assert all(int(row["few_clips"]) == (float(row["clips"]) < 30) for row in rows), name
+
+    def test_markdown_latex_and_the_terminal_have_it(self, marked):
+        files = table_files(marked)
+        assert "| audio-dominated (29) † | visual-dominated (30) | tied (6) † |" in files["tables.md"].decode()
+        assert "(29) $\\dagger$" in " ".join(files["tables.tex"].decode().split())
+        shown = terminal_table(marked)
+        cells = [str(cell) for column in shown.columns for cell in column._cells]
+        assert [cell for cell in cells if "†" in cell] == ["29 †", "1 †", "6 †"]
+        assert "†: fewer than 30 clips" in shown.caption
 
 
 class TestRead:
@@ -307,3 +407,20 @@ class TestCommands:
         assert "--export is empty" in self.stopped(capsys, "subsets", run, "--export", "")
         assert "--out is empty" in self.stopped(capsys, "evaluate", run, "--out=")
         assert list(tmp_path.iterdir()) == []
+
+
+def test_curves_of_earlier_folders_are_drawn_under_the_names_of_today(tmp_path):
+    log = {"speed/audio": 1.0, "speed/visual": 2.0, "difference/speed": -1.0, "rebalancing/visual": 1.0}
+    place = {"kind": "step", "seed": 0, "epoch": 0, "loss": 0.5}
+    old = [{**place, "run": name, "method": name, "batch": 1, **log} for name in ("greedy", "mine")]
+    new = {**place, "run": "greedy", "method": "greedy", "batch": 2, "speed/audio_branch": 3.0}
+    write_text(tmp_path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in [*old, new]))
+    curves = _read_diagnostics(tmp_path)
+    names = {group: sorted(by_name) for group, by_name in curves["greedy", 0].items()}
+    assert names == {
+        "speed": ["audio_branch", "visual_branch"],
+        "difference": ["audio_minus_visual_branch"],
+        "rebalancing": ["visual_branch"],
+    }
+    assert curves["greedy", 0]["speed"]["audio_branch"][1].tolist() == [1.0, 3.0]  # a run that was gone on with
+    assert sorted(curves["mine", 0]["speed"]) == ["audio", "visual"]  # another method's are its own

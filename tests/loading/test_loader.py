@@ -23,7 +23,7 @@ from avbench.dataset import DESCRIPTION_FILE, Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError
 from avbench.loading.features import PRESETS, Preset, VisualPreset, audio_oracle, preset
-from avbench.loading.loader import Loader
+from avbench.loading.loader import Loader, _Crops, _Reader
 from avbench.loading.order import random_windows
 
 TINY = preset("tiny")
@@ -436,3 +436,20 @@ def test_numbers_below_one_are_refused(dataset, name):
 def test_no_clips_are_refused(dataset):
     with pytest.raises(DatasetError, match="no clips to load"):
         Loader(dataset, np.empty(0, np.int64), preset=TINY, batch_size=2, seed=0, training=True)
+
+
+def test_what_is_left_out_is_looked_up_and_not_listed_for_every_batch(copied):
+    class OnlyAsked(frozenset):
+        def __iter__(self):
+            raise AssertionError("a list of all that is left out was made")
+
+    ids = copied.clip_ids("train")[:6]
+    reader = _Reader(copied, TINY, ("audio", "visual"), left_out=OnlyAsked(ids[[1, 4]].tolist()), spectrogram=None)
+    damage_audio(copied, int(ids[2]))
+    nothing, boxes = np.zeros(6, np.int64), np.tile([0, 0, 8, 8], (6, 1))
+    crops = _Crops(nothing[:, None], boxes, nothing.astype(bool))
+    prepared = reader.prepare(3, ids, nothing, crops)
+    assert prepared.valid.tolist() == [True, False, False, True, False, True]
+    assert list(prepared.bad) == [ids[2]]
+    none = reader.prepare(4, ids[:0], nothing[:0], _Crops(nothing[:0, None], boxes[:0], nothing[:0].astype(bool)))
+    assert none.valid.tolist() == [] and none.valid.dtype == bool

@@ -82,8 +82,8 @@ def configured(
 class Float32(InMemory):
     """The parts of train that Gradient-Blending estimates on."""
 
-    def batches(self, part: Part, *, epoch: int, training: bool) -> Iterator[Batch]:
-        for batch in super().batches(part, epoch=epoch, training=training):
+    def batches(self, part: Part, *, epoch: int, training: bool, first_batch: int = 0) -> Iterator[Batch]:
+        for batch in super().batches(part, epoch=epoch, training=training, first_batch=first_batch):
             assert batch.audio is not None and batch.frames is not None
             yield replace(batch, audio=batch.audio.float(), frames=batch.frames.float())
 

@@ -108,7 +108,7 @@ def test_in_float32_two_ranks_take_the_steps_of_one(text: str) -> None:
         check_agree(alone, of_rank, 1e-5)
 
 
-FLAGS = ["--preset", "tiny", "--batch-size", "8", "--learning-rate", "0.01", "--schedule", "constant",
+FLAGS = ["--preset", "tiny", "--width", "8", "--batch-size", "8", "--learning-rate", "0.01", "--schedule", "constant",
          "--precision", "float32"]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 import copy
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from avbench.batch import Batch, Clock
 from avbench.cli import main
@@ -19,7 +21,7 @@ from avbench.methods.base import Part, RunView
 from avbench.methods.baseline import Baseline
 from avbench.methods.gradient_blending import HEADS, Blend, GradientBlending, Losses, blend
 from avbench.records import read_metrics
-from avbench.training.view import parts_of_train
+from avbench.training.parts import parts_of_train
 from tests.processes import run_on_ranks
 from tests.synthetic import make_dataset
 
@@ -126,13 +128,16 @@ class InMemory:
         self.asked: list[tuple[str, int, bool]] = []
         self.said: list[str] = []
 
-    def batches(self, part: Part, *, epoch: int, training: bool) -> Iterator[Batch]:
+    def batches(self, part: Part, *, epoch: int, training: bool, first_batch: int = 0) -> Iterator[Batch]:
         self.asked.append((part, epoch, training))
         rank = current_world().rank
         first = sum(self.counts[:rank])
         for number in range(2 if part == "estimation" else 1):
             whole = batch_of(sum(self.counts), seed=number)  # held out is what was seen, so that something is gained
-            yield whole.select(torch.arange(first, first + self.counts[rank]))
+            yield replace(whole.select(torch.arange(first, first + self.counts[rank])), position=number)
+
+    def fork(self, name: str, part: Callable[[nn.Module], nn.Module]) -> Engine:
+        return self.engine.fork(part)
 
     def learning_rate_at(self, *, step: int, epoch: int) -> float:
         return 0.01 / (1 + step)
@@ -274,7 +279,7 @@ def test_a_probe_leaves_the_run_and_the_order_of_its_data_as_they_were(
     monkeypatch.setitem(METHODS, "watched", Watched)
     monkeypatch.setitem(METHODS, "plain", Plain)
     SEEN.clear()
-    flags = ["--preset", "tiny", "--batch-size", "8", "--learning-rate", "0.01", "--epochs", "2"]
+    flags = ["--preset", "tiny", "--width", "8", "--batch-size", "8", "--learning-rate", "0.01", "--epochs", "2"]
     for method in ("watched:super_epoch=1", "plain"):
         main(["train", str(dataset), "--out", str(tmp_path / method[:5]), "--methods", method, *flags])
     assert len(SEEN["plain"]) == 6
@@ -290,7 +295,7 @@ def test_a_probe_leaves_the_run_and_the_order_of_its_data_as_they_were(
 def test_an_interrupted_run_goes_on_without_estimating_again(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flags = ["--preset", "tiny", "--batch-size", "8", "--learning-rate", "0.01", "--epochs", "1"]
+    flags = ["--preset", "tiny", "--width", "8", "--batch-size", "8", "--learning-rate", "0.01", "--epochs", "1"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     main(["train", str(dataset), "--out", str(whole), "--methods", "gradient-blending", *flags])
     with monkeypatch.context() as patch:

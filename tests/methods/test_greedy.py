@@ -77,7 +77,7 @@ def test_speeds_are_powers_of_ten_of_bypass_over_main() -> None:
         (math.nan, Window()),
     ],
 )
-def test_a_window_opens_for_the_faster_modality_if_any(difference: float, window: Window) -> None:
+def test_a_window_opens_for_the_branch_whose_speed_is_higher_if_any(difference: float, window: Window) -> None:
     assert window_after(difference, epsilon=0.01, length=4) == window
 
 
@@ -131,7 +131,7 @@ class Dictated(Greedy):
         """One training step; which it was, as a letter, and what it logged. epoch: from 1."""
         self.gradients = gradients
         log = self.train_step(self.engine, batch_of(1), Clock(epoch - 1, step, 9)).log
-        kind = [modality for modality in MODALITIES if log[f"rebalancing/{modality}"]]
+        kind = [modality for modality in MODALITIES if log[f"rebalancing/{modality}_branch"]]
         return LETTER[kind[0] if kind else None], {name: float(value) for name, value in log.items()}
 
 
@@ -166,7 +166,7 @@ def test_speeds_and_steps_are_those_of_the_published_code(golden: Path) -> None:
         expected = MODALITIES[step["forward_used_caring_modality"]] if step["forward_used_curation_mode"] else None
         assert kind == LETTER[expected], number
         after = step["after"]
-        assert log["difference/speed"] == pytest.approx(after["d_BDR"], rel=1e-5)
+        assert log["difference/audio_minus_visual_branch"] == pytest.approx(after["d_BDR"], rel=1e-5)
         sums = [[after[f"M_{route}_{modality}"] for modality in (0, 1)] for route in ("bypass", "main")]
         np.testing.assert_allclose(method.state_dict()["sums"], sums, rtol=1e-5)
     assert kinds == ".......aaa.a"
@@ -201,23 +201,23 @@ def test_speeds_by_hand_over_regular_steps_only() -> None:
     method = dictated(window=1, warmup=1, epsilon=0.5)
     # mu of the main branches: 2 / 2; of the bypasses: gate squared / 5.
     _, log = method.take(gradients(5.0, 1.0), epoch=1, step=0)
-    assert log["speed/audio"] == pytest.approx(math.log10(25 / 5))
-    assert log["speed/visual"] == pytest.approx(math.log10(1 / 5))
-    assert log["difference/speed"] == pytest.approx(math.log10(25))
+    assert log["speed/audio_branch"] == pytest.approx(math.log10(25 / 5))
+    assert log["speed/visual_branch"] == pytest.approx(math.log10(1 / 5))
+    assert log["difference/audio_minus_visual_branch"] == pytest.approx(math.log10(25))
     kind, cut = method.take(gradients(100.0, 0.0), epoch=1, step=1)
-    assert kind == "a" and {**cut, "rebalancing/audio": 0.0} == log
+    assert kind == "a" and {**cut, "rebalancing/audio_branch": 0.0} == log
     # Sums over both regular steps: of the audio bypass 5 + 0, of the visual one 0.2 + 5, of each main branch 2.
     kind, log = method.take(gradients(0.0, 5.0), epoch=1, step=2)
     assert kind == "."
-    assert log["speed/audio"] == pytest.approx(math.log10(5 / 2))
-    assert log["speed/visual"] == pytest.approx(math.log10(5.2 / 2))
+    assert log["speed/audio_branch"] == pytest.approx(math.log10(5 / 2))
+    assert log["speed/visual_branch"] == pytest.approx(math.log10(5.2 / 2))
 
 
 def test_what_is_shared_counts_in_both_bypasses() -> None:
     method = dictated()
     shared = {"blocks.2.shared.weight": torch.tensor([[3.0, 0.0]]), "blocks.2.shared.bias": torch.tensor([1.0])}
     _, log = method.take({**gradients(0.0, 0.0), **shared}, epoch=1, step=0)
-    assert log["speed/audio"] == log["speed/visual"] == pytest.approx(math.log10(10 / 5))
+    assert log["speed/audio_branch"] == log["speed/visual_branch"] == pytest.approx(math.log10(10 / 5))
 
 
 def kinds_of(method: Dictated, script: Sequence[tuple[int, float, float]], *, first: int = 0) -> str:
@@ -344,12 +344,12 @@ def test_gates_are_averaged_over_regular_training_steps_only() -> None:
 def test_a_re_balancing_step_neither_reads_nor_trains_the_gates_it_replaces() -> None:
     method = greedy(window=5, warmup=1)
     engine = engine_of(method)
-    first = method.train_step(engine, batch_of(4), Clock(0, 0, 1)).log["difference/speed"]
+    first = method.train_step(engine, batch_of(4), Clock(0, 0, 1)).log["difference/audio_minus_visual_branch"]
     faster, slower = ("audio", "visual") if first > 0 else ("visual", "audio")
     gates = {modality: [block.gates[modality] for block in engine.model.blocks.values()] for modality in MODALITIES}
 
     step = method.train_step(engine, batch_of(4), Clock(0, 1, 1))
-    assert step.log[f"rebalancing/{faster}"] == 1.0 and step.log[f"rebalancing/{slower}"] == 0.0
+    assert step.log[f"rebalancing/{faster}_branch"] == 1.0 and step.log[f"rebalancing/{slower}_branch"] == 0.0
     for modality, trained in ((faster, False), (slower, True)):
         weights = [gate.excitation.weight for gate in gates[modality]]
         assert [bool(gradient.any()) for gradient in engine.read_grads(weights)] == [trained] * 3
@@ -375,7 +375,7 @@ def train(method: Greedy, engine: Engine, batches: Sequence[Batch], *, first: in
     kinds = ""
     for number, batch in enumerate(batches, start=first):
         log = method.train_step(engine, batch, Clock(number // 2, number, 9)).log
-        kinds += LETTER[next((modality for modality in MODALITIES if log[f"rebalancing/{modality}"]), None)]
+        kinds += LETTER[next((modality for modality in MODALITIES if log[f"rebalancing/{modality}_branch"]), None)]
     return kinds
 
 

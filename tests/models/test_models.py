@@ -61,6 +61,20 @@ def test_the_audio_stem_takes_one_channel_and_the_rest_is_resnet18() -> None:
     assert visual - audio == 2 * 64 * 7 * 7
 
 
+def test_a_width_is_that_of_the_first_stage_and_doubles_from_stage_to_stage() -> None:
+    encoder = Encoder("audio", width=24)
+    kernels = [parameter for parameter in encoder.parameters() if parameter.dim() == 4]
+    # Of ResNet-18 as a formula of its width w, without the 1 x 49 w stem: torchvision's own parameters at w = 64.
+    whole = [p for p in Encoder("audio").parameters() if p.dim() == 4]
+    assert [len(kernel) * 64 for kernel in kernels] == [len(kernel) * 24 for kernel in whole]
+    assert sum(p.numel() for p in kernels[1:]) * 64**2 == sum(p.numel() for p in whole[1:]) * 24**2
+    assert encoder.features == 192 and encoder(batch_of()).shape == (3, 192)
+    maps = encoder.stage(2, encoder.stem(batch_of()))
+    assert maps.shape[2] == encoder.channels(2) == 48
+    convolution = encoder.network.layer3[0].conv1.weight.detach()
+    assert abs(float(convolution.std()) / (2 / (96 * 9)) ** 0.5 - 1) < 0.03  # initialized as the published width is
+
+
 def test_networks_take_a_batch_without_clips() -> None:
     batch = batch_of().select(torch.empty(0, dtype=torch.long))
     for model in (LateFusion(4), Unimodal("audio", 4), Unimodal("visual", 4)):

@@ -10,16 +10,9 @@ from hypothesis import strategies as st
 from make_video import make_labelled_folder, make_video
 
 from avbench.errors import RecipeError
-from avbench.packing.recipes import (
-    LONGEST_KEY,
-    Recipe,
-    check_splits,
-    classes_of,
-    clips_of,
-    cut_parts,
-    encoded_key,
-    load_recipe,
-)
+from avbench.packing.clips import LONGEST_KEY, encoded_key
+from avbench.packing.recipes import Recipe, classes_of, clips_of, load_recipe
+from avbench.packing.splits import check_splits, cut_parts
 
 FRACTIONS = {"test": 0.1, "val": 0.1}
 

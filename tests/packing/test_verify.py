@@ -11,7 +11,9 @@ from make_video import make_labelled_folder
 from synthetic import make_dataset
 
 from avbench.dataset import Dataset
+from avbench.description import contents_digest
 from avbench.errors import DatasetError, UsageError
+from avbench.integrity import check_contents
 from avbench.packing.pack import pack
 from avbench.packing.recipes import Recipe
 from avbench.packing.verify import verify
@@ -41,6 +43,20 @@ def flip(path, offset):
 def test_a_whole_dataset_has_no_problems(whole):
     assert verify(whole, workers=1) == []
     assert verify(whole, workers=2) == []
+
+
+def test_a_packed_dataset_carries_its_class_names_twice_and_a_digest(whole, tmp_path):
+    dataset = Dataset(whole)
+    assert dataset.packed_classes == dataset.classes == ("x", "y")
+    description = json.loads((whole / "dataset.json").read_text())
+    assert description["contents_sha256"] == contents_digest(description)
+    check_contents(dataset)
+    copy = shutil.copytree(whole, tmp_path / "swapped")
+    description["classes"] = ["y", "x"]
+    description["contents_sha256"] = contents_digest(description)  # even where somebody has made it fit
+    (copy / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(DatasetError, match=r"names the classes y, x, and index\.arrow was packed with x, y"):
+        check_contents(Dataset(copy))
 
 
 @pytest.mark.parametrize("part", ["audio", "frame"])

@@ -76,7 +76,7 @@ def test_an_epochs_confidences_are_exchanged_and_written_while_the_next_epoch_is
 
     monkeypatch.setattr(Run, "train_step", noting_step)
     monkeypatch.setattr(ConfidenceStore, "_write_history", waiting_history)
-    flags = ["--preset", "tiny", "--batch-size", "8", "--methods", "audio", "--epochs", "2"]
+    flags = ["--preset", "tiny", "--width", "8", "--batch-size", "8", "--methods", "audio", "--epochs", "2"]
     main(["train", str(dataset), "--out", str(tmp_path / "run"), *flags])
     assert waited == [True]
     confidence = read_table(tmp_path / "run" / "confidence.parquet")

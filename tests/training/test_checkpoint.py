@@ -14,7 +14,7 @@ from avbench.records import read_table
 from avbench.training.checkpoint import _copies, _put_tensors, _share, _take_tensors
 from tests.synthetic import make_dataset
 
-FLAGS = ["--preset", "tiny", "--batch-size", "8", "--learning-rate", "0.01", "--schedule", "constant"]
+FLAGS = ["--preset", "tiny", "--width", "8", "--batch-size", "8", "--learning-rate", "0.01", "--schedule", "constant"]
 
 
 @given(sizes=st.lists(st.integers(0, 50), max_size=30), ranks=st.integers(1, 5))

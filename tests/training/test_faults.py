@@ -15,7 +15,7 @@ from tests.synthetic import make_dataset
 from tests.training.killed import POINTS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FLAGS = ["--preset", "tiny", "--batch-size", "6", "--learning-rate", "0.01", "--schedule", "constant"]
+FLAGS = ["--preset", "tiny", "--width", "8", "--batch-size", "6", "--learning-rate", "0.01", "--schedule", "constant"]
 FLAGS += ["--methods", "audio", "--epochs", "2", "--checkpoint-steps", "1", "--log-steps", "1"]
 # What comes often enough for a second, third... time to be meant.
 MOST = {"decoding": 12, "backward": 4, "all-to-all": 12, "checkpoint-tensors": 5, "checkpoint-manifest": 5}

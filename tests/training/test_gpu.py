@@ -16,10 +16,12 @@ from avbench import distributed
 from avbench.batch import Batch
 from avbench.cli import _device, main
 from avbench.dataset import Dataset
+from avbench.distributed import World
+from avbench.engine.deepspeed import _join_process_group
 from avbench.errors import UsageError
 from avbench.loading import gpu
 from avbench.loading.features import preset
-from avbench.loading.loader import Loader
+from avbench.loading.loader import Loader, _Finished
 from avbench.loading.pipeline import FeaturePipeline
 from avbench.training.memory import largest_that_fits, too_large
 from avbench.training.monitor import Monitor
@@ -72,7 +74,7 @@ def test_the_largest_batch_that_fits_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(Run, "train_step", with_memory_for(memory_for))
-    flags = ("--preset", "tiny", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
+    flags = ("--preset", "tiny", "--width", "8", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
     assert said in refused(capsys, "train", str(dataset), "--out", str(tmp_path / "run"), *flags)
     assert not list((tmp_path / "run" / "checkpoints").glob("*/*"))  # nothing of the attempts is kept
 
@@ -84,7 +86,7 @@ def test_memory_that_is_short_elsewhere_is_one_line_too(
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB. GPU 0 has 1 GiB. A. Long. Story.")
 
     monkeypatch.setattr(Run, "evaluate", evaluate)
-    flags = ("--preset", "tiny", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
+    flags = ("--preset", "tiny", "--width", "8", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
     line = refused(capsys, "train", str(dataset), "--out", str(tmp_path / "run"), *flags)
     assert "not enough GPU memory (CUDA out of memory. Tried to allocate 2 MiB. GPU 0 has 1 GiB); use a sm" in line
 
@@ -135,7 +137,7 @@ def test_a_gpu_that_torch_cannot_use_is_said_once_and_one_that_is_hidden_is_not(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     fake_nvml(monkeypatch, DeviceGetCount=1, SystemGetDriverVersion="470.1")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    flags = ("--preset", "tiny", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
+    flags = ("--preset", "tiny", "--width", "8", "--batch-size", "12", "--methods", "audio", "--epochs", "1")
     main(["train", str(dataset), "--out", str(tmp_path / "run"), *flags])
     error = capsys.readouterr().err
     assert error.count("everything runs on the CPU although there is a GPU: torch ") == 1
@@ -166,13 +168,21 @@ class NvJpeg:
 
 @pytest.mark.parametrize(
     ("engines", "said"),
-    [(1, ""), (0, "this GPU has no engine for JPEG: its cores decode, beside training"), (None, "does not say")],
+    [
+        (1, "by 1 JPEG engine(s)"),
+        (0, "by its cores, beside training: it has no engine for JPEG"),
+        (None, "does not say"),
+    ],
 )
-def test_a_gpu_without_an_engine_for_jpeg_is_said(engines: int | None, said: str) -> None:
+def test_what_decodes_jpeg_on_a_gpu_is_said(engines: int | None, said: str) -> None:
     library = NvJpeg(engines)
     found = gpu._engines(library)
     assert found == engines and library.open_handles == 0
-    assert said in gpu.jpeg_text(found) and bool(said) == bool(gpu.jpeg_text(found))
+    assert said in gpu.jpeg_text(found, share=1.0)
+    # As it is, engines decode nothing.
+    assert gpu.jpeg_text(found).startswith("by its cores, ") and ("1 JPEG engine" in gpu.jpeg_text(found)) == bool(
+        engines
+    )
 
 
 def test_the_nvjpeg_that_is_installed_answers() -> None:
@@ -208,12 +218,48 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_ranks_that_were_bound_to_one_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="a"))
-    monkeypatch.setattr(distributed, "gather_objects", lambda own: [own, "b", own])
+    of_ranks = {0: "a", 1: "b", 2: "a"}
+    world = World(0, 3)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=of_ranks[0]))
+
+    def store() -> torch.distributed.HashStore:
+        """As the other ranks leave it."""
+        store = torch.distributed.HashStore()
+        for rank in (1, 2):
+            store.set(f"gpu of {rank}", of_ranks[rank])
+            store.set(f"read by {rank}", "")
+        return store
+
     with pytest.raises(UsageError, match="ranks 0, 2 would share one GPU; start at most one rank a GPU"):
-        distributed._refuse_a_shared_gpu(GPU)
-    monkeypatch.setattr(distributed, "gather_objects", lambda own: [own, "b", "c"])
-    distributed._refuse_a_shared_gpu(GPU)
+        distributed._refuse_a_shared_gpu(GPU, world, store())
+    of_ranks[2] = "c"
+    distributed._refuse_a_shared_gpu(GPU, world, store())
+
+
+def test_nccl_is_joined_with_the_device_after_shared_gpus_were_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "a",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    done: list[Any] = []
+    store = torch.distributed.HashStore()
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(("set", device)))
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda *where, **options: iter([(store, 0, 2)]))
+    monkeypatch.setattr(
+        distributed, "_refuse_a_shared_gpu", lambda device, world, store: done.append(("asked", device))
+    )
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda **joining: done.append(joining))
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: None)
+    with distributed.process_group(device=GPU) as world:
+        assert world == World(0, 2)
+    assert done[:2] == [("set", GPU), ("asked", GPU)]
+    (joining,) = done[2:]
+    assert joining["backend"] == "nccl" and joining["device_id"] == GPU and joining["store"] is store
+    assert (joining["rank"], joining["world_size"]) == (0, 2)
 
 
 class Stream:
@@ -285,6 +331,9 @@ class Event:
         stream.written.append("event")
         self.at = stream.seconds
 
+    def query(self) -> bool:
+        return True
+
     def elapsed_time(self, after: "Event") -> float:
         return 1e3 * (after.at - self.at)
 
@@ -316,6 +365,26 @@ def test_the_consumers_stream_waits_for_the_batch_and_the_wait_is_counted(
     assert monitor.report()["gpu_data_wait_share"] > 0
 
 
+def test_no_wait_is_forgotten_however_rarely_one_asks(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = SimpleNamespace(written=[], seconds=0.0)
+
+    def wait_event(event: str) -> None:
+        stream.seconds += 0.25
+
+    stream.wait_event = wait_event
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: None)
+    data = Dataset(dataset)
+    loader = Loader(data, data.clip_ids("train"), preset=preset("tiny"), batch_size=6, seed=0, training=True)
+    batch = next(loader.epoch(0))
+    for _ in range(1500):
+        loader._handed_over(_Finished(batch, {}, ready="the copy"))  # type: ignore[arg-type]
+    assert len(loader._stalls) <= 100  # nor does the list of events grow
+    assert loader.take_stalled_seconds() == pytest.approx(1500 * 0.25)
+    assert loader.take_stalled_seconds() == 0.0
+
+
 def test_batches_are_rounded_when_all_else_is_done(dataset: Path) -> None:
     def batch_of(dtype: torch.dtype) -> Batch:
         data = Dataset(dataset)
@@ -327,3 +396,36 @@ def test_batches_are_rounded_when_all_else_is_done(dataset: Path) -> None:
         expected = getattr(whole, name).to(torch.bfloat16)
         assert torch.equal(getattr(rounded, name), expected)
         assert getattr(rounded, name).stride() == expected.stride() == getattr(whole, name).stride()
+
+
+def test_a_training_builds_one_pipeline_a_modality_and_stays_with_its_decoder(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built: list[str] = []
+    build = Loader._build
+
+    def counting(self: Loader, modality: Any, *rest: Any, **options: Any) -> Any:
+        built.append(modality)
+        return build(self, modality, *rest, **options)
+
+    monkeypatch.setattr(Loader, "_build", counting)
+    flags = ("--preset", "tiny", "--batch-size", "6", "--methods", "baseline")
+    words = ("train", str(dataset), "--out", str(tmp_path / "run"), *flags)
+    main([*words, "--epochs", "1"])
+    # For train, val, test, the means of train, and predictions.
+    assert sorted(built) == ["audio", "visual"]
+    capsys.readouterr()
+    monkeypatch.setattr("avbench.training.trainer.JPEG_ENGINE_SHARE", 1.0)
+    again = ("train", "--out", str(tmp_path / "run"), "--resume", "--epochs", "2")
+    assert "share of pictures for JPEG engines 0.0, and this run has 1.0" in refused(capsys, *again)
+
+
+def test_deepspeed_alone_joins_with_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined: list[Any] = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **how: joined.append((backend, how)))
+    monkeypatch.setattr("avbench.engine.deepspeed.atexit.register", lambda action: None)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    for device in (GPU, torch.device("cpu")):
+        _join_process_group(device)
+    (nccl, of_gpu), (gloo, of_cpu) = joined
+    assert (nccl, of_gpu["device_id"]) == ("nccl", GPU) and (gloo, of_cpu["device_id"]) == ("gloo", None)

@@ -1,10 +1,14 @@
 """What a pass says of its speed, and of its ranks'."""
 
+import ast
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pynvml
+import pytest
 import torch
 
 from avbench.batch import Batch
@@ -14,7 +18,7 @@ from avbench.training.monitor import Monitor, _across, _together, plotted
 from tests.methods.steps import batch_of
 from tests.processes import run_on_ranks
 
-CPU = torch.device("cpu")
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
 def test_the_slowest_and_the_fastest_rank_and_each_machines_gpus_are_named() -> None:
@@ -128,13 +132,29 @@ def test_each_rank_has_a_curve_of_its_own_where_they_are_few() -> None:
 
 
 class _NVML:
-    """A GPU that has used so many millijoules."""
+    """A GPU that has used so many millijoules, and was busy as its driver sampled: (microseconds, percent) each.
+
+    It keeps the newest ten samples. gpm: percent of multiprocessors that were busy, None where it does not count them.
+    """
+
+    NVML_GPU_UTILIZATION_SAMPLES = 1
+    NVML_SUCCESS, NVML_GPM_METRICS_GET_VERSION = 0, 1
 
     class NVMLError(Exception):
         pass
 
-    def __init__(self) -> None:
+    def __init__(self, *, uuid: str = "GPU-1", gpm: float | None = None) -> None:
+        self.uuid, self.gpm = uuid, gpm
         self.millijoules = 5_000_000
+        self.samples: list[tuple[int, int]] = [(1, 90)]
+        self.taken: list[object] = []
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:
+        if uuid != self.uuid:
+            raise self.NVMLError(f"no {uuid}")
+        return f"handle of {uuid}"
 
     def nvmlDeviceGetTotalEnergyConsumption(self, gpu: object) -> int:
         return self.millijoules
@@ -142,18 +162,122 @@ class _NVML:
     def nvmlDeviceGetMemoryInfo(self, gpu: object) -> object:
         raise self.NVMLError
 
+    def nvmlDeviceGetUtilizationRates(self, gpu: object) -> object:
+        return SimpleNamespace(gpu=self.samples[-1][1])
 
-def test_a_gpus_energy_becomes_power_and_joules_a_clip(monkeypatch) -> None:
-    nvml = _NVML()
-    monkeypatch.setattr("avbench.training.monitor.pynvml", nvml)
-    monkeypatch.setattr("avbench.training.monitor._open_gpu", lambda device: "the GPU")
-    monitor = Monitor(CPU, world_size=1, writing_seconds=lambda: 0.0)
+    def nvmlDeviceGetSamples(self, gpu: object, kind: int, newest: int) -> tuple[int, list[object]]:
+        assert kind == self.NVML_GPU_UTILIZATION_SAMPLES
+        later = [
+            SimpleNamespace(timeStamp=stamp, sampleValue=SimpleNamespace(uiVal=percent))
+            for stamp, percent in self.samples[-10:]
+            if stamp > newest
+        ]
+        if not later:
+            raise self.NVMLError("Not Found")
+        return 1, later
+
+    def nvmlDeviceIsMigDeviceHandle(self, gpu: str) -> bool:
+        return "MIG" in gpu
+
+    def nvmlDeviceGetGpuInstanceId(self, gpu: str) -> int:
+        return 3
+
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, gpu: str) -> str:
+        return "the whole GPU"
+
+    def nvmlGpmQueryDeviceSupport(self, gpu: str) -> object:
+        return SimpleNamespace(isSupportedDevice=int(self.gpm is not None))
+
+    def nvmlGpmSampleAlloc(self) -> object:
+        return object()
+
+    def nvmlGpmSampleGet(self, gpu: str, sample: object) -> None:
+        self.taken.append(gpu)
+
+    def nvmlGpmMigSampleGet(self, gpu: str, part: int, sample: object) -> None:
+        self.taken.append((gpu, part))
+
+    def c_nvmlGpmMetricsGet_t(self) -> object:
+        return SimpleNamespace(metrics=[SimpleNamespace() for _ in range(9)])
+
+    def nvmlGpmMetricsGet(self, asked: Any) -> None:
+        assert asked.version == 1 and asked.numMetrics == 3 and asked.sample1 is not asked.sample2
+        for metric in asked.metrics[: asked.numMetrics]:
+            # What the GPU does not have is refused one by one.
+            metric.nvmlReturn, metric.value = (0, self.gpm) if metric.metricId == 2 else (3, 0.0)
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> _NVML:
+    """In place of the library."""
+    fake = _NVML()
+    for module in ("nvml", "monitor"):
+        monkeypatch.setattr(f"avbench.training.{module}.pynvml", fake)
+    properties = SimpleNamespace(uuid="1")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    return fake
+
+
+def test_a_gpus_use_is_the_mean_of_all_samples_since_the_last_report(nvml, monkeypatch) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("avbench.training.nvml.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monitor = Monitor(GPU, world_size=1, writing_seconds=lambda: 0.0)
+    for number, _ in enumerate(monitor.watch(iter([batch_of(2)] * 30))):
+        clock.now += 1.0
+        nvml.samples.append((10 + number, 100 if number < 6 else 25))
+    # All thirty, though the driver keeps ten; not the 90 % from before.
+    assert monitor.report()["gpu_use_share"] == pytest.approx((6 * 1.0 + 24 * 0.25) / 30)
+    assert monitor.report()["gpu_use_share"] == 0.25  # none since: that of just now
+    nvml.samples += [(50, 40), (51, 60)]
+    assert monitor.report()["gpu_use_share"] == 0.5
+
+
+def test_how_full_a_gpu_is_is_said_where_it_counts_that(nvml) -> None:
+    assert "gpu_sm_activity_share" not in Monitor(GPU, world_size=1, writing_seconds=lambda: 0.0).report()
+    nvml.gpm = 62.5
+    report = Monitor(GPU, world_size=1, writing_seconds=lambda: 0.0).report()
+    assert report["gpu_sm_activity_share"] == 0.625 and "gpu_tensor_share" not in report
+    assert set(nvml.taken) == {"handle of GPU-1"}
+    assert "GPU 90%, SMs 62%, " in _speed_text({**report, "gpu_power_watts": 1.0, "joules_per_clip": 1.0})
+
+
+def test_a_part_of_a_gpu_is_found_by_its_own_kind_of_identifier(nvml) -> None:
+    nvml.uuid, nvml.gpm = "MIG-1", 50.0
+    monitor = Monitor(GPU, world_size=1, writing_seconds=lambda: 0.0)
+    assert monitor.no_gpu_numbers == ""
+    assert monitor.report()["gpu_sm_activity_share"] == 0.5
+    assert set(nvml.taken) == {("the whole GPU", 3)}
+    nvml.uuid = "GPU-2"
+    said = Monitor(GPU, world_size=1, writing_seconds=lambda: 0.0).no_gpu_numbers
+    assert said.startswith("NVML does not answer (no GPU-1)")
+
+
+def test_the_real_library_has_all_that_is_asked_of_it() -> None:
+    from avbench.training import nvml
+
+    asked = pynvml.c_nvmlGpmMetricsGet_t()
+    for place, metric in enumerate(nvml._GPM_METRICS.values()):
+        asked.metrics[place].metricId = metric
+    assert {"value", "nvmlReturn"} <= {name for name, _ in pynvml.c_nvmlGpmMetric_t._fields_}
+    source = ast.parse(Path(nvml.__file__).read_text())
+    names = {node.attr for node in ast.walk(source) if isinstance(node, ast.Attribute) and _is_pynvml(node.value)}
+    assert len(names) > 15 and all(hasattr(pynvml, name) for name in names)
+    with pytest.raises(pynvml.NVMLError):
+        nvml.Gpu(GPU)
+
+
+def _is_pynvml(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "pynvml"
+
+
+def test_a_gpus_energy_becomes_power_and_joules_a_clip(nvml) -> None:
+    monitor = Monitor(GPU, world_size=1, writing_seconds=lambda: 0.0)
     for _ in monitor.watch(iter([batch_of(2), batch_of(3)])):
         nvml.millijoules += 10_000
     report = monitor.report()
     assert abs(report["joules_per_clip"] - 20.0 / 5) < 1e-9
     assert report["gpu_power_watts"] == report["joules_per_clip"] * report["clips_per_second"]
-    assert "gpu_use_share" not in report  # NVML did not say
+    assert "gpu_memory_bytes" not in report  # NVML did not say
 
 
 def test_the_display_says_processor_reading_and_power() -> None:

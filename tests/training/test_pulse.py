@@ -23,7 +23,20 @@ from avbench.training.run import Run
 from tests.processes import RanksFailed, run_on_ranks
 from tests.synthetic import make_dataset
 
-FLAGS = ["--preset", "tiny", "--batch-size", "8", "--learning-rate", "0.01", "--schedule", "constant", "--epochs", "2"]
+FLAGS = [
+    "--preset",
+    "tiny",
+    "--width",
+    "8",
+    "--batch-size",
+    "8",
+    "--learning-rate",
+    "0.01",
+    "--schedule",
+    "constant",
+    "--epochs",
+    "2",
+]
 
 
 def pinned(

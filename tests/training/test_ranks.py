@@ -16,7 +16,7 @@ from tests.training.test_train import wait_for_batch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # 26 clips in 4 batches of 7 and 6, so that slices are unequal; five epochs are 20 steps.
-FLAGS = ["--preset", "tiny", "--batch-size", "7", "--learning-rate", "0.01", "--schedule", "constant"]
+FLAGS = ["--preset", "tiny", "--width", "8", "--batch-size", "7", "--learning-rate", "0.01", "--schedule", "constant"]
 FLAGS += ["--batch-norm", "global", "--log-steps", "1", "--epochs", "5"]
 METHODS = "audio,ogm-ge:alpha=0.8"
 ALL = "audio,visual,baseline,ogm-ge,gradient-blending:super_epoch=1,greedy:warmup=1:window=2,tmc"

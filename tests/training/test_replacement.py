@@ -59,8 +59,8 @@ class Simple(Baseline):
         return Weighted()
 
 
-def run_of() -> Run:
-    spec = RunSpec("simple", "simple", Simple, Simple.Config())
+def run_of(method: type[Simple] = Simple) -> Run:
+    spec = RunSpec(method.name, method.name, method, method.Config())
     return Run(
         spec, seed=0, classes=2, optimizer=OptimizerConfig(), engine=EngineConfig(), device=CPU, dtype=torch.float32,
         batch_norm="local", store=None,
@@ -136,6 +136,20 @@ def test_a_network_without_encoders_is_refused_before_training(
     assert not (tmp_path / "run/config.toml").exists()
 
 
+def test_a_network_of_another_width_than_asked_for_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(METHODS, "around", Around)
+    data = make_dataset(tmp_path / "data", clips={"train": 4, "val": 2, "test": 2}, classes=2)
+    flags = ["--methods", "around", "--preset", "tiny", "--width", "8"]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(data), "--out", str(tmp_path / "run"), *flags])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert "--methods around: the network's encoders are 64 channels wide, but --width is 8" in said
+    assert not (tmp_path / "run/config.toml").exists()
+
+
 def test_features_that_are_never_called_cost_only_the_predictions_without_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,12 +164,55 @@ def test_features_that_are_never_called_cost_only_the_predictions_without_them(
     assert "around-seed0 is not predicted without a modality: its feature modules were not called" in events
 
 
+class Seeing(nn.Module):
+    """The audio part says class 1 where sound and pictures together are positive; the visual part class 1 always."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleDict({"audio": Mean("audio"), "visual": Mean("visual")})
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, batch: Batch) -> Outputs:
+        logit = self.encoders["audio"](batch) + self.encoders["visual"](batch)
+        audio = torch.cat([torch.zeros_like(logit), logit], dim=1)
+        visual = torch.cat([torch.zeros_like(logit), torch.ones_like(logit)], dim=1)
+        return Outputs(audio + visual, unimodal_logits={"audio": audio, "visual": visual})
+
+
+class SeeingEachOther(Simple):
+    name = "seeing"
+    parts_see_each_other = True
+
+    def build_model(self) -> nn.Module:
+        return Seeing()
+
+
+def test_a_part_that_sees_the_other_modality_is_asked_without_it() -> None:
+    run = run_of(SeeingEachOther)
+    clips = torch.tensor([3.0, 1.0, -1.0])
+    batch = Batch(
+        audio=clips[:, None, None, None],
+        frames=torch.tensor([-4.0, 1.0, 2.0])[:, None, None, None, None],
+        label=torch.zeros(3, dtype=torch.int64),
+        clip_id=torch.arange(3),
+        valid=torch.ones(3, dtype=torch.bool),
+    )
+    with run.engine.evaluating():
+        found = predict_without_each(run, batch, {"audio": [torch.tensor([0.5])], "visual": [torch.tensor([0.5])]})
+    assert {name: part.tolist() for name, part in found["none"].parts.items()} == {
+        "audio": [0, 1, 1],  # 3 - 4, 1 + 1, -1 + 2
+        "visual": [1, 1, 1],
+    }
+    assert {name: part.tolist() for name, part in found["visual"].parts.items()} == {"audio": [1, 1, 0]}  # + 0.5 each
+    assert {name: part.tolist() for name, part in found["audio"].parts.items()} == {"visual": [1, 1, 1]}
+
+
 JOINT = "baseline,film=baseline:fusion=film,ogm-ge,gradient-blending,greedy,tmc"
 
 
 def test_every_joint_method_is_predicted_with_and_without_each_modality(tmp_path: Path) -> None:
     data = make_dataset(tmp_path / "data", clips={"train": 20, "val": 3, "test": 6})
-    flags = ["--preset", "tiny", "--batch-size", "10", "--epochs", "1"]
+    flags = ["--preset", "tiny", "--width", "8", "--batch-size", "10", "--epochs", "1"]
     main(["train", str(data), "--out", str(tmp_path / "run"), "--methods", f"audio,{JOINT}", *flags])
     for spec in parse_methods([f"audio,{JOINT}"]):
         table = read_table(tmp_path / f"run/predictions/{spec.name}-seed0-test.parquet")
@@ -168,5 +225,9 @@ def test_every_joint_method_is_predicted_with_and_without_each_modality(tmp_path
         np.testing.assert_allclose(whole.sum(axis=1), 1, atol=1e-5)
         assert np.abs(whole - without_audio).max() > 1e-6
         assert np.abs(without_audio - without_visual).max() > 1e-6
-        assert table["audio_prediction"].null_count == table["visual_prediction"].null_count == 12
+        # Of networks whose branches see each other, what each says without the other modality.
+        said = {name: table[f"{name}_prediction"].is_valid().to_pylist() for name in ("audio", "visual")}
+        is_greedy = spec.method.name == "greedy"
+        assert said["audio"] == [True] * 6 + [False] * 6 + [is_greedy] * 6
+        assert said["visual"] == [True] * 6 + [is_greedy] * 6 + [False] * 6
         assert (table["uncertainty"].null_count == 0) == (spec.method.name == "tmc")

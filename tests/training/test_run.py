@@ -66,6 +66,11 @@ class PartOfAnotherShape(Mine):
         return {**super().probabilities(outputs), "visual": outputs.logits[:, 0]}
 
 
+class LogarithmOfOneClass(Mine):
+    def log_probabilities(self, outputs: Outputs) -> Tensor:
+        return torch.log_softmax(outputs.logits, dim=1)[:, 0]
+
+
 class UncertaintyByClass(Mine):
     def uncertainty(self, outputs: Outputs) -> Tensor:
         return torch.softmax(outputs.logits, dim=1)
@@ -107,6 +112,7 @@ def two_steps(run: Run, batch: Callable[[], Batch] = lambda: batch_of(4)) -> Non
         (NoPrediction, r"probabilities gives \['audio'\], expected 'prediction' among them"),
         (BareProbabilities, r"probabilities gives Tensor, expected 'prediction' among them"),
         (PartOfAnotherShape, r"probabilities of 'visual' has the shape \[4\], expected a tensor of shape \[4, 3\]"),
+        (LogarithmOfOneClass, r"log_probabilities has the shape \[4\], expected a tensor of shape \[4, 3\]"),
         (UncertaintyByClass, r"the uncertainty has the shape \[4, 3\], expected a tensor of shape \[4\]"),
         (logging({"loss": 1.0}), "logs 'loss', expected a name of the form group/name"),
         (logging({"epoch/": 1.0}), "logs 'epoch/', expected"),
@@ -133,3 +139,16 @@ def test_what_a_method_logs_is_taken_under_its_name() -> None:
     two_steps(run)
     (taken,) = take_tallies([run])
     assert taken.log == {"gate/audio": 0.5, "gate/visual": 2.0, "a/b/c": 1.0}
+
+
+class Certain(Mine):
+    def probabilities(self, outputs: Outputs) -> dict[str, Tensor]:
+        return {"prediction": torch.eye(CLASSES)[torch.zeros(len(outputs.logits), dtype=torch.int64)]}
+
+
+def test_the_logarithm_of_nothing_is_a_number():
+    found = run_of(Certain).predict(batch_of(4)).log_probabilities
+    assert found.dtype == torch.float32
+    assert torch.isfinite(found).all()
+    assert (found[:, 0] == 0).all()
+    assert (found[:, 1] < -1e38).all()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
@@ -27,12 +28,15 @@ from avbench.methods import METHODS
 from avbench.methods.base import Method, Step
 from avbench.methods.baseline import Baseline
 from avbench.records import CONFIDENCE_SCHEMA, predictions_schema, read_metrics, read_table
+from avbench.training.audit import Count
 from avbench.training.run import Progress
 from tests.synthetic import make_dataset
 
 FAST = (
     "--preset",
     "tiny",
+    "--width",
+    "8",
     "--batch-size",
     "8",
     "--learning-rate",
@@ -110,6 +114,23 @@ def test_a_run_folder_holds_all_that_the_design_names(trained: Path, dataset: Pa
             assert table.num_rows == (3 * clips if run == "baseline" else clips)  # also without each modality
             np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
             assert (probabilities.argmax(axis=1) == table["prediction"].to_numpy()).all()
+            own = np.array([replaced == "none" for replaced in table["replaced"].to_pylist()])
+            logarithms = table["log_probabilities"].to_pylist()
+            assert [row is not None for row in logarithms] == own.tolist()
+            found = np.exp([row for row in logarithms if row is not None])
+            np.testing.assert_allclose(found, probabilities[own], rtol=1e-5, atol=1e-7)
+            groups = pq.ParquetFile(trained / f"predictions/{run}-seed0-{split}.parquet")
+            assert groups.num_row_groups == len(set(table["replaced"].to_pylist()))  # no group holds two kinds of rows
+    sources = Dataset(dataset).column("source", np.arange(38)).to_pylist()
+    assert confidence["source"].to_pylist() == sources
+
+
+def test_every_epoch_counted_every_clip_once(trained: Path, dataset: Path) -> None:
+    expected = Count.of(Dataset(dataset).clip_ids("train"))
+    for record in read_metrics(trained / "metrics.jsonl", kinds=["epoch"]):
+        counted = (record["counted_clips"], record["counted_hash"])
+        assert counted == (record["expected_clips"], record["expected_hash"]) == (20, expected.hash)
+        assert record["left_out_clips"] == 0
 
 
 def test_confidence_is_the_mean_of_the_history(trained: Path) -> None:
@@ -154,6 +175,15 @@ def test_a_run_killed_and_resumed_ends_with_the_same_numbers(
     for name, table in expected.items():
         assert got[name].equals(table), name
     assert records_of(tmp_path / "run") == records_of(trained)
+    assert curves_of(tmp_path / "run") == curves_of(trained)
+
+
+def curves_of(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """By name the points of every curve that TensorBoard shows of the runs: step and value."""
+    board = EventAccumulator(str(run / "tensorboard"))
+    board.Reload()
+    names = [name for name in board.Tags()["scalars"] if not name.startswith("performance/")]
+    return {name: [(event.step, event.value) for event in board.Scalars(name)] for name in names}
 
 
 def wait_for_batch(run: Path, process: subprocess.Popen[str], epoch: int, batch: int) -> None:
@@ -247,12 +277,22 @@ class Diverging(Baseline):
 
 
 def test_a_run_that_diverges_is_stopped_and_the_others_go_on(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(METHODS, "diverging", Diverging)
     run = train(dataset, tmp_path / "run", "--epochs", "2", "--methods", "diverging,audio")
     texts = [record["text"] for record in read_metrics(run / "metrics.jsonl", kinds=["event"])]
     assert any("diverging-seed0 stopped: diverged" in text for text in texts)
+    header, diverged, audio, kept, following = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "best", "epoch", "val.", "accuracy", "time", "stopped"]
+    assert diverged.split()[:3] == ["diverging-seed0", "-", "-"]
+    assert diverged.endswith("diverged in epoch 0, by step 3, at learning rate 0.01")
+    best = max(read_metrics(run / "metrics.jsonl", kinds=["epoch"]), key=lambda record: record["val_accuracy"])
+    assert audio.split()[:3] == ["audio-seed0", str(best["epoch"]), f"{100 * best['val_accuracy']:.1f}"]
+    assert audio.endswith("after all 2 epochs")
+    assert f"`avbench train --out {run} --resume --keep-checkpoints 0`" in kept
+    assert following == f"next: avbench evaluate {run}"
+    assert (run / "finished.json").exists() and not (run / "diverged.json").exists()
     assert {path.name for path in run.glob("predictions/*")} == {"audio-seed0-test.parquet", "audio-seed0-val.parquet"}
     epochs = read_metrics(run / "metrics.jsonl", kinds=["epoch"])
     assert [(record["run"], record["epoch"]) for record in epochs] == [("audio", 0), ("audio", 1)]
@@ -375,6 +415,12 @@ def test_a_clip_with_bad_bytes_is_left_out_and_named(tmp_path: Path) -> None:
     assert row["key"] == opened.key(clip) and row["audio_mean"] is None and row["audio_epochs"] == 0
     epochs = read_metrics(run / "metrics.jsonl", kinds=["epoch"])
     assert {record["clips"] for record in epochs} == {8}
+    expected = Count.of(np.setdiff1d(opened.clip_ids("train"), [clip]))
+    for record in epochs:
+        assert record["counted_hash"] == record["expected_hash"] == expected.hash
+        assert (record["counted_clips"], record["expected_clips"], record["left_out_clips"]) == (8, 8, 1)
+    named = [event for event in read_metrics(run / "metrics.jsonl") if "clip_id" in event]
+    assert [(event["clip_id"], event["epoch"]) for event in named] == [(clip, 0)]
 
 
 def test_early_stopping_keeps_the_earliest_of_equal_epochs() -> None:
@@ -425,6 +471,7 @@ def test_what_would_make_another_run_cannot_change_on_resume(
     run = train(dataset, tmp_path / "run", "--epochs", "1", "--methods", "audio")
     resume = ("train", str(dataset), "--out", str(run), "--resume")
     assert "cannot change learning-rate from 0.01 to 0.5" in refused(capsys, *resume, "--learning-rate", "0.5")
+    assert "cannot change width from 8 to 16" in refused(capsys, *resume, "--width", "16")
     assert "cannot change methods" in refused(capsys, *resume, "--methods", "visual")
     other = make_dataset(tmp_path / "other", seed=1)
     assert "was saved with dataset" in refused(capsys, "train", str(other), "--out", str(run), "--resume")

@@ -12,7 +12,20 @@ from avbench.training import tuning
 from avbench.training.tuning import least_close_to_best, threads_to_try
 from tests.synthetic import make_dataset
 
-FLAGS = ("--preset", "tiny", "--batch-size", "4", "--epochs", "1", "--log-steps", "1", "--methods", "audio,baseline")
+FLAGS = (
+    "--preset",
+    "tiny",
+    "--width",
+    "8",
+    "--batch-size",
+    "4",
+    "--epochs",
+    "1",
+    "--log-steps",
+    "1",
+    "--methods",
+    "audio,baseline",
+)
 
 
 def losses(run: Path) -> list[float]:

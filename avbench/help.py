@@ -1,0 +1,76 @@
+"""What `--help` says beside the options: examples of each command, and the methods that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+
+# By what the command is called; each line can be typed as it is, with names of one's own.
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
+    "avbench": (
+        "avbench demo",
+        "avbench pack folder --media VIDEOS --out DATASET",
+        "avbench train DATASET --methods audio,visual,baseline,ogm-ge --out RUN",
+        "avbench evaluate RUN",
+    ),
+    "avbench demo": ("avbench demo", "avbench demo --out /tmp/demo --overwrite"),
+    "avbench pack": (
+        "avbench pack folder --media VIDEOS --out DATASET",
+        "avbench pack folder --media VIDEOS --out DATASET --window-seconds 10 --sample-rate-hz 16000",
+        "avbench pack my-recipe.toml --media VIDEOS --out DATASET --workers 8",
+        "avbench pack planted --out DATASET",
+    ),
+    "avbench verify": (
+        "avbench verify DATASET",
+        "avbench verify DATASET --quarantine --workers 4",
+        "avbench verify DATASET --json > verify.json",
+    ),
+    "avbench train": (
+        "avbench train DATASET --methods audio,visual,baseline --out RUN",
+        "avbench train DATASET --methods audio,visual,ogm-ge:alpha=0.3,late=baseline --seeds 0,1,2 --out RUN",
+        "avbench train DATASET --preset tiny --epochs 3 --fraction 0.1 --out TRIAL",
+        "avbench train DATASET --out RUN --resume --epochs 150",
+        "torchrun --standalone --nproc-per-node=8 -m avbench train DATASET --out RUN --auto-resume",
+    ),
+    "avbench evaluate": (
+        "avbench evaluate RUN",
+        "avbench evaluate RUN OTHER-RUN --thresholds 0,0.1,0.3 --out REPORT",
+        "avbench evaluate RUN --predictions mine.parquet --predictions theirs.csv",
+    ),
+    "avbench subsets": (
+        "avbench subsets RUN --export subsets.csv",
+        "avbench subsets RUN --split train --thresholds 0.2 --export train.parquet",
+    ),
+    "avbench bench": (
+        "avbench bench loader DATASET",
+        "avbench bench all --json here.json",
+        "avbench bench plan --from here.json --gpus 8 --cores-per-gpu 12",
+    ),
+    "avbench doctor": ("avbench doctor", "avbench doctor --path /data", "avbench doctor --json > doctor.json"),
+}
+_OF_BENCH = ("avbench bench {target}", "avbench bench {target} DATASET --preset tiny --json here.json")
+
+
+def examples_text(program: str) -> str:
+    """What stands below a command's options; program: as in "avbench train" or "avbench bench loader"."""
+    lines: Iterable[str] = EXAMPLES.get(program, ())
+    if not lines and program.startswith("avbench bench "):
+        target = program.rpartition(" ")[2]
+        plan = [line for line in EXAMPLES["avbench bench"] if f" {target} " in line]
+        lines = plan if target == "plan" else [line.format(target=target) for line in _OF_BENCH]
+    return "\n".join(["examples:", *(f"  {line}" for line in lines)])
+
+
+def methods_text() -> str:
+    """Every method by name with its options, a line each, for `avbench train --help`."""
+    from avbench.methods import METHODS  # torch
+
+    lines = [
+        "methods, for --methods (METHOD:OPTION=VALUE changes an option, NAME=METHOD trains it under another name):"
+    ]
+    width = max(map(len, METHODS))
+    for name, method in METHODS.items():
+        summary = next(iter((method.__doc__ or "").strip().splitlines()), "")
+        options = ", ".join(f"{item.name}={item.default}" for item in fields(method.Config))
+        lines.append(f"  {name:<{width}}  {summary}{f' Options: {options}.' if options else ''}")
+    return "\n".join(lines)
