@@ -9,7 +9,7 @@ whoever reads the sound.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -38,12 +38,14 @@ class Clock:
 
     shifts: for each part the seconds to add to its time stamps; one part, of shift 0, is a file like any other.
     starts: for each stream, by its index, the number of the packet (0 for the stream's first) that each part begins
-    with. wraps: whether the stamps have 33 bits.
+    with. wraps: whether the stamps have 33 bits. can_seek: whether a place in the file is found by its time, and the
+    stamps after it are the same as on the way from the start.
     """
 
     shifts: tuple[Fraction, ...] = (Fraction(0),)
     starts: dict[int, tuple[int, ...]] = field(default_factory=dict)
     wraps: bool = False
+    can_seek: bool = True
 
     @property
     def is_one(self) -> bool:
@@ -71,6 +73,8 @@ def _clock_of(path: Path, size_bytes: int, modified_ns: int) -> Clock:
             return Clock()
         streams = best_streams(container)
         wraps = is_format(container, "mpegts", "mpeg")
+        # Seeking in a program stream lands amid a picture, and every stamp after it is given to the picture before.
+        can_seek = not is_format(container, "mpeg")
         paths = {stream.index: _Path(wraps) for stream in streams}
         steps: list[_Step] = []
         try:
@@ -80,7 +84,7 @@ def _clock_of(path: Path, size_bytes: int, modified_ns: int) -> Clock:
                     steps.append(step)
         except Reject:
             pass  # whoever reads the file says that it is cut
-        return _joined(steps, paths, wraps)
+        return replace(_joined(steps, paths), wraps=wraps, can_seek=can_seek and not any(_restarts(steps)))
 
 
 def on_one_clock(
@@ -190,8 +194,12 @@ class _Path:
         return _Step(stream, self._number, self._last, to_a_start or time < self._last - _ANOTHER_RECORDING)
 
 
-def _joined(steps: list[_Step], paths: dict[int, _Path], wraps: bool) -> Clock:
-    restarts = [group for group in _groups(steps) if any(step.is_restart for step in group)]
+def _restarts(steps: list[_Step]) -> list[list[_Step]]:
+    return [group for group in _groups(steps) if any(step.is_restart for step in group)]
+
+
+def _joined(steps: list[_Step], paths: dict[int, _Path]) -> Clock:
+    restarts = _restarts(steps)
     for group in restarts:
         if len(group) < len(paths):
             raise Reject(Reason.GAP, f"its clock starts again at {float(group[0].before):.2f} s in one stream only")
@@ -206,7 +214,7 @@ def _joined(steps: list[_Step], paths: dict[int, _Path], wraps: bool) -> Clock:
         moved = pictures[part].end - pictures[part + 1].first
         moved_by_sound = sound[part].end - sound[part + 1].first
         shifts.append(shifts[-1] + (moved if moved_by_sound <= moved + _PADDING else moved_by_sound))
-    return Clock(tuple(shifts), {index: tuple(numbers) for index, numbers in starts.items()}, wraps)
+    return Clock(tuple(shifts), {index: tuple(numbers) for index, numbers in starts.items()})
 
 
 def _groups(steps: list[_Step]) -> Iterator[list[_Step]]:

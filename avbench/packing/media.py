@@ -182,7 +182,7 @@ def _read(
 ) -> tuple[_Scan, list[Fraction], Found]:
     """What the first reading found, the times of the wanted pictures, and those pictures as uint8 [H, W, 3]."""
     clock = clock_of(path)
-    ways = [_Way(seeks=True, decodes=False)] if start > RUN_UP and clock.is_one else []
+    ways = [_Way(seeks=True, decodes=False)] if start > RUN_UP and clock.can_seek else []
     for way in (*ways, *_WHOLE):
         try:
             scan = _scan(path, start, length, way, clock)
