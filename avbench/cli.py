@@ -97,7 +97,7 @@ class VerifyArgs:
 class EvaluateArgs:
     """Tables, figures and an HTML page from what training left behind, or from predictions of your own."""
 
-    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], named("RUN")] = ()
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], named("RUN", default="none")] = ()
     """Run folders of one dataset; the report goes into the first."""
     predictions: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """Predictions of your own, Parquet or CSV: key and prediction, or class probabilities. May be given again."""

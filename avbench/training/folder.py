@@ -84,18 +84,23 @@ class RunFolder:
         """Raises RunError where this is not the dataset that the run was begun with, and says what has changed."""
         try:
             begun = json.loads(self.dataset.read_text("utf-8"))
+            is_it = (begun["index_sha256"], begun["classes"]) == (dataset.fingerprint, list(dataset.classes))
+            is_same = (begun["name"], begun["classes"]) == (dataset.name, list(dataset.classes))
+            before = f"{_described(begun)} (then at {begun.get('path')})"
         except FileNotFoundError:
             return  # killed before it was written: nothing was trained
-        here = dataset.description
-        if begun["index_sha256"] == dataset.fingerprint and begun["classes"] == list(dataset.classes):
-            return
-        is_same = (begun["name"], begun["classes"]) == (dataset.name, list(dataset.classes))
-        what = "was packed again or changed since" if is_same else "is another dataset"
-        raise RunError(
-            f"{self.path}: was saved with dataset {_described(begun)}; {dataset.path} {what}: {_described(here)}. "
-            f"Name the one that the run was begun with (then at {begun.get('path')}), or start another run with "
-            f"another --out"
-        )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise RunError(
+                f"{self.dataset}: cannot be read, so nobody knows which dataset the run was begun with; restore it, or "
+                f"start another run with another --out"
+            ) from None
+        if not is_it:
+            what = "was packed again or changed since" if is_same else "is another dataset"
+            raise RunError(
+                f"{self.path}: was saved with dataset {before}; {dataset.path} {what}: "
+                f"{_described(dataset.description)}. Name the one that the run was begun with, or start another run "
+                f"with another --out"
+            )
 
     def clear(self) -> None:
         """Remove all that an earlier run left; the lock, which the caller holds, stays."""

@@ -110,6 +110,10 @@ def test_a_dataset_that_was_moved_or_changed_is_told_apart(
     shutil.rmtree(place)
     make_dataset(place, classes=2, clips={"train": 9, "val": 4, "test": 4}, seconds=1.2)
     assert f"{place} is another dataset: 'synthetic' with 17 clips of 2 classes (index " in refused(capsys, *resume)
+    described = (run / "dataset.json").read_bytes()
+    (run / "dataset.json").write_bytes(described[:-20])
+    assert f"{run / 'dataset.json'}: cannot be read" in refused(capsys, str(moved), *resume)
+    (run / "dataset.json").write_bytes(described)
     main(["train", str(moved), *resume])
     assert json.loads((run / "finished.json").read_text()) == {"epochs": 2}
 
