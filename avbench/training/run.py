@@ -17,7 +17,6 @@ from avbench.confidence import ConfidenceStore
 from avbench.distributed import sum_over_ranks
 from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, over_the_global_batch
 from avbench.errors import UsageError
-from avbench.loading.transforms import on_device
 from avbench.methods import RunSpec
 from avbench.methods.base import Method, Part, Step
 from avbench.models.resnet import WIDTH, Encoder
@@ -70,7 +69,10 @@ def take_tallies(runs: Sequence[Run]) -> list[Taken]:
     if not runs:
         return []
     sums = torch.stack([run.tally.sums for run in runs])
-    counted = on_device(np.array([run.take_counted().words() for run in runs], np.float64), sums.device).to(sums.dtype)
+    # Written in place and pinned: a copy of Python's numbers to a GPU would be waited for.
+    words = torch.empty(len(runs), 3, dtype=sums.dtype, pin_memory=sums.is_cuda)
+    words.numpy()[:] = [run.take_counted().words() for run in runs]
+    counted = words.to(sums.device, non_blocking=True)
     sums = sum_over_ranks(torch.cat([sums, counted], dim=1))
     kept = [run.kept_on_device() for run in runs]
     pieces = [sums.flatten(), *(piece for of_run in kept for piece in of_run)]
