@@ -33,7 +33,9 @@ def part(path, seconds, first, *, click=0.5, **options):
     """A video whose pictures are numbered from `first` on, 10 a second, with a click at half a second."""
 
     sound = click_track(options.pop("sound_seconds", seconds), RATE, click)
-    make_video(path, seconds=seconds, fps=10, sound=sound, picture=lambda number: numbered_frame(first + number), **options)
+    make_video(
+        path, seconds=seconds, fps=10, sound=sound, picture=lambda number: numbered_frame(first + number), **options
+    )
     return path.read_bytes()
 
 
