@@ -706,7 +706,7 @@ def _check_not_empty(argv: Sequence[str], *flags: str) -> None:
 
 def _pack_help(argv: Sequence[str]) -> NoReturn:
     """Print the options of pack; where a recipe is named, its fields with their types and defaults too."""
-    from avbench.packing.recipe_help import EXAMPLES, with_fields
+    from avbench.packing.recipe_help import with_fields
     from avbench.packing.recipes import load_recipe
 
     # The first word that is neither an option nor behind one, where it would be a value.
@@ -716,17 +716,18 @@ def _pack_help(argv: Sequence[str]) -> NoReturn:
         if not word.startswith("-") and (before in alone or not before.startswith("-")):
             name = word
             break
-    text = f"{PackArgs.__doc__}\n\n{EXAMPLES}"
-    if not name:
-        more = "Every field of a recipe is an option too: `avbench pack planted --help` lists those of planted, say."
-        tyro.cli(PackArgs, prog="avbench pack", args=["--help"], description=f"{text}\n\n{more}")
-    else:
+    more = "Every field of a recipe is an option too: `avbench pack planted --help` lists those of planted, say."
+    options, default = PackArgs, None
+    if name:
+        more = ""
         options, default = with_fields(PackArgs(tyro.MISSING, tyro.MISSING), load_recipe(name))
+    explain(PackArgs)
+    with _one_line("avbench pack", lambda: more):
         tyro.cli(
             options,
-            prog=f"avbench pack {name}",
+            prog=f"avbench pack {name}".strip(),
             args=["--help"],
-            description=text,
+            description=PackArgs.__doc__,
             default=default,
             config=(tyro.conf.AvoidSubcommands,),
         )

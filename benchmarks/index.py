@@ -139,6 +139,8 @@ def write_shard(task: pack.ShardTask, clips: int) -> None:
         width=16,
         height=16,
         seconds=0.1,
+        mix_db=0.0,
+        pixel_aspect=1.0,
     )
     named = tuple(
         Clip(f"{task.split}-{number:06d}", CLASSES[number % len(CLASSES)], task.split, Path(), f"{number:06d}.mp4")

@@ -117,7 +117,7 @@ def test_an_example_parses(line: str) -> None:
     if command == "bench":
         cli._parse(cli.BenchPlanArgs if rest[0] == "plan" else cli.BenchArgs, rest[1:], "avbench bench")
     elif command == "pack":
-        args, fields = cli._parse_known(cli.PackArgs, rest, "avbench pack", description="")
+        args, fields = cli._parse_known(cli.PackArgs, rest, "avbench pack")
         assert args.out and cli._overrides(fields) is not None
     else:
         args = cli._parse(KIND_OF[command], rest, f"avbench {command}")

@@ -9,14 +9,6 @@ import tyro
 
 from avbench.packing.recipes import Recipe
 
-EXAMPLES = """Examples:
-
-avbench pack folder --media VIDEOS --out DATASET
-
-avbench pack folder --media VIDEOS --out DATASET --window-seconds 2 --audio-suffix wav
-
-avbench pack planted --out DATASET --planted.classes 4 --planted.train 200"""
-
 
 @dataclass(frozen=True)
 class _Fields(Recipe):

@@ -174,6 +174,14 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, where: str, number: signal.Signal
     monkeypatch.setattr(GradientBlending, "_probe", probe)
 
 
+STOPPED = {
+    "training": "in epoch 1 after ",
+    "evaluating": "after all ",
+    "estimating": "before epoch 0, in what ",
+    "predicting": "after the last epoch, while predictions were made; they are made again, nothing else is lost",
+}
+
+
 @pytest.mark.parametrize(
     ("where", "number"),
     [
@@ -199,7 +207,7 @@ def test_a_run_asked_to_stop_saves_says_so_and_goes_on_to_the_same_end(
         with pytest.raises(SystemExit) as stop:
             main(words)
     assert stop.value.code == 75
-    assert f"avbench: interrupted by {number.name} in epoch" in capsys.readouterr().err
+    assert f"avbench: interrupted by {number.name} {STOPPED[where]}" in capsys.readouterr().err
     assert (out / "interrupted.json").exists()
     steps = [path.name for path in (out / "checkpoints").glob("epoch-*")]
     if where == "training":
