@@ -717,7 +717,8 @@ def _pack_help(argv: Sequence[str]) -> NoReturn:
             name = word
             break
     more = "Every field of a recipe is an option too: `avbench pack planted --help` lists those of planted, say."
-    options, default = PackArgs, None
+    options: type[Any] = PackArgs
+    default: Any = None
     if name:
         more = ""
         options, default = with_fields(PackArgs(tyro.MISSING, tyro.MISSING), load_recipe(name))

@@ -270,8 +270,16 @@ def threads() -> Iterator[Path]:
     """Folders of all threads of this process and of its living children in /proc."""
     for task in Path("/proc/self/task").iterdir():
         yield task
-        for pid in (task / "children").read_text().split():
+        for pid in children(task):
             yield from Path(f"/proc/{pid}/task").glob("*")
+
+
+def children(task: Path) -> list[str]:
+    """Numbers of the processes that a thread, named by its folder in /proc, has started; none where it has ended."""
+    try:
+        return (task / "children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def examine(batches: Iterable[tuple[Tensor | None, Tensor | None]]) -> tuple[int, np.ndarray]:
@@ -310,8 +318,8 @@ def consume(batches: Iterable[tuple[Tensor | None, Tensor | None]]) -> int:
 def cpu_seconds() -> float:
     """User and system time of this process and of its living children, all their threads."""
     total = time.process_time()
-    for file in Path("/proc/self/task").glob("*/children"):
-        for pid in file.read_text().split():
+    for task in Path("/proc/self/task").iterdir():
+        for pid in children(task):
             # Nanoseconds on a processor; /proc/PID/stat has ticks of 10 ms only.
             for thread in Path(f"/proc/{pid}/task").glob("*/schedstat"):
                 total += 1e-9 * int(thread.read_text().split()[0])

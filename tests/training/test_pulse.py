@@ -177,7 +177,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch, where: str, number: signal.Signal
 STOPPED = {
     "training": "in epoch 1 after ",
     "evaluating": "after all ",
-    "estimating": "before epoch 0, in what ",
+    "estimating": "before epoch 1, in what gradient-blending",
     "predicting": "after the last epoch, while predictions were made; they are made again, nothing else is lost",
 }
 
