@@ -286,9 +286,9 @@ def _train(argv: Sequence[str]) -> None:
 
 def _run_training(args: TrainArgs) -> None:
     from avbench.distributed import on_main, process_group, world_from_environment
-    from avbench.engine import pick_precision
-    from avbench.loading.features import preset
+    from avbench.engine.precision import pick_precision
     from avbench.loading.gpu import check_driver, why_unused
+    from avbench.loading.presets import preset
     from avbench.methods import parse_methods
     from avbench.training.closing import all_diverged
     from avbench.training.folder import RunFolder
@@ -302,8 +302,8 @@ def _run_training(args: TrainArgs) -> None:
     elif world_from_environment().is_main and (why := why_unused()):
         print(f"avbench: {why}", file=sys.stderr)
     # What "auto" means is decided once: a run resumed on another machine computes as it began.
-    precision = pick_precision(config.training.precision, device)
-    config = replace(config, training=replace(config.training, precision=precision))
+    precision = pick_precision(config.engine.precision, device)
+    config = replace(config, engine=replace(config.engine, precision=precision))
     folder = RunFolder(config.out)
     # The watchdog, which knows who hangs, is to speak before the process group, which knows not.
     with process_group(device=device, timeout_seconds=max(1800.0, 2 * config.training.hang_seconds)) as world:
@@ -384,7 +384,7 @@ def _tuned(
     from avbench.batch import MODALITIES
     from avbench.config import load_config
     from avbench.distributed import current_world, on_main
-    from avbench.loading.features import preset
+    from avbench.loading.presets import preset
     from avbench.training.folder import RunFolder
     from avbench.training.trainer import check_clips
     from avbench.training.tuning import tuned
@@ -405,7 +405,7 @@ def _tuned(
         clip_ids["train"],
         preset=preset(config.preset),
         modalities=[name for name in MODALITIES if any(name in spec.method.modalities for spec in specs)],
-        computed_in=getattr(torch, training.precision),
+        computed_in=getattr(torch, config.engine.precision),
         device=device,
     )
     if current_world().is_main:

@@ -19,10 +19,10 @@ import soundfile
 import torch
 from rich.table import Table
 
-from avbench.engine import has_bfloat16
+from avbench.engine.precision import has_bfloat16
 from avbench.errors import UsageError
-from avbench.loading.features import PRESETS, Preset
 from avbench.loading.gpu import check_driver, jpeg_engines, jpeg_text, why_unused
+from avbench.loading.presets import PRESETS, Preset
 
 _PACKAGES = (
     "avbench",

@@ -198,6 +198,7 @@ def opened_table(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 DIVERGED_FILE = "diverged.json"
+SETTINGS_FILE = "settings.json"  # of a run folder: the settings that move numbers
 _MOST_NAMED = 3
 
 

@@ -32,7 +32,10 @@ from avbench import shipped
 from avbench.batch import Batch, Clock
 from avbench.bench.scripts import run_script, write_results
 from avbench.distributed import current_world, gather_objects, process_group
-from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, pick_precision
+from avbench.engine.choice import build_engine
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.plain import Engine
+from avbench.engine.precision import pick_precision
 from avbench.methods import parse_methods
 from avbench.methods.base import Method
 

@@ -46,9 +46,10 @@ from avbench.batch import Batch
 from avbench.bench.machine import describe, summary
 from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
-from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
-from avbench.loading.features import preset
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.precision import pick_precision
 from avbench.loading.loader import Loader
+from avbench.loading.presets import preset
 from avbench.methods import parse_methods
 from avbench.training.predict import counted, prepare
 from avbench.training.run import Run, modalities_read
@@ -154,7 +155,6 @@ class Bench:
                 engine=EngineConfig(),
                 device=here(),
                 dtype=self.dtype,
-                batch_norm="local",
                 store=None,
             )
             for spec in parse_methods([config.methods])

@@ -56,11 +56,13 @@ from avbench.batch import MODALITIES, Clock, Modality
 from avbench.bench.machine import describe, summary
 from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset, checksum, shard_name
-from avbench.engine import Engine, OptimizerConfig, pick_precision
+from avbench.engine.config import OptimizerConfig
+from avbench.engine.plain import Engine
+from avbench.engine.precision import pick_precision
 from avbench.errors import UsageError
-from avbench.loading.features import Preset, Stft, preset
 from avbench.loading.loader import Loader
 from avbench.loading.order import crop_boxes
+from avbench.loading.presets import Preset, Stft, preset
 from avbench.methods import METHODS, parse_methods
 
 BY_SOUNDFILE = ", soundfile"  # the name of a codec alone is DALI's decoder, which the pipeline has

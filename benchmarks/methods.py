@@ -46,14 +46,17 @@ from rich.table import Table
 from avbench.batch import MODALITIES, Batch, Clock
 from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
-from avbench.engine import Engine, EngineConfig, OptimizerConfig, pick_precision
-from avbench.loading.features import preset
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.plain import Engine
+from avbench.engine.precision import pick_precision
 from avbench.loading.loader import Loader
+from avbench.loading.presets import preset
 from avbench.methods import RunSpec, parse_methods
 from avbench.methods.base import Method, global_mean
 from avbench.methods.gradient_blending import GradientBlending
+from avbench.training.config import TrainerConfig
 from avbench.training.folder import RunFolder
-from avbench.training.trainer import TrainerConfig, select_clips, train
+from avbench.training.trainer import select_clips, train
 
 ALL = "audio,visual,baseline,ogm-ge,gradient-blending,greedy,tmc"
 JOINT = ("baseline", "ogm-ge", "tmc", "greedy:warmup=1", "gradient-blending")

@@ -39,16 +39,18 @@ from avbench.batch import true_label_confidence
 from avbench.bench.machine import describe, summary
 from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
-from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.precision import pick_precision
 from avbench.errors import UsageError
 from avbench.loading.loader import Loader
 from avbench.methods import parse_methods
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
+from avbench.training.config import TrainerConfig
 from avbench.training.folder import RunFolder
 from avbench.training.predict import evaluation_batches
 from avbench.training.run import Run
-from avbench.training.trainer import TrainerConfig, select_clips, train
+from avbench.training.trainer import select_clips, train
 
 # The demo's, launch/demo.toml.
 OPTIMIZER = OptimizerConfig(learning_rate=0.006, schedule="one-cycle", warmup=0.25)
@@ -156,7 +158,6 @@ def trained(dataset: Dataset, config: Config, folder: Path) -> dict[str, list[Ru
                 engine=EngineConfig(),
                 device=here(),
                 dtype=precision(),
-                batch_norm="local",
                 store=None,
             )
             (name,) = (name for name in best if name.startswith(f"{run.name}-epoch"))

@@ -46,8 +46,8 @@ from avbench.bench.machine import describe, summary
 from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
-from avbench.loading.features import preset
 from avbench.loading.loader import Loader
+from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe

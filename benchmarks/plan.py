@@ -41,7 +41,7 @@ from avbench.bench.plan import Costs, Machines, chosen_methods, make_plan
 from avbench.bench.scripts import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
-from avbench.loading.features import preset
+from avbench.loading.presets import preset
 
 RANKS = (1, 2)
 

@@ -41,7 +41,8 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch
 from avbench.bench.scripts import write_results
-from avbench.engine import EngineConfig, OptimizerConfig, pick_precision
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.precision import pick_precision
 from avbench.methods import parse_methods
 from avbench.training.predict import prepare
 from avbench.training.run import Run, take_tallies
@@ -183,7 +184,6 @@ def run_of(method: str, precision: str, *, noise: bool, engine: EngineConfig = _
         engine=engine,
         device=here(),
         dtype=getattr(torch, precision),
-        batch_norm="local",
         store=None,
     )
 

@@ -30,7 +30,7 @@ from avbench.dataset import (
     sha256_of,
     shard_name,
 )
-from avbench.loading.features import preset
+from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.records import SPLITS
 

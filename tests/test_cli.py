@@ -199,7 +199,7 @@ def test_the_readmes_commands_for_all_methods_work_in_their_order(
 
 
 def test_readme_names_every_method_preset_and_command() -> None:
-    from avbench.loading.features import PRESETS
+    from avbench.loading.presets import PRESETS
     from avbench.methods import METHODS
 
     for name in (*METHODS, *PRESETS, *COMMANDS):

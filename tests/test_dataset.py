@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from avbench.dataset import Dataset, Pieces, sha256_of
 from avbench.description import DIGEST, contents_digest
 from avbench.integrity import check_contents
-from avbench.loading.features import preset
 from avbench.loading.loader import Loader
+from avbench.loading.presets import preset
 from avbench.packing.pack import write_index
 from avbench.packing.verify import verify
 from tests.synthetic import make_dataset

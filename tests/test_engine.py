@@ -7,14 +7,12 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Clock, Outputs
 from avbench.distributed import current_world, sum_over_ranks
-from avbench.engine import (
-    Engine,
-    OptimizerConfig,
-    build_engine,
-    has_bfloat16,
-    over_the_global_batch,
-    pick_precision,
-)
+from avbench.engine.batch_norm import over_the_global_batch
+from avbench.engine.choice import build_engine
+from avbench.engine.config import OptimizerConfig
+from avbench.engine.optimizer import learning_rate_at
+from avbench.engine.plain import Engine
+from avbench.engine.precision import has_bfloat16, pick_precision
 from avbench.errors import UsageError
 from avbench.methods import METHODS
 from avbench.methods.base import Method
@@ -286,7 +284,7 @@ def test_global_batch_norm_is_batch_norm_in_one_process() -> None:
 )
 def test_learning_rate_schedules(schedule: str, step: int, epoch: int, expected: float) -> None:
     config = OptimizerConfig(learning_rate=0.1, schedule=schedule)
-    assert config.learning_rate_at(step, total_steps=100, epoch=epoch) == pytest.approx(expected, abs=1e-12)
+    assert learning_rate_at(config, step, total_steps=100, epoch=epoch) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(

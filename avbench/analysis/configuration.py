@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avbench.errors import RunError
+from avbench.records import SETTINGS_FILE
+from avbench.settings import moved
 
 if TYPE_CHECKING:
     from avbench.analysis.runs import RunFolder
 
-# Of config.toml: where things lie, what is kept how often, and who waits how long. Which runs and seeds there are is
-# said beside their numbers; the order's seed is a seed as well; threads and engines move a last bit.
-CHANGES_NO_NUMBER = frozenset(
+# The settings' own classes say which of them move numbers, and settings.json of a run folder holds those. These
+# moved none when run folders had no such file: where things lie, what is kept how often, and who waits how long. Which
+# runs and seeds there are is said beside their numbers; the order's seed is a seed as well; threads and engines move a
+# last bit.
+_MOVED_NO_NUMBER = frozenset(
     {
         "dataset",
         "out",
@@ -36,13 +43,26 @@ CHANGES_NO_NUMBER = frozenset(
 )
 
 
-def settings_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What of a config.toml decides numbers, for all runs of the folder: by name, such as "optimizer.momentum"."""
+def read_settings(folder: Path, config: str) -> dict[str, Any]:
+    """The settings of a run folder that move numbers, for all its runs: by name, such as "optimizer.momentum".
+
+    config: the text of its config.toml. Raises OSError, or ValueError for a file that is not what it should be.
+    """
+    try:
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return _settings_of(moved(tomllib.loads(config)))
+    if not isinstance(settings, dict):
+        raise ValueError(f"{SETTINGS_FILE} holds no settings")
+    return settings
+
+
+def _settings_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
-            found |= settings_of(value, f"{prefix}{name}.")
-        elif f"{prefix}{name}" not in CHANGES_NO_NUMBER:
+            found |= _settings_of(value, f"{prefix}{name}.")
+        elif f"{prefix}{name}" not in _MOVED_NO_NUMBER:
             found[f"{prefix}{name}"] = value
     return found
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from avbench.analysis.configuration import check_alike, settings_of
+from avbench.analysis.configuration import check_alike, read_settings
 from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_epochs, average_over_seeds, discrepancy
 from avbench.analysis.evaluation import Scores
 from avbench.analysis.origin import check_same_data, check_same_view
@@ -312,7 +311,7 @@ def _read_folder(path: Path) -> RunFolder:
         raise RunError(f"{path}: no such run folder; make one with `avbench train ... --out {path}`")
     try:
         config = (path / "config.toml").read_text(encoding="utf-8")
-        settings = settings_of(tomllib.loads(config))
+        settings = read_settings(path, config)
         dataset, environment = (
             json.loads((path / name).read_text(encoding="utf-8")) for name in ("dataset.json", "environment.json")
         )
@@ -322,7 +321,8 @@ def _read_folder(path: Path) -> RunFolder:
             f"{path}: not a run folder, it has no {missing}; give a folder that `avbench train` wrote"
         ) from None
     except (ValueError, OSError) as error:
-        raise RunError(f"{path}: config.toml, dataset.json or environment.json cannot be read ({error})") from None
+        files = "config.toml, settings.json, dataset.json or environment.json"
+        raise RunError(f"{path}: {files} cannot be read ({error})") from None
     for name in ("name", "classes", "index_sha256"):
         if not isinstance(dataset, dict) or name not in dataset:
             raise RunError(f"{path / 'dataset.json'}: has no {name!r}; it was not written by this version of avbench")

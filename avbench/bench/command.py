@@ -28,7 +28,7 @@ from avbench.bench.plan import (
 from avbench.bench.scripts import LoaderSizes, check_json, run, scripts_of
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
-from avbench.loading.features import Stft, preset
+from avbench.loading.presets import Stft, preset
 
 TARGETS = {
     "loader": "what a clip costs on its way to tensors, beside peers and beside each stage's floor",

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from avbench.errors import UsageError, unknown
-from avbench.loading.features import preset
+from avbench.loading.presets import preset
 from avbench.methods import METHODS
 
 VGGSOUND_CLIPS = 200_000

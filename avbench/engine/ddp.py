@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from avbench.engine.optimizer import OptimizerConfig
+from avbench.engine.config import OptimizerConfig
 from avbench.engine.plain import Engine
 
 

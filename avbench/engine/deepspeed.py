@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Outputs
 from avbench.distributed import gather_objects, world_from_environment
-from avbench.engine.optimizer import OptimizerConfig, load_state
+from avbench.engine.config import OptimizerConfig
+from avbench.engine.optimizer import load_state
 from avbench.engine.plain import Engine
 
 

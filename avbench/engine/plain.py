@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from avbench.batch import Batch, Outputs
 from avbench.distributed import World, current_world, sum_over_ranks
 from avbench.engine.compiled import CompiledNetwork
-from avbench.engine.optimizer import OptimizerConfig, load_state
+from avbench.engine.config import OptimizerConfig
+from avbench.engine.optimizer import build_optimizer, load_state
 from avbench.engine.random_state import random_state, set_random_state
 from avbench.errors import UsageError
 
@@ -47,7 +48,7 @@ class Engine:
             model = model.double()
         self.model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.optimizer = optimizer.build(self.parameters)
+        self.optimizer = build_optimizer(optimizer, self.parameters)
         self._frozen: set[nn.Parameter] = set()
         self._callable: nn.Module = CompiledNetwork(self.model) if compiles else self.model
         self._is_cutting = False  # whether forward and backward see micro-batches, of which the next is

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
+from avbench.engine.config import Precision
 from avbench.errors import UsageError
-
-Precision = Literal["auto", "float32", "bfloat16", "float64"]
 
 
 def pick_precision(wanted: Precision, device: torch.device) -> Precision:

@@ -27,7 +27,6 @@ from avbench.batch import MODALITIES, Batch, Modality
 from avbench.dataset import Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError, unknown
-from avbench.loading.features import Preset, VisualPreset
 from avbench.loading.gpu import JPEG_ENGINE_SHARE, first_line, is_out_of_memory
 from avbench.loading.order import (
     EpochOrder,
@@ -57,6 +56,7 @@ from avbench.loading.pipeline import (
     window_samples,
 )
 from avbench.loading.pool import DecodingPipeline, PipelinePool, pool_sizes
+from avbench.loading.presets import Preset, VisualPreset
 from avbench.loading.stored_spectrogram import (
     SpectrogramFeed,
     SpectrogramPipeline,

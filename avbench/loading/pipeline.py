@@ -27,8 +27,8 @@ from nvidia.dali import Pipeline
 from nvidia.dali.plugin.pytorch import feed_ndarray
 from torch import Tensor
 
-from avbench.loading.features import AudioPreset, FilterBank, PowerSpectrogram, Stft, VisualPreset
 from avbench.loading.gpu import JPEG_ENGINE_SHARE
+from avbench.loading.presets import AudioPreset, FilterBank, PowerSpectrogram, Stft, VisualPreset
 from avbench.loading.transforms import filter_bank, power_spectrogram
 
 _RESAMPLING_LOBES = 16  # of the sinc, each side; also those of DALI's quality 50, its default

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from avbench.dataset import Dataset
 from avbench.errors import DatasetError, UsageError
-from avbench.loading.features import PRESETS, AudioPreset, Preset, Stft
+from avbench.loading.presets import PRESETS, AudioPreset, Preset, Stft
 
 if TYPE_CHECKING:  # whoever packs needs no DALI
     from avbench.loading.pipeline import Buffers

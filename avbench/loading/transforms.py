@@ -18,7 +18,7 @@ import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from torch import Tensor
 
-from avbench.loading.features import FilterBank, PowerSpectrogram
+from avbench.loading.presets import FilterBank, PowerSpectrogram
 
 Array = Any  # a NumPy array or a torch tensor, float32
 

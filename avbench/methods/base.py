@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs
-from avbench.engine import Engine
-from avbench.models.resnet import WIDTH
+from avbench.engine.plain import Engine
+from avbench.models.width import WIDTH
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avbench.batch import Batch, Clock, Outputs
-from avbench.engine import Engine
+from avbench.engine.plain import Engine
 from avbench.methods.base import Method, Part, RunView, Step
 from avbench.methods.probe import Losses, Probe
 from avbench.models.multihead import HEADS, JOINT, MultiHead

@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs
-from avbench.engine import Engine
+from avbench.engine.plain import Engine
 from avbench.methods.base import Log, Method, Step, step_generator
 from avbench.models.mmtm import MMTMFusion
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs
-from avbench.engine import Engine
+from avbench.engine.plain import Engine
 from avbench.methods.base import Log, RunView, step_generator
 from avbench.methods.baseline import Baseline
 

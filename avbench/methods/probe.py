@@ -15,7 +15,7 @@ from torch import Tensor
 
 from avbench.batch import Batch
 from avbench.distributed import current_world, gather_objects
-from avbench.engine import Engine
+from avbench.engine.plain import Engine
 from avbench.methods.base import Part, RunView, global_mean
 
 

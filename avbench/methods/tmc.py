@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Outputs
-from avbench.engine import Engine
+from avbench.engine.plain import Engine
 from avbench.methods.base import Log, Method, log_softmax
 from avbench.models.fusion import full_precision
-from avbench.models.resnet import WIDTH, encoder_a_modality, initialize
+from avbench.models.resnet import encoder_a_modality, initialize
+from avbench.models.width import WIDTH
 
 PSEUDO_VIEW = "pseudo_view"
 COMBINED = "combined"

@@ -300,7 +300,7 @@ def _spectrogram(recipe: Recipe) -> StoredSpectrogram | None:
     """How sound is kept where that is a spectrogram."""
     if recipe.audio_suffix != STFT_SUFFIX:
         return None
-    from avbench.loading.features import preset
+    from avbench.loading.presets import preset
     from avbench.loading.stored_spectrogram import stored_spectrogram
 
     return stored_spectrogram(preset(recipe.stft_preset))

@@ -351,7 +351,7 @@ def _check_stft(recipe: Recipe, path: Path) -> None:
                 f"it takes audio_suffix {STFT_SUFFIX!r}"
             )
         return
-    from avbench.loading.features import preset  # torch: a second, for this alone
+    from avbench.loading.presets import preset  # torch: a second, for this alone
     from avbench.loading.stored_spectrogram import stored_spectrogram
 
     try:

@@ -32,7 +32,7 @@ from torch.serialization import get_crc32_options, set_crc32_options
 
 from avbench.confidence import ConfidenceStore
 from avbench.distributed import current_group, current_world, gather_objects, on_main, together
-from avbench.engine import random_state, set_random_state
+from avbench.engine.random_state import random_state, set_random_state
 from avbench.errors import RunError
 from avbench.records import atomic_path, json_checksum, write_json
 from avbench.training.background import Background

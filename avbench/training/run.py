@@ -15,11 +15,16 @@ from torch import Tensor, nn
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs, true_label_confidence
 from avbench.confidence import ConfidenceStore
 from avbench.distributed import sum_over_ranks
-from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, over_the_global_batch
+from avbench.engine.batch_norm import over_the_global_batch
+from avbench.engine.choice import build_engine
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.optimizer import learning_rate_at
+from avbench.engine.plain import Engine
 from avbench.errors import UsageError
 from avbench.methods import RunSpec
 from avbench.methods.base import Method, Part, Step
-from avbench.models.resnet import WIDTH, Encoder
+from avbench.models.resnet import Encoder
+from avbench.models.width import WIDTH
 from avbench.training.audit import Count
 
 DIVERGED = "diverged: loss or confidence not finite"
@@ -152,7 +157,6 @@ class Run:
         engine: EngineConfig,
         device: torch.device,
         dtype: torch.dtype,
-        batch_norm: str,
         store: ConfidenceStore | None,
         width: int = WIDTH,
     ) -> None:
@@ -167,7 +171,7 @@ class Run:
             torch.manual_seed(seed)
             model = self.method.build_model()
         _check_network(self.method, model, spec.text)
-        if batch_norm == "global":
+        if engine.batch_norm == "global":
             model = over_the_global_batch(model, device)
         self.engine: Engine = build_engine(
             model,
@@ -215,7 +219,7 @@ class Run:
         """One optimizer step on this rank's slice of a global batch, tallied and kept for the store."""
         clock = Clock(epoch, self.progress.step, epochs)
         self._epoch = epoch
-        self.learning_rate = self._optimizer.learning_rate_at(clock.step, total_steps=total_steps, epoch=epoch)
+        self.learning_rate = learning_rate_at(self._optimizer, clock.step, total_steps=total_steps, epoch=epoch)
         self.engine.set_learning_rate(self.learning_rate)
         step = self.method.train_step(self.engine, batch, clock)
         if not isinstance(step, Step):

@@ -11,10 +11,9 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,16 +29,17 @@ from avbench.distributed import (
     on_main,
     ranks_on_this_node,
 )
-from avbench.engine import EngineConfig, OptimizerConfig, Precision, pick_precision, random_state, set_random_state
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.precision import pick_precision
+from avbench.engine.random_state import random_state, set_random_state
 from avbench.errors import AllDiverged, DatasetError, Interrupted, RunError, UsageError, unknown
 from avbench.loading.cores import Nearby, cores_near
-from avbench.loading.features import Preset
 from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.loader import DEFAULT_PREFETCH, Loader
 from avbench.loading.pool import PipelinePool
+from avbench.loading.presets import Preset
 from avbench.methods import RunSpec
 from avbench.methods.base import Part
-from avbench.models.resnet import WIDTH
 from avbench.records import SPLITS, MetricsWriter, write_json
 from avbench.training.audit import Audit, Count, said_of
 from avbench.training.background import Background
@@ -55,6 +55,7 @@ from avbench.training.closing import (
     tidied,
     what_is_kept,
 )
+from avbench.training.config import TrainerConfig
 from avbench.training.display import Display
 from avbench.training.folder import RunFolder, describe_environment, record_launch
 from avbench.training.interruption import Stop
@@ -69,71 +70,6 @@ from avbench.training.replacement import Means, feature_means, is_joint
 from avbench.training.run import DIVERGED, Run, Taken, modalities_read, take_tallies
 from avbench.training.tables import write_predictions
 from avbench.training.view import View
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """How a pass trains; the same for all its runs."""
-
-    epochs: int = 100
-    """Passes over the training clips; a run ends earlier by --patience."""
-    batch_size: int = 64
-    """Clips in a global batch, over all ranks."""
-    patience: int = 10
-    """Epochs without a better validation accuracy after which a run stops; 0: never."""
-    order_seed: int = 0
-    """Of the order of clips and their augmentation, shared by all runs."""
-    precision: Precision = "auto"
-    """auto: bfloat16 where the processor has it, else float32."""
-    width: int = WIDTH
-    """Channels of every ResNet-18's first stage. 64 is the published network; fewer make a quick trial on a laptop."""
-    batch_norm: Literal["local", "global"] = "local"
-    """local: each rank's own batch, as published; global: over all ranks."""
-    checkpoint_steps: int = 1000
-    """Steps between checkpoints within an epoch; one is always made at each epoch's end."""
-    keep_checkpoints: int = 2
-    """The newest ones are kept, so many; 0: while training the newest one, at the end none, only the best networks."""
-    log_steps: int = 20
-    """Steps between records in metrics.jsonl."""
-    loader_threads: int = 0
-    """Decoding threads of each rank, for sound and pictures together; 0: its share of the cores."""
-    prefetch: int = 0
-    """Batches that each rank decodes ahead; 0: two. More help where decoding is uneven, and each takes memory."""
-    loader_precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What batches are rounded to. auto: on a GPU to bfloat16 where networks compute in it, which changes no number and
-    halves the batches' memory; else float32."""
-    hang_seconds: float = 600.0
-    """Seconds without a step after which a rank says who hangs and where, and exits."""
-    exchange_megabytes: int = 64
-    """Most that an exchange of confidences between ranks takes of each rank's memory, beside what is kept there."""
-    compute_threads: int = 1
-    """Torch's threads for each run on a CPU; runs go side by side on the cores there are. Sums of floats hang on it,
-    so it is a number of its own, not the machine's."""
-    streams: int = 1
-    """CUDA streams that the runs of one process are spread over: what one leaves of a GPU another may use. Each keeps
-    memory for a whole step of its own."""
-    profile: int = 0
-    """Steps to trace, the first ones after two; the trace goes to OUT/profile, its three largest costs are said."""
-
-    def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "batch_size",
-            "checkpoint_steps",
-            "log_steps",
-            "compute_threads",
-            "streams",
-            "width",
-        ):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
-        if self.exchange_megabytes < 1:
-            raise UsageError(f"exchange-megabytes is {self.exchange_megabytes}, expected at least 1")
-        if not 1.0 <= self.hang_seconds < math.inf:
-            raise UsageError(f"hang-seconds is {self.hang_seconds}, expected at least 1")
-        for name in ("patience", "keep_checkpoints", "loader_threads", "prefetch", "order_seed", "profile"):
-            if not 0 <= getattr(self, name) < 2**63:
-                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 0")
 
 
 def pick_loader_dtype(wanted: str, *, computed_in: torch.dtype, device: torch.device) -> torch.dtype:
@@ -233,7 +169,7 @@ class Trainer:
     ) -> None:
         self.world = current_world()
         self.dataset, self.clip_ids, self.config, self.folder, self.device = dataset, clip_ids, config, folder, device
-        self.dtype: torch.dtype = getattr(torch, pick_precision(config.precision, device))
+        self.dtype: torch.dtype = getattr(torch, pick_precision(engine.precision, device))
         if device.type == "cuda":
             # Reproducible, and float32 where float32 is asked for: by default convolutions would be TF32.
             torch.backends.cudnn.deterministic = True
@@ -253,7 +189,6 @@ class Trainer:
                 engine=engine,
                 device=device,
                 dtype=self.dtype,
-                batch_norm=config.batch_norm,
                 width=config.width,
                 store=self.stores.get((spec.name, seed)),
             )

@@ -19,9 +19,10 @@ from avbench.batch import Modality
 from avbench.dataset import Dataset
 from avbench.distributed import barrier, broadcast_object, current_world, gather_objects
 from avbench.loading.cores import cores_near
-from avbench.loading.features import Preset
 from avbench.loading.loader import DEFAULT_PREFETCH, Loader
-from avbench.training.trainer import TrainerConfig, cores_of_a_rank, pick_loader_dtype
+from avbench.loading.presets import Preset
+from avbench.training.config import TrainerConfig
+from avbench.training.trainer import cores_of_a_rank, pick_loader_dtype
 
 _SECONDS = 1.5  # of each candidate
 _WARM_UP_BATCHES = 3

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Clock, Modality
 from avbench.dataset import checksum
-from avbench.engine import Engine, OptimizerConfig
+from avbench.engine.config import OptimizerConfig
+from avbench.engine.optimizer import learning_rate_at
+from avbench.engine.plain import Engine
 from avbench.loading.loader import Loader
 from avbench.methods.base import Part
 from avbench.training.checkpoint import Within
@@ -108,7 +110,7 @@ class View:
     def learning_rate_at(self, *, step: int, epoch: int) -> float:
         """The rate of the run's own schedule."""
         total_steps = self.clock.epochs * self.steps_per_epoch
-        return self._optimizer.learning_rate_at(step, total_steps=total_steps, epoch=epoch)
+        return learning_rate_at(self._optimizer, step, total_steps=total_steps, epoch=epoch)
 
     def each(self, items: Iterable[T], action: Callable[[T], None]) -> None:
         """Side by side where there are cores for it."""

@@ -15,11 +15,11 @@ from step import run_of
 
 from avbench.batch import Modality
 from avbench.dataset import Dataset, checksum, shard_name
-from avbench.engine import EngineConfig, OptimizerConfig
+from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.ddp import DDPEngine
 from avbench.errors import AvbenchError
-from avbench.loading.features import preset
 from avbench.loading.loader import Loader
+from avbench.loading.presets import preset
 from avbench.methods import parse_methods
 from avbench.training.predict import prepare
 from gpu_answers import Row

@@ -17,11 +17,12 @@ from step import run_of
 from avbench.batch import MODALITIES, Batch, Modality
 from avbench.dataset import Dataset
 from avbench.distributed import World
-from avbench.engine import EngineConfig, pick_precision
+from avbench.engine.config import EngineConfig
+from avbench.engine.precision import pick_precision
 from avbench.errors import UsageError
-from avbench.loading.features import PRESETS, preset
 from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.loader import Loader
+from avbench.loading.presets import PRESETS, preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.methods import RunSpec, parse_methods
 from avbench.packing.pack import pack

@@ -14,7 +14,7 @@ from rich.console import Console
 from avbench.batch import MODALITIES, Modality
 from avbench.cli import main as avbench
 from avbench.doctor import examine
-from avbench.loading.features import preset
+from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import spectrogram_of
 from gpu_answers import Row
 from gpu_answers.setting import Setting

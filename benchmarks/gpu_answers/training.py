@@ -21,13 +21,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from avbench.batch import MODALITIES
-from avbench.engine import EngineConfig, OptimizerConfig
-from avbench.loading.features import preset
+from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.loading.loader import Loader
+from avbench.loading.presets import preset
 from avbench.methods import RunSpec, parse_methods
 from avbench.records import read_metrics
+from avbench.training.config import TrainerConfig
 from avbench.training.folder import RunFolder
-from avbench.training.trainer import Trainer, TrainerConfig, cores_of_a_rank
+from avbench.training.trainer import Trainer, cores_of_a_rank
 from gpu_answers import Row
 from gpu_answers.setting import Setting
 

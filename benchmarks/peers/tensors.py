@@ -19,7 +19,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import v2
 
 from avbench.dataset import Dataset
-from avbench.loading.features import PRESETS, Stft
+from avbench.loading.presets import PRESETS, Stft
 from peers import Task
 
 PRESET = PRESETS["paper"]

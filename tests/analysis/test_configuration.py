@@ -1,24 +1,34 @@
-"""That what is compared of a configuration is what `avbench train` writes there."""
+"""That what is compared of a configuration is what `avbench train` writes there, and what older versions wrote."""
 
-import dataclasses
 import tomllib
 from pathlib import Path
 
-from avbench.analysis.configuration import CHANGES_NO_NUMBER, settings_of
+import tomli_w
+
+from avbench.analysis.configuration import _MOVED_NO_NUMBER, read_settings
 from avbench.config import TrainConfig
+from avbench.settings import deciding, flat
 
 
-def test_what_changes_no_number_are_fields_of_a_configuration_and_the_rest_is_compared(tmp_path):
+def test_the_settings_that_move_numbers_are_read_from_the_folder(tmp_path):
     config = TrainConfig(dataset=Path("pets"), out=tmp_path)
     config.save(tmp_path / "config.toml")
-    settings = settings_of(tomllib.loads((tmp_path / "config.toml").read_text()))
-    fields = {
-        *(field.name for field in dataclasses.fields(config)),
-        *(f"training.{field.name}" for field in dataclasses.fields(config.training)),
-        *(f"engine.{field.name}" for field in dataclasses.fields(config.engine)),
-    }
-    assert fields > CHANGES_NO_NUMBER
-    assert {"preset", "training.epochs", "training.precision", "optimizer.momentum", "engine.accumulation"} <= {
-        *settings
-    }
-    assert not CHANGES_NO_NUMBER & settings.keys()
+    settings = read_settings(tmp_path, (tmp_path / "config.toml").read_text())
+    assert {"preset", "training.epochs", "engine.precision", "optimizer.momentum", "engine.accumulation"} <= {*settings}
+    assert not {"out", "dataset", "methods", "seeds", "training.log_steps", "engine.engine"} & {*settings}
+
+
+def test_a_folder_of_an_older_version_says_the_same(tmp_path):
+    config = TrainConfig(dataset=Path("pets"), out=tmp_path)
+    config.save(tmp_path / "config.toml")
+    expected = read_settings(tmp_path, "")
+    older = tomllib.loads((tmp_path / "config.toml").read_text())
+    for name in ("precision", "batch_norm"):
+        older["training"][name] = older["engine"].pop(name)
+    (tmp_path / "settings.json").unlink()
+    assert read_settings(tmp_path, tomli_w.dumps(older)) == expected
+
+
+def test_what_moved_no_number_then_moves_none_now():
+    config = TrainConfig(dataset=Path("pets"), out=Path("run"))
+    assert flat(config).keys() - deciding(config).keys() >= _MOVED_NO_NUMBER

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Outputs
 from avbench.distributed import World, current_world
-from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine
+from avbench.engine.choice import build_engine
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.plain import Engine
 from avbench.methods.base import global_mean
 
 CPU = torch.device("cpu")

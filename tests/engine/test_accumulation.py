@@ -8,7 +8,9 @@ from torch import nn
 
 from avbench.batch import Batch, Clock, Outputs
 from avbench.distributed import current_world
-from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine
+from avbench.engine.choice import build_engine
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.plain import Engine
 from avbench.errors import UsageError
 from avbench.methods.base import Method, global_mean
 from tests.engine.small import CPU, alone, batch_of, engine_of, flat, own_slice, take_steps, zero

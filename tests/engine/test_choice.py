@@ -12,7 +12,10 @@ from torch import nn
 
 from avbench import shipped
 from avbench.config import TrainConfig, check_resumed, load_config
-from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine
+from avbench.engine.choice import build_engine
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.deepspeed_settings import settings_with
+from avbench.engine.plain import Engine
 from avbench.errors import UsageError
 
 GOOD = {"gradient_clipping": 0.0, "zero_optimization": {"stage": 2}}
@@ -70,14 +73,15 @@ def test_files_that_are_missing_or_no_json_are_refused_by_name(tmp_path: Path) -
 def test_shipped_files_say_the_stage_in_their_names() -> None:
     for stage in (0, 1, 2):
         config = EngineConfig(engine="deepspeed", deepspeed_config=str(shipped("launch") / f"zero{stage}.json"))
-        assert config.settings(clip_norm=0.0)["zero_optimization"]["stage"] == stage
+        assert settings_with(config.deepspeed_config, clip_norm=0.0)["zero_optimization"]["stage"] == stage
 
 
 def test_clipping_is_said_once() -> None:
-    assert EngineConfig(engine="deepspeed").settings(clip_norm=2.0)["gradient_clipping"] == 2.0
-    assert of({**GOOD, "gradient_clipping": 2}).settings(clip_norm=2.0)["gradient_clipping"] == 2.0
+    assert settings_with("", clip_norm=2.0)["gradient_clipping"] == 2.0
+    text = of({**GOOD, "gradient_clipping": 2}).deepspeed_config
+    assert settings_with(text, clip_norm=2.0)["gradient_clipping"] == 2.0
     with pytest.raises(UsageError, match=r"gradient_clipping 0.0, but --clip-norm is 2.0"):
-        of(GOOD).settings(clip_norm=2.0)
+        settings_with(of(GOOD).deepspeed_config, clip_norm=2.0)
 
 
 def test_settings_without_their_engine_are_refused() -> None:

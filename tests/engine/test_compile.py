@@ -17,9 +17,12 @@ from torch._inductor.utils import fresh_cache
 from avbench.batch import Batch, Outputs
 from avbench.cli import main
 from avbench.distributed import gather_objects
-from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, over_the_global_batch
 from avbench.engine import compiled as compiling
+from avbench.engine.batch_norm import over_the_global_batch
+from avbench.engine.choice import build_engine
 from avbench.engine.compiled import check_compiles
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.plain import Engine
 from avbench.errors import UsageError
 from avbench.methods import parse_methods
 from avbench.records import read_table
@@ -54,7 +57,7 @@ def test_every_methods_compiled_steps_are_its_own(text: str, traced: None) -> No
     (spec,) = parse_methods([text])
     own, compiled = (
         Run(spec, seed=0, classes=steps.CLASSES, optimizer=OptimizerConfig(), engine=engine, device=CPU,
-            dtype=torch.float64, batch_norm="local", store=None)
+            dtype=torch.float64, store=None)
         for engine in (EngineConfig(), COMPILED)
     )  # fmt: skip
     torch._dynamo.reset()
@@ -107,7 +110,7 @@ def step_of_a_method(text: str, is_compiled: bool) -> np.ndarray:
     compiling.BACKEND = TRACED
     (spec,) = parse_methods([text])
     run = Run(spec, seed=0, classes=309, optimizer=OptimizerConfig(), engine=EngineConfig(compile=is_compiled),
-              device=CPU, dtype=torch.float64, batch_norm="local", store=None)  # fmt: skip
+              device=CPU, dtype=torch.float64, store=None)  # fmt: skip
     for number in range(2):
         whole = replace(steps.batch_of(5, seed=number), global_valid=None)
         batch = counted(prepare(own_slice(whole, (3, 2)), torch.float64))

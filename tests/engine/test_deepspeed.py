@@ -15,7 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from avbench.distributed import current_world
-from avbench.engine import Engine, EngineConfig, OptimizerConfig
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.plain import Engine
 from avbench.errors import UsageError
 from tests.engine.small import (
     ADAM,

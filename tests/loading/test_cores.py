@@ -11,8 +11,8 @@ from synthetic import make_dataset
 
 from avbench.dataset import Dataset
 from avbench.loading.cores import cores_near, parse_cores
-from avbench.loading.features import preset
 from avbench.loading.loader import Loader
+from avbench.loading.presets import preset
 
 GPU = torch.device("cuda", 0)
 

@@ -15,7 +15,6 @@ from avbench.distributed import World
 from avbench.errors import DatasetError
 from avbench.loading import loader as loader_module
 from avbench.loading import pipeline, transforms
-from avbench.loading.features import PRESETS, preset
 from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.loader import Loader
 from avbench.loading.pipeline import (
@@ -27,6 +26,7 @@ from avbench.loading.pipeline import (
     visual_pipeline,
 )
 from avbench.loading.pool import PipelinePool, pool_sizes
+from avbench.loading.presets import PRESETS, preset
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 TINY = preset("tiny")

@@ -22,9 +22,10 @@ from avbench.batch import MODALITIES, Batch
 from avbench.dataset import DESCRIPTION_FILE, Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError
-from avbench.loading.features import PRESETS, Preset, VisualPreset, audio_oracle, preset
 from avbench.loading.loader import Loader, _Crops, _Reader
 from avbench.loading.order import random_windows
+from avbench.loading.presets import PRESETS, Preset, VisualPreset, preset
+from avbench.loading.reference import audio_oracle
 
 TINY = preset("tiny")
 

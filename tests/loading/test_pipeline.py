@@ -15,19 +15,6 @@ from PIL import Image
 from synthetic import CODECS, picture, waveform
 
 from avbench.errors import UsageError
-from avbench.loading.features import (
-    PRESETS,
-    AudioPreset,
-    FilterBank,
-    PowerSpectrogram,
-    Stft,
-    VisualPreset,
-    audio_oracle,
-    log_oracle,
-    picture_oracle,
-    preset,
-    stft_oracle,
-)
 from avbench.loading.pipeline import (
     AudioFeed,
     Buffers,
@@ -40,6 +27,8 @@ from avbench.loading.pipeline import (
     visual_pipeline,
     window_samples,
 )
+from avbench.loading.presets import PRESETS, AudioPreset, FilterBank, PowerSpectrogram, Stft, VisualPreset, preset
+from avbench.loading.reference import audio_oracle, log_oracle, picture_oracle, stft_oracle
 from avbench.loading.transforms import filter_bank, power_spectrogram
 
 STFT = sorted(name for name in PRESETS if isinstance(PRESETS[name].audio.transform, Stft))

@@ -13,8 +13,9 @@ from avbench.batch import MODALITIES
 from avbench.dataset import DESCRIPTION_FILE, Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError
-from avbench.loading.features import PRESETS, audio_oracle, preset
 from avbench.loading.loader import Loader
+from avbench.loading.presets import PRESETS, preset
+from avbench.loading.reference import audio_oracle
 from avbench.loading.stored_spectrogram import stored_spectrogram
 
 PAPER = preset("paper")

@@ -11,7 +11,9 @@ from torch import nn
 
 from avbench.batch import Batch, Clock
 from avbench.distributed import current_world
-from avbench.engine import Engine, OptimizerConfig, build_engine
+from avbench.engine.choice import build_engine
+from avbench.engine.config import OptimizerConfig
+from avbench.engine.plain import Engine
 from avbench.methods import parse_methods
 from avbench.methods.base import Method
 from avbench.models.resnet import initialize

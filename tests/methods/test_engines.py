@@ -18,7 +18,10 @@ from torch import nn
 
 from avbench.batch import Batch, Clock
 from avbench.distributed import current_world
-from avbench.engine import Engine, EngineConfig, OptimizerConfig, build_engine, over_the_global_batch
+from avbench.engine.batch_norm import over_the_global_batch
+from avbench.engine.choice import build_engine
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.plain import Engine
 from avbench.methods import parse_methods
 from avbench.methods.base import Method, Part
 from avbench.methods.gradient_blending import GradientBlending

@@ -12,7 +12,10 @@ from torch import nn
 from avbench.batch import Batch, Clock
 from avbench.cli import main
 from avbench.distributed import current_world, sum_over_ranks
-from avbench.engine import Engine, OptimizerConfig, build_engine, over_the_global_batch
+from avbench.engine.batch_norm import over_the_global_batch
+from avbench.engine.choice import build_engine
+from avbench.engine.config import OptimizerConfig
+from avbench.engine.plain import Engine
 from avbench.methods import METHODS, parse_methods
 from avbench.methods.base import Method
 from avbench.methods.greedy import Greedy

@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from avbench.batch import MODALITIES, Batch, Clock, Outputs
 from avbench.distributed import current_world
-from avbench.engine import Engine, OptimizerConfig, build_engine
+from avbench.engine.choice import build_engine
+from avbench.engine.config import OptimizerConfig
+from avbench.engine.plain import Engine
 from avbench.errors import UsageError
 from avbench.methods import parse_methods
 from avbench.methods.greedy import Greedy, Window, learning_speeds, squared_ratios, window_after

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs
 from avbench.distributed import current_world
-from avbench.engine import Engine, OptimizerConfig, build_engine
+from avbench.engine.choice import build_engine
+from avbench.engine.config import OptimizerConfig
+from avbench.engine.plain import Engine
 from avbench.errors import UsageError
 from avbench.methods import METHODS, parse_methods
 from avbench.methods.base import global_mean

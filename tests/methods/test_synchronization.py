@@ -9,7 +9,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from avbench.batch import Batch
-from avbench.engine import EngineConfig, OptimizerConfig, over_the_global_batch
+from avbench.engine.batch_norm import over_the_global_batch
+from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.methods import parse_methods
 from avbench.methods.base import Method
 from avbench.training.predict import counted, prepare
@@ -49,7 +50,7 @@ def run_of(text: str, **changes: Any) -> Run:
     (spec,) = parse_methods([text])
     options: dict[str, Any] = {"optimizer": OptimizerConfig(), "engine": EngineConfig(), "dtype": torch.float32}
     return Run(
-        spec, seed=0, classes=CLASSES, device=CPU, batch_norm="local", store=None, **{**options, **changes}
+        spec, seed=0, classes=CLASSES, device=CPU, store=None, **{**options, **changes}
     )  # fmt: skip
 
 

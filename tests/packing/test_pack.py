@@ -23,7 +23,7 @@ from make_video import click_track, make_labelled_folder, make_video, number_sho
 
 from avbench.dataset import Dataset, checksum
 from avbench.errors import DatasetError, RecipeError, UsageError
-from avbench.loading.features import preset
+from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.packing.media import read_clip
 from avbench.packing.pack import pack
@@ -243,7 +243,7 @@ def test_no_clips_left_and_a_test_split_of_one_class_end_in_one_line(tmp_path):
 PACK = """
 import sys
 from pathlib import Path
-from avbench.loading.features import preset
+from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.packing.media import read_clip
 from avbench.packing.pack import pack

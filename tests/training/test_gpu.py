@@ -20,9 +20,9 @@ from avbench.distributed import World
 from avbench.engine.deepspeed import _join_process_group
 from avbench.errors import UsageError
 from avbench.loading import gpu
-from avbench.loading.features import preset
 from avbench.loading.loader import Loader, _Finished
 from avbench.loading.pipeline import FeaturePipeline
+from avbench.loading.presets import preset
 from avbench.training.memory import largest_that_fits, too_large
 from avbench.training.monitor import Monitor
 from avbench.training.parallel import SideBySide

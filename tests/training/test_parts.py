@@ -17,7 +17,8 @@ from avbench.batch import Batch, Clock
 from avbench.cli import main
 from avbench.dataset import Dataset
 from avbench.distributed import current_world
-from avbench.engine import Engine, EngineConfig, OptimizerConfig
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.plain import Engine
 from avbench.methods import METHODS, RunSpec
 from avbench.methods.base import Part
 from avbench.methods.baseline import Baseline
@@ -195,7 +196,7 @@ def steps_on(counts: list[int], config: EngineConfig, dtype: torch.dtype) -> lis
     spec = RunSpec("estimating", "estimating", Estimating, Estimating.Config())
     run = Run(
         spec, seed=0, classes=3, optimizer=OptimizerConfig(schedule="constant"), engine=config, device=CPU,
-        dtype=dtype, batch_norm="local", store=None, width=8,
+        dtype=dtype, store=None, width=8,
     )  # fmt: skip
     for module in run.engine.model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -10,9 +10,9 @@ from torch import nn
 from avbench.batch import Batch, Outputs
 from avbench.cli import main
 from avbench.dataset import Dataset
-from avbench.engine import EngineConfig, OptimizerConfig
-from avbench.loading.features import preset
+from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.loading.loader import Loader
+from avbench.loading.presets import preset
 from avbench.methods import METHODS, RunSpec, parse_methods
 from avbench.methods.baseline import Baseline
 from avbench.records import read_metrics, read_table
@@ -63,7 +63,7 @@ def run_of(method: type[Simple] = Simple) -> Run:
     spec = RunSpec(method.name, method.name, method, method.Config())
     return Run(
         spec, seed=0, classes=2, optimizer=OptimizerConfig(), engine=EngineConfig(), device=CPU, dtype=torch.float32,
-        batch_norm="local", store=None,
+        store=None,
     )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from avbench.batch import Batch, Clock, Outputs
-from avbench.engine import Engine, EngineConfig, OptimizerConfig
+from avbench.engine.config import EngineConfig, OptimizerConfig
+from avbench.engine.plain import Engine
 from avbench.errors import UsageError
 from avbench.methods import RunSpec
 from avbench.methods.base import Log, Method
@@ -93,7 +94,6 @@ def run_of(method: type[Method]) -> Run:
         engine=EngineConfig(),
         device=CPU,
         dtype=torch.float32,
-        batch_norm="local",
         store=None,
     )
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from avbench.batch import Batch, Clock, Outputs
 from avbench.cli import main
 from avbench.dataset import Dataset, shard_name
-from avbench.engine import Engine
+from avbench.engine.plain import Engine
 from avbench.loading.order import EpochOrder
 from avbench.methods import METHODS
 from avbench.methods.base import Method, Step
