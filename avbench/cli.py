@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
     from avbench.config import TrainArgs, TrainConfig
     from avbench.dataset import Dataset
-    from avbench.methods import RunSpec
+    from avbench.methods.choice import RunSpec
     from avbench.training.folder import RunFolder
 
 T = TypeVar("T")
@@ -147,6 +147,16 @@ class DemoArgs:
     """A folder for everything; must not exist."""
     overwrite: bool = False
     """Replace an earlier demo."""
+
+
+@dataclass(frozen=True)
+class MethodsArgs:
+    """The methods that there are; of one that is named, its options, its paper and what it costs."""
+
+    method: Annotated[tyro.conf.Positional[str], named("METHOD", default="all")] = ""
+    """A method as --methods takes it: ogm-ge, or your_module:YourMethod."""
+    json: bool = False
+    """Answer as JSON on stdout."""
 
 
 @dataclass(frozen=True)
@@ -289,7 +299,7 @@ def _run_training(args: TrainArgs) -> None:
     from avbench.engine.precision import pick_precision
     from avbench.loading.gpu import check_driver, why_unused
     from avbench.loading.presets import preset
-    from avbench.methods import parse_methods
+    from avbench.methods.choice import parse_methods
     from avbench.training.closing import all_diverged
     from avbench.training.folder import RunFolder
     from avbench.training.trainer import is_finished, select_clips, train
@@ -483,6 +493,23 @@ def _demo(argv: Sequence[str]) -> None:
     run_demo(args.out, command=_dispatch, overwrite=args.overwrite)
 
 
+def _methods(argv: Sequence[str]) -> None:
+    args = _parse(MethodsArgs, argv, "avbench methods")
+    with json_errors(asked=args.json):
+        from avbench.methods.catalogue import all_facts, facts_of, text_of
+
+        found = [facts_of(args.method)] if args.method else all_facts()
+    if args.json:
+        print_json(found[0] if args.method else found)
+    elif args.method:
+        print(text_of(found[0]))
+    else:
+        width = max(len(facts["name"]) for facts in found)
+        for facts in found:
+            print(f"{facts['name']:<{width}}  {facts['mechanism']}")
+        print("\n`avbench methods METHOD` says more: options, paper, costs.")
+
+
 def _doctor(argv: Sequence[str]) -> None:
     from avbench.doctor import examine
 
@@ -547,6 +574,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "evaluate": (_evaluate, "tables, figures and an HTML page of runs, or of predictions of your own"),
     "subsets": (_subsets, "the keys of each subset's clips, as a file"),
     "bench": (_bench, "how fast every stage is here, and what a bigger machine would do"),
+    "methods": (_methods, "the methods that there are, their options, papers and costs"),
     "doctor": (_doctor, "what this machine has, and what will run where"),
 }
 

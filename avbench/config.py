@@ -14,7 +14,6 @@ from avbench.arguments import comma_list, named
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.errors import UsageError, unknown
 from avbench.loading.presets import PRESETS
-from avbench.records import SETTINGS_FILE, write_json, write_text
 from avbench.settings import build, deciding, flat, moved, plain, read_toml, resumable, setting
 from avbench.training.config import TrainerConfig
 
@@ -60,6 +59,8 @@ class TrainConfig:
 
         Beside it goes settings.json, the settings that move numbers, for readers that know no settings class.
         """
+        from avbench.records import SETTINGS_FILE, write_json, write_text  # pyarrow, for which help is not to wait
+
         here = dataclasses.replace(self, dataset=self.dataset.resolve(), out=self.out.resolve())
         write_json(path.with_name(SETTINGS_FILE), deciding(here))
         write_text(path, tomli_w.dumps(plain(dataclasses.asdict(here))))

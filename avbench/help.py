@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from importlib.metadata import entry_points
+
+from avbench.methods import ENTRY_POINTS
+from avbench.methods.described import described
 
 # By what the command is called; each line can be typed as it is, with names of one's own.
 EXAMPLES: Mapping[str, tuple[str, ...]] = {
@@ -46,6 +49,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "avbench bench all --json here.json",
         "avbench bench plan --from here.json --gpus 8 --cores-per-gpu 12",
     ),
+    "avbench methods": (
+        "avbench methods",
+        "avbench methods gradient-blending",
+        "avbench methods --json > methods.json",
+    ),
     "avbench doctor": ("avbench doctor", "avbench doctor --path /data", "avbench doctor --json > doctor.json"),
 }
 _OF_BENCH = ("avbench bench {target}", "avbench bench {target} DATASET --preset tiny --json here.json")
@@ -63,14 +71,16 @@ def examples_text(program: str) -> str:
 
 def methods_text() -> str:
     """Every method by name with its options, a line each, for `avbench train --help`."""
-    from avbench.methods import METHODS  # torch
-
+    methods = described()
     lines = [
-        "methods, for --methods (METHOD:OPTION=VALUE changes an option, NAME=METHOD trains it under another name):"
+        "methods, for --methods (METHOD:OPTION=VALUE changes an option, NAME=METHOD trains it under another name; "
+        "`avbench methods METHOD` says more):"
     ]
-    width = max(map(len, METHODS))
-    for name, method in METHODS.items():
-        summary = next(iter((method.__doc__ or "").strip().splitlines()), "")
-        options = ", ".join(f"{item.name}={item.default}" for item in fields(method.Config))
-        lines.append(f"  {name:<{width}}  {summary}{f' Options: {options}.' if options else ''}")
+    width = max(len(method.name) for method in methods)
+    for method in methods:
+        options = ", ".join(f"{option.name}={option.default}" for option in method.options)
+        lines.append(f"  {method.name:<{width}}  {method.summary}{f' Options: {options}.' if options else ''}")
+    others = sorted(point.name for point in entry_points(group=ENTRY_POINTS))
+    if others:
+        lines.append(f"  of other packages that are installed: {', '.join(others)}")
     return "\n".join(lines)

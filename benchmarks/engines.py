@@ -36,8 +36,8 @@ from avbench.engine.choice import build_engine
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.plain import Engine
 from avbench.engine.precision import pick_precision
-from avbench.methods import parse_methods
 from avbench.methods.base import Method
+from avbench.methods.choice import parse_methods
 
 KINDS = ("baseline", "ogm-ge:noise=false", "ogm-ge")
 ENGINES = ("ddp", "zero0", "zero1", "zero2")

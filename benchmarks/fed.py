@@ -50,7 +50,7 @@ from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.precision import pick_precision
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
-from avbench.methods import parse_methods
+from avbench.methods.choice import parse_methods
 from avbench.training.predict import counted, prepare
 from avbench.training.run import Run, modalities_read
 

@@ -63,7 +63,8 @@ from avbench.errors import UsageError
 from avbench.loading.loader import Loader
 from avbench.loading.order import crop_boxes
 from avbench.loading.presets import Preset, Stft, preset
-from avbench.methods import METHODS, parse_methods
+from avbench.methods import METHODS
+from avbench.methods.choice import parse_methods
 
 BY_SOUNDFILE = ", soundfile"  # the name of a codec alone is DALI's decoder, which the pipeline has
 CODECS = {"flac": "FLAC", "wav": "WAV"}

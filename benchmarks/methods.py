@@ -51,8 +51,8 @@ from avbench.engine.plain import Engine
 from avbench.engine.precision import pick_precision
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
-from avbench.methods import RunSpec, parse_methods
 from avbench.methods.base import Method, global_mean
+from avbench.methods.choice import RunSpec, parse_methods
 from avbench.methods.gradient_blending import GradientBlending
 from avbench.training.config import TrainerConfig
 from avbench.training.folder import RunFolder

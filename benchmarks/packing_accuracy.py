@@ -43,7 +43,7 @@ from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.precision import pick_precision
 from avbench.errors import UsageError
 from avbench.loading.loader import Loader
-from avbench.methods import parse_methods
+from avbench.methods.choice import parse_methods
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
 from avbench.training.config import TrainerConfig

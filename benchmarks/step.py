@@ -43,7 +43,7 @@ from avbench.batch import Batch
 from avbench.bench.scripts import write_results
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.precision import pick_precision
-from avbench.methods import parse_methods
+from avbench.methods.choice import parse_methods
 from avbench.training.predict import prepare
 from avbench.training.run import Run, take_tallies
 

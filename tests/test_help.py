@@ -122,7 +122,7 @@ def test_an_example_parses(line: str) -> None:
     else:
         args = cli._parse(KIND_OF[command], rest, f"avbench {command}")
         if command == "train":
-            from avbench.methods import parse_methods
+            from avbench.methods.choice import parse_methods
 
             assert parse_methods(args.run.methods)
 

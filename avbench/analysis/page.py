@@ -63,22 +63,6 @@ _LEARNING, _CLASSES, _PERFORMANCE = "learning", "classes", "performance"
 _AUDIT, _ORIGIN = "audit", "origin"
 
 
-# What the curves of a method mean, where their names do not say it, by method.
-_MEANINGS = {
-    "greedy": "A branch's speed is how fast it learns to use the other modality: log10 of (squared gradients over "
-    "squared weights of its gates / of its encoder and head), so 1 is a factor of ten. The paper names the audio "
-    "branch's speed s(visual|audio), the visual branch's s(audio|visual). While a branch is re-balanced it learns from "
-    "its own modality alone.",
-}
-
-# What their legend says of a curve's name, by method.
-_LEGENDS = {
-    "greedy": {
-        "audio_branch": "audio branch, s(visual | audio)",
-        "visual_branch": "visual branch, s(audio | visual)",
-    }
-}
-
 # Of these kinds every threshold's table is open; of the others the first.
 _ALL_SHOWN = ("accuracy",)
 # Columns that are shown in another way, and the word for a row of means in the column of seeds.
@@ -286,8 +270,7 @@ def _which_classes(selection: Selection) -> str:
 
 
 def _plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[_Plan]:
-    methods = {run: str(said.get("method")) for folder in results.folders for run, said in folder.runs.items()}
-    methods |= evaluation.table.methods
+    described = {run: said for folder in results.folders for run, said in folder.runs.items()}
     by_run: dict[str, dict[int, Any]] = {}
     for (run, seed), groups in results.diagnostics.items():
         if groups:
@@ -296,12 +279,13 @@ def _plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[_Pl
         hidden = len(by_run[run]) - len(figures.shown_seeds(by_run[run]))
         names = {group for groups in by_run[run].values() for group in groups}
         lanes = any(figures.is_on_and_off(seed.get(group, {}) for seed in by_run[run].values()) for group in names)
+        said = described.get(run, {})
         yield _Plan(
             f"diagnostics-{name}",
-            partial(figures.draw_diagnostics, by_run[run], title=run, explained=_LEGENDS.get(methods.get(run, ""), {})),
+            partial(figures.draw_diagnostics, by_run[run], title=run, explained=said.get("legends", {})),
             alt=f"Curves of what {run} logged while it trained",
             caption=f"What {run} logged while it trained: means over logging intervals."
-            + "".join(f" {text}" for method, text in _MEANINGS.items() if methods.get(run) == method)
+            + (f" {said['curves']}" if said.get("curves") else "")
             + (" Filled lanes show for which share of an interval something was switched on." if lanes else "")
             + (f" The {hidden} highest seeds are not drawn." if hidden else ""),
         )

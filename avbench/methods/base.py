@@ -78,6 +78,20 @@ class RunView(Protocol):
         """An event for whoever watches and for metrics.jsonl; rank 0 writes it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a method costs, in work rather than in time.
+
+    encoders: ResNet-18s that it trains. forwards, backwards: through the network, in a training step. passes: what else
+    it goes over clips for, in words; empty: nothing.
+    """
+
+    encoders: int = 2
+    forwards: int = 1
+    backwards: int = 1
+    passes: str = ""
+
+
 class Method:
     """Base of all methods: mean cross-entropy of the network's logits.
 
@@ -91,6 +105,12 @@ class Method:
 
     name: ClassVar[str]
     network: ClassVar[str]  # what the tables say the network is
+    paper: ClassVar[str] = ""  # where it was published
+    mechanism: ClassVar[str] = ""  # what it does against imbalance, in a sentence
+    curves: ClassVar[str] = ""  # what the numbers that it logs mean, for the report's figure of them
+    legends: ClassVar[Mapping[str, str]] = {}  # what that figure calls them, where their own names do not say it
+    compiles: ClassVar[str] = "yes"  # what --compile makes of it
+    costs: ClassVar[Costs] = Costs()
     modalities: ClassVar[Sequence[Modality]] = MODALITIES  # what it reads
     confidence_of: ClassVar[Modality | None] = None  # its true-label probability feeds that store
     leaves_unused_parameters: ClassVar[bool] = False  # told to DDP

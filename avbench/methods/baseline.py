@@ -21,6 +21,7 @@ class Baseline(Method):
         """How the head joins the features: concatenated, added logits, FiLM, or gated (the last two by audio)."""
 
     name = "baseline"
+    mechanism = "Learns both modalities jointly, and does nothing against imbalance."
 
     @property
     def network(self) -> str:  # type: ignore[override]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Clock, Outputs
 from avbench.engine.plain import Engine
-from avbench.methods.base import Method, Part, RunView, Step
+from avbench.methods.base import Costs, Method, Part, RunView, Step
 from avbench.methods.probe import Losses, Probe
 from avbench.models.multihead import HEADS, JOINT, MultiHead
 
@@ -96,6 +96,16 @@ class GradientBlending(Method):
                 raise ValueError(f"super_epoch is {self.super_epoch}, expected at least 1")
 
     name = "gradient-blending"
+    paper = (
+        "Wang, Tran, Feiszli, What Makes Training Multi-Modal Classification Networks Hard?, CVPR 2020, "
+        "arXiv 1905.12681"
+    )
+    mechanism = "Weights the losses of an audio, a visual and a joint head by how well each generalizes."
+    compiles = "yes, but for its estimates: their copies of parts live too short to be worth it"
+    costs = Costs(
+        passes="before each super-epoch as many passes as it has epochs, over 90 % of train, in which three heads are "
+        "trained on copies, and passes without gradients that measure losses on that part and on the other 10 %"
+    )
     network = "two ResNet-18s, a linear layer on each and one on both"
     parts = ("train", "estimation", "held-out")
     resumes_passes = True

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -111,6 +111,24 @@ class Greedy(Method):
                 raise ValueError(f"warmup is {self.warmup}, expected an epoch, counted from 1")
 
     name = "greedy"
+    paper = (
+        "Wu, Jastrzebski, Cho, Geras, Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep "
+        "Neural Networks, ICML 2022, arXiv 2202.05306"
+    )
+    mechanism = (
+        "Lets the branch that takes in the other modality faster learn from its own modality alone for some steps."
+    )
+    curves = (
+        "A branch's speed is how fast it learns to use the other modality: log10 of (squared gradients over squared "
+        "weights of its gates / of its encoder and head), so 1 is a factor of ten. The paper names the audio branch's "
+        "speed s(visual|audio), the visual branch's s(audio|visual). While a branch is re-balanced it learns from its "
+        "own modality alone."
+    )
+    legends: ClassVar[Mapping[str, str]] = {
+        "audio_branch": "audio branch, s(visual | audio)",
+        "visual_branch": "visual branch, s(audio | visual)",
+    }
+    compiles = "yes; its regular and its two kinds of re-balancing steps are three pieces of code"
     network = "two ResNet-18s joined by MMTM blocks, a linear layer on each, logits averaged"
     leaves_unused_parameters = True  # a cut gate's
     parts_see_each_other = True  # by their gates

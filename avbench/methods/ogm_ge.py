@@ -46,6 +46,11 @@ class OGMGE(Baseline):
                 raise ValueError(f"end is {self.end}, expected an epoch >= start, which is {self.start}")
 
     name = "ogm-ge"
+    paper = (
+        "Peng et al., Balanced Multimodal Learning via On-the-fly Gradient Modulation, CVPR 2022, arXiv 2203.15332, "
+        "sections 3.2 and 3.3"
+    )
+    mechanism = "Scales down the gradients of the encoder whose modality is ahead, and makes up for the lost noise."
 
     def before_epoch(self, run: RunView) -> None:
         """Says once where the optimizer undoes the modulation."""

@@ -45,6 +45,11 @@ class TMC(Method):
                 raise ValueError(f"annealing_epochs is {self.annealing_epochs}, expected at least 1")
 
     name = "tmc"
+    paper = (
+        "Han et al., Trusted Multi-View Classification, ICLR 2021, arXiv 2102.02051; with pseudo_view (ETMC) "
+        "Han et al., TPAMI 2022, arXiv 2204.11423"
+    )
+    mechanism = "Lets each modality say how sure it is, and combines their beliefs by the reduced Dempster's rule."
 
     @property
     def network(self) -> str:  # type: ignore[override]

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from avbench.methods.base import Method
+from avbench.methods.base import Costs, Method
 from avbench.models.fusion import Unimodal
 
 
 class _Alone(Method):
+    paper = "Xia et al., Balanced Audiovisual Dataset for Imbalance Analysis, CVPR workshop 2023, arXiv 2302.10912"
+    mechanism = "Learns from one modality alone; its confidence in the true label says how much that modality reveals."
+    costs = Costs(encoders=1)
+
     def build_model(self) -> nn.Module:
         """One encoder, one linear layer."""
         (modality,) = self.modalities

@@ -21,8 +21,8 @@ from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.optimizer import learning_rate_at
 from avbench.engine.plain import Engine
 from avbench.errors import UsageError
-from avbench.methods import RunSpec
 from avbench.methods.base import Method, Part, Step
+from avbench.methods.choice import RunSpec
 from avbench.models.resnet import Encoder
 from avbench.models.width import WIDTH
 from avbench.training.audit import Count
@@ -205,7 +205,8 @@ class Run:
         return not self.progress.finished
 
     def describe(self) -> dict[str, Any]:
-        """What runs.json says of it, for whoever reads tables: method, network, what it reads and feeds, options."""
+        """What runs.json says of it, for whoever reads tables: method, network, what it reads and feeds, options,
+        where it was published, and what its curves mean."""
         return {
             "method": self.spec.method.name,
             "network": _network_text(self.method),
@@ -213,6 +214,9 @@ class Run:
             "confidence_of": self.method.confidence_of,
             "trains_on": self.trains_on,
             "options": dataclasses.asdict(self.spec.config),
+            "paper": self.method.paper,
+            "curves": self.method.curves,
+            "legends": dict(self.method.legends),
         }
 
     def train_step(self, batch: Batch, *, epoch: int, epochs: int, total_steps: int) -> None:

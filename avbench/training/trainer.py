@@ -38,8 +38,8 @@ from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.loader import DEFAULT_PREFETCH, Loader
 from avbench.loading.pool import PipelinePool
 from avbench.loading.presets import Preset
-from avbench.methods import RunSpec
 from avbench.methods.base import Part
+from avbench.methods.choice import RunSpec
 from avbench.records import SPLITS, MetricsWriter, write_json
 from avbench.training.audit import Audit, Count, said_of
 from avbench.training.background import Background

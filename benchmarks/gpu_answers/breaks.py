@@ -20,7 +20,7 @@ from avbench.engine.ddp import DDPEngine
 from avbench.errors import AvbenchError
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
-from avbench.methods import parse_methods
+from avbench.methods.choice import parse_methods
 from avbench.training.predict import prepare
 from gpu_answers import Row
 from gpu_answers.setting import Setting

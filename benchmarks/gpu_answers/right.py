@@ -15,7 +15,7 @@ from methods import synchronize, without_estimates
 from avbench.batch import MODALITIES, Batch
 from avbench.distributed import World
 from avbench.errors import Interrupted
-from avbench.methods import parse_methods
+from avbench.methods.choice import parse_methods
 from avbench.records import read_metrics
 from gpu_answers import Row
 from gpu_answers.setting import Setting

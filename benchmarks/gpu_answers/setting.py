@@ -24,7 +24,7 @@ from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.loader import Loader
 from avbench.loading.presets import PRESETS, preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
-from avbench.methods import RunSpec, parse_methods
+from avbench.methods.choice import RunSpec, parse_methods
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
 from avbench.training.predict import prepare

@@ -24,7 +24,7 @@ from avbench.batch import MODALITIES
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
-from avbench.methods import RunSpec, parse_methods
+from avbench.methods.choice import RunSpec, parse_methods
 from avbench.records import read_metrics
 from avbench.training.config import TrainerConfig
 from avbench.training.folder import RunFolder

@@ -24,7 +24,7 @@ from avbench.engine.compiled import check_compiles
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.plain import Engine
 from avbench.errors import UsageError
-from avbench.methods import parse_methods
+from avbench.methods.choice import parse_methods
 from avbench.records import read_table
 from avbench.training.predict import counted, prepare
 from avbench.training.run import Run

@@ -14,8 +14,8 @@ from avbench.distributed import current_world
 from avbench.engine.choice import build_engine
 from avbench.engine.config import OptimizerConfig
 from avbench.engine.plain import Engine
-from avbench.methods import parse_methods
 from avbench.methods.base import Method
+from avbench.methods.choice import parse_methods
 from avbench.models.resnet import initialize
 
 CPU = torch.device("cpu")

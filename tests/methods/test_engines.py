@@ -22,8 +22,8 @@ from avbench.engine.batch_norm import over_the_global_batch
 from avbench.engine.choice import build_engine
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.plain import Engine
-from avbench.methods import parse_methods
 from avbench.methods.base import Method, Part
+from avbench.methods.choice import parse_methods
 from avbench.methods.gradient_blending import GradientBlending
 from tests.engine.small import own_slice, zero
 from tests.methods.steps import batch_of, thin

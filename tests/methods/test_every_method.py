@@ -16,8 +16,9 @@ from avbench.engine.batch_norm import over_the_global_batch
 from avbench.engine.choice import build_engine
 from avbench.engine.config import OptimizerConfig
 from avbench.engine.plain import Engine
-from avbench.methods import METHODS, parse_methods
+from avbench.methods import METHODS
 from avbench.methods.base import Method
+from avbench.methods.choice import parse_methods
 from avbench.methods.greedy import Greedy
 from avbench.records import read_metrics, read_table
 from tests.methods.steps import batch_of, thin

@@ -20,9 +20,10 @@ from avbench.engine.config import OptimizerConfig
 from avbench.engine.plain import Engine
 from avbench.engine.random_state import random_state
 from avbench.errors import DatasetError
-from avbench.methods import METHODS, parse_methods
+from avbench.methods import METHODS
 from avbench.methods.base import Part, RunView
 from avbench.methods.baseline import Baseline
+from avbench.methods.choice import parse_methods
 from avbench.methods.gradient_blending import HEADS, Blend, GradientBlending, Losses, blend
 from avbench.records import read_metrics
 from avbench.training.parts import parts_of_train

@@ -17,7 +17,7 @@ from avbench.engine.choice import build_engine
 from avbench.engine.config import OptimizerConfig
 from avbench.engine.plain import Engine
 from avbench.errors import UsageError
-from avbench.methods import parse_methods
+from avbench.methods.choice import parse_methods
 from avbench.methods.greedy import Greedy, Window, learning_speeds, squared_ratios, window_after
 from avbench.models.mmtm import MMTM, MMTMFusion
 from tests.processes import run_on_ranks

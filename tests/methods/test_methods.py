@@ -8,8 +8,9 @@ import torch
 
 from avbench.batch import Batch, Clock, Outputs
 from avbench.errors import UsageError
-from avbench.methods import METHODS, parse_methods
+from avbench.methods import METHODS
 from avbench.methods.base import Method
+from avbench.methods.choice import parse_methods
 
 
 def test_runs_are_named_after_their_method_or_as_told() -> None:

@@ -14,8 +14,9 @@ from avbench.engine.choice import build_engine
 from avbench.engine.config import OptimizerConfig
 from avbench.engine.plain import Engine
 from avbench.errors import UsageError
-from avbench.methods import METHODS, parse_methods
+from avbench.methods import METHODS
 from avbench.methods.base import global_mean
+from avbench.methods.choice import parse_methods
 from avbench.methods.ogm_ge import (
     OGMGE,
     convolution_kernels,

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from avbench.batch import Batch
 from avbench.engine.batch_norm import over_the_global_batch
 from avbench.engine.config import EngineConfig, OptimizerConfig
-from avbench.methods import parse_methods
 from avbench.methods.base import Method
+from avbench.methods.choice import parse_methods
 from avbench.training.predict import counted, prepare
 from avbench.training.run import Run, take_tallies
 from tests.methods.steps import CLASSES, CPU, batch_of

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from avbench.batch import Batch, Clock, Outputs
 from avbench.errors import UsageError
-from avbench.methods import parse_methods
+from avbench.methods.choice import parse_methods
 from avbench.methods.tmc import COMBINED, TMC, combine, divergence_from_uniform, evidential_loss, uncertainty
 from tests.methods.steps import batch_of, configured, take_steps
 from tests.processes import run_on_ranks

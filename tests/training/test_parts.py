@@ -19,9 +19,10 @@ from avbench.dataset import Dataset
 from avbench.distributed import current_world
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.plain import Engine
-from avbench.methods import METHODS, RunSpec
+from avbench.methods import METHODS
 from avbench.methods.base import Part
 from avbench.methods.baseline import Baseline
+from avbench.methods.choice import RunSpec
 from avbench.methods.unimodal import Audio
 from avbench.records import read_metrics, read_table
 from avbench.training.parts import OwnClips, parts_of_train

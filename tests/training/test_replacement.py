@@ -13,8 +13,9 @@ from avbench.dataset import Dataset
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
-from avbench.methods import METHODS, RunSpec, parse_methods
+from avbench.methods import METHODS
 from avbench.methods.baseline import Baseline
+from avbench.methods.choice import RunSpec, parse_methods
 from avbench.records import read_metrics, read_table
 from avbench.training.parallel import SideBySide
 from avbench.training.replacement import feature_means, predict_without_each

@@ -11,8 +11,8 @@ from avbench.batch import Batch, Clock, Outputs
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.plain import Engine
 from avbench.errors import UsageError
-from avbench.methods import RunSpec
 from avbench.methods.base import Log, Method
+from avbench.methods.choice import RunSpec
 from avbench.training.run import Run, take_tallies
 from tests.methods.steps import CLASSES, CPU, batch_of
 
