@@ -1,6 +1,8 @@
 """avbench: audiovisual modality imbalance, measured."""
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 
 def shipped(folder: str) -> Path:
@@ -18,3 +20,10 @@ def installed_version() -> str | None:
         return version("avbench")
     except PackageNotFoundError:
         return None
+
+
+def __getattr__(name: str) -> Any:
+    """`avbench.start(config)` without another import, and without waiting for torch where nothing is trained."""
+    if name == "start":
+        return import_module("avbench.start")
+    raise AttributeError(f"module 'avbench' has no attribute {name!r}")

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from avbench.errors import AllDiverged, AvbenchError, Interrupted, RankLost, RunError, UsageError
+from avbench.machine import usable_cores
 
 T = TypeVar("T")
 
@@ -136,7 +137,7 @@ def current_world() -> World:
 def ranks_on_this_node() -> int:
     """How many ranks share the cores that this one may use, as torchrun, deepspeed or Slurm says; else one."""
     bound = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    if bound.isdigit() and len(os.sched_getaffinity(0)) <= int(bound):
+    if bound.isdigit() and usable_cores() <= int(bound):
         return 1  # srun has bound cores to this task: they are its own
     for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "SLURM_NTASKS_PER_NODE"):
         if os.environ.get(name, "").isdigit():

@@ -23,6 +23,7 @@ from avbench.engine.precision import has_bfloat16
 from avbench.errors import UsageError
 from avbench.loading.gpu import check_driver, jpeg_engines, jpeg_text, why_unused
 from avbench.loading.presets import PRESETS, Preset
+from avbench.machine import usable_cores
 
 _PACKAGES = (
     "avbench",
@@ -157,7 +158,7 @@ def _machine(path: Path) -> list[tuple[str, str]]:
     disk = shutil.disk_usage(nearest)
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return [
-        ("cores", f"{len(os.sched_getaffinity(0))} usable of {os.cpu_count()}"),
+        ("cores", f"{usable_cores()} usable of {os.cpu_count()}"),
         ("memory", f"{memory / 2**30:.1f} GiB"),
         ("free disk", f"{disk.free / 2**30:.1f} of {disk.total / 2**30:.1f} GiB at {nearest}"),
         ("open files", f"{files} at most"),

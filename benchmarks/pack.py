@@ -14,7 +14,6 @@ Answer: benchmarks/RESULTS.md.
 from __future__ import annotations
 
 import csv
-import os
 import resource
 import shutil
 import tempfile
@@ -32,6 +31,7 @@ from rich.table import Table
 from avbench.bench.machine import describe, summary
 from avbench.bench.scripts import run_script, write_results
 from avbench.errors import RecipeError
+from avbench.machine import usable_cores
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
 
@@ -49,7 +49,7 @@ class Config:
 def main(config: Config) -> None:
     """Measure, print a table, write JSON."""
     machine = describe()
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         videos = some_of(config.media, Path(folder) / "videos", config.clips)

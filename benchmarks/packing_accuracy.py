@@ -16,7 +16,6 @@ Answer: benchmarks/README.md.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import tempfile
 from contextlib import closing
@@ -43,6 +42,7 @@ from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.precision import pick_precision
 from avbench.errors import UsageError
 from avbench.loading.loader import Loader
+from avbench.machine import usable_cores
 from avbench.methods.choice import parse_methods
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
@@ -124,7 +124,7 @@ def packed(sound: str, side: int, config: Config, folder: Path) -> Dataset:
             **overrides_of(f"{sound}-{side}"),
         },
     )
-    workers = len(os.sched_getaffinity(0))
+    workers = usable_cores()
     return pack(recipe, folder / "videos", out=folder / f"{sound}-{side}", workers=workers)
 
 

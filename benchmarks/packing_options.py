@@ -22,7 +22,6 @@ Answer: benchmarks/README.md.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import tempfile
 import time
@@ -49,6 +48,7 @@ from avbench.errors import UsageError
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
+from avbench.machine import usable_cores
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
 
@@ -107,7 +107,7 @@ def main(config: Config) -> None:
         datasets = {}
         for option in track(overrides, "packing", console=Console(stderr=True)):
             recipe = load_recipe("folder", overrides[option])
-            workers = len(os.sched_getaffinity(0))
+            workers = usable_cores()
             datasets[option] = pack(recipe, media, out=Path(folder) / option, workers=workers)
         machine = describe()
         costs = measure(datasets, config)

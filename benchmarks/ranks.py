@@ -39,6 +39,7 @@ from rich.progress import track
 from rich.table import Table
 
 from avbench.bench.scripts import write_results
+from avbench.machine import usable_cores
 from avbench.records import read_metrics
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120")
@@ -189,7 +190,7 @@ def about() -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "load": os.getloadavg(),
     }
 

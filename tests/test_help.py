@@ -14,17 +14,25 @@ from pathlib import Path
 
 import pytest
 
-from avbench import cli
 from avbench.arguments import nested, option_texts
 from avbench.cli import COMMANDS, main
+from avbench.cli.bench import BenchArgs, BenchPlanArgs
+from avbench.cli.demo import DemoArgs
+from avbench.cli.doctor import DoctorArgs
+from avbench.cli.evaluate import EvaluateArgs
+from avbench.cli.methods import MethodsArgs
+from avbench.cli.pack import PackArgs, overrides
+from avbench.cli.parsing import parse, parse_known
+from avbench.cli.subsets import SubsetsArgs
+from avbench.cli.verify import VerifyArgs
 from avbench.config import TrainArgs
 from avbench.dataset import Dataset
 from avbench.help import EXAMPLES
 from avbench.methods import METHODS
 from tests.synthetic import make_dataset
 
-KINDS = [cli.PackArgs, cli.VerifyArgs, cli.EvaluateArgs, cli.SubsetsArgs, cli.DemoArgs, cli.DoctorArgs]
-KINDS += [cli.BenchArgs, cli.BenchPlanArgs, TrainArgs]
+KINDS = [PackArgs, VerifyArgs, EvaluateArgs, SubsetsArgs, DemoArgs, DoctorArgs, MethodsArgs]
+KINDS += [BenchArgs, BenchPlanArgs, TrainArgs]
 
 
 def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -105,8 +113,8 @@ def test_every_help_ends_with_examples_that_can_be_typed(command: str, capsys: p
     assert examples and all(f"avbench {command}" in line for line in examples)
 
 
-KIND_OF = {"pack": cli.PackArgs, "verify": cli.VerifyArgs, "evaluate": cli.EvaluateArgs, "subsets": cli.SubsetsArgs}
-KIND_OF |= {"demo": cli.DemoArgs, "doctor": cli.DoctorArgs, "train": TrainArgs}
+KIND_OF = {"pack": PackArgs, "verify": VerifyArgs, "evaluate": EvaluateArgs, "subsets": SubsetsArgs}
+KIND_OF |= {"demo": DemoArgs, "doctor": DoctorArgs, "methods": MethodsArgs, "train": TrainArgs}
 
 
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
@@ -115,12 +123,12 @@ def test_an_example_parses(line: str) -> None:
     words = words[words.index("avbench") + 1 :]
     command, rest = words[0], words[1:]
     if command == "bench":
-        cli._parse(cli.BenchPlanArgs if rest[0] == "plan" else cli.BenchArgs, rest[1:], "avbench bench")
+        parse(BenchPlanArgs if rest[0] == "plan" else BenchArgs, rest[1:], "avbench bench")
     elif command == "pack":
-        args, fields = cli._parse_known(cli.PackArgs, rest, "avbench pack")
-        assert args.out and cli._overrides(fields) is not None
+        args, fields = parse_known(PackArgs, rest, "avbench pack")
+        assert args.out and overrides(fields) is not None
     else:
-        args = cli._parse(KIND_OF[command], rest, f"avbench {command}")
+        args = parse(KIND_OF[command], rest, f"avbench {command}")
         if command == "train":
             from avbench.methods.choice import parse_methods
 

@@ -7,12 +7,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "avbench"
 LAYERS = (
-    ("errors", "batch", "arguments", "settings", "streams", "class_names"),
+    ("errors", "batch", "arguments", "settings", "machine", "streams", "class_names"),
     ("records", "description", "quarantine", "dataset", "integrity", "distributed", "models"),
     ("engine", "confidence", "loading", "analysis"),
     ("methods", "packing"),  # packing keeps a preset's spectrogram
     ("training",),
-    ("curation", "demo", "doctor", "bench", "config", "help"),
+    ("config",),
+    ("start",),
+    ("curation", "demo", "doctor", "bench", "help"),
     ("cli",),
     ("__main__",),
 )

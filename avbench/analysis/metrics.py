@@ -23,6 +23,7 @@ from avbench.analysis.evaluation import Labels, Scores, in_table_order, masks_of
 from avbench.analysis.probabilities import scores_of
 from avbench.analysis.ranking import Counts, Places, Ranking, Subsets, mean_over, rankings
 from avbench.analysis.statistics import LEVEL, mean_interval, resamples_of, with_width
+from avbench.machine import usable_cores
 
 ACCURACY, CLASS_ACCURACY, MACRO_F1, AVERAGE_PRECISION = METRICS = (
     "accuracy",
@@ -333,7 +334,7 @@ def centred_interval(value: float, resampled: Floats, *, level: float = LEVEL) -
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+    return usable_cores()
 
 
 def _resident_bytes() -> int:

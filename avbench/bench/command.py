@@ -26,18 +26,11 @@ from avbench.bench.plan import (
     read_costs,
 )
 from avbench.bench.scripts import LoaderSizes, check_json, run, scripts_of
+from avbench.bench.targets import TARGETS
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.loading.presets import Stft, preset
 
-TARGETS = {
-    "loader": "what a clip costs on its way to tensors, beside peers and beside each stage's floor",
-    "training": "what each method's step costs, and what one pass with all methods saves",
-    "store": "what recording confidences costs an epoch, at size",
-    "pack": "how fast videos become shards",
-    "all": "all of these",
-}
-PLAN = "plan"
 _OWN_CHOICE = LoaderSizes()
 
 

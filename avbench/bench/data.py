@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from avbench.machine import usable_cores
 
 
 @dataclass(frozen=True)
@@ -26,5 +27,5 @@ def made_up(folder: Path, *, quick: bool) -> Data:
     overrides = {f"planted.{name}": value for name, value in planted.items()}
     recipe = load_recipe("planted", {**overrides, "sample_rate_hz": 48_000})
     media = folder / "videos"
-    pack(recipe, media, out=folder / "dataset", workers=len(os.sched_getaffinity(0)), overwrite=False)
+    pack(recipe, media, out=folder / "dataset", workers=usable_cores(), overwrite=False)
     return Data(folder / "dataset", media)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pynvml
 
+from avbench.machine import usable_cores
+
 _PACKAGES = (
     "avbench",
     "torch",
@@ -38,7 +40,7 @@ def describe(packages: Iterable[str] = ()) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor_name(Path("/proc/cpuinfo")),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "load": round(os.getloadavg()[0], 1),
         "gpus": gpus,

@@ -23,6 +23,7 @@ import torch
 
 from avbench.dataset import Dataset
 from avbench.errors import RunError
+from avbench.machine import usable_cores
 from avbench.records import DIVERGED_FILE, write_json
 from avbench.training.origin import describe_clips, describe_code
 
@@ -242,7 +243,7 @@ def describe_environment(
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
         "platform": platform.platform(),
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": str(dtype).removeprefix("torch."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import socket
 import time
@@ -17,6 +16,7 @@ import torch
 
 from avbench.batch import Batch
 from avbench.distributed import gather_objects, open_group, over, ranks_on_this_node
+from avbench.machine import usable_cores
 from avbench.training.nvml import Gpu
 
 # What a rank says of itself and all of them together: the numbers are listed by rank where there are several.
@@ -149,7 +149,7 @@ class Monitor:
             "step_seconds": working / max(self._steps, 1),
             "data_wait_share": self._waited / elapsed,
             "cpu_cores_busy": cpu_cores_busy,
-            "cpu_use_share": cpu_cores_busy * ranks_on_this_node() / len(os.sched_getaffinity(0)),
+            "cpu_use_share": cpu_cores_busy * ranks_on_this_node() / usable_cores(),
             # Linux counts the peak in KiB.
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             **(self._gpu.report() if self._gpu is not None else {}),

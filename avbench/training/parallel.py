@@ -7,7 +7,6 @@ the other.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -15,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from avbench.distributed import current_world
+from avbench.machine import usable_cores
 from avbench.training.run import Run
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class SideBySide:
         if device.type == "cpu":
             torch.set_num_threads(threads)
             if current_world().size == 1 and not compiles:
-                workers = max(1, len(os.sched_getaffinity(0)) // threads)
+                workers = max(1, usable_cores() // threads)
         self._pool = ThreadPoolExecutor(workers, "run") if workers > 1 else None
 
     def __enter__(self) -> SideBySide:

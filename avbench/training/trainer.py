@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -38,6 +37,7 @@ from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.loader import DEFAULT_PREFETCH, Loader
 from avbench.loading.pool import PipelinePool
 from avbench.loading.presets import Preset
+from avbench.machine import usable_cores
 from avbench.methods.base import Part
 from avbench.methods.choice import RunSpec
 from avbench.records import SPLITS, MetricsWriter, write_json
@@ -85,7 +85,7 @@ def pick_loader_dtype(wanted: str, *, computed_in: torch.dtype, device: torch.de
 
 def cores_of_a_rank() -> int:
     """This rank's share of the cores that it may use."""
-    return max(1, len(os.sched_getaffinity(0)) // ranks_on_this_node())
+    return max(1, usable_cores() // ranks_on_this_node())
 
 
 def is_finished(folder: RunFolder, *, epochs: int) -> bool:

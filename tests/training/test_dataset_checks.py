@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from avbench.cli import _opened, main
+from avbench.cli import main
 from avbench.dataset import Dataset
 from avbench.errors import AvbenchError
 from avbench.records import read_metrics, read_table
+from avbench.start import _opened
 from avbench.training.trainer import _missing_text
 from tests.processes import run_on_ranks
 from tests.synthetic import make_dataset

@@ -14,7 +14,7 @@ import torch
 
 from avbench import distributed
 from avbench.batch import Batch
-from avbench.cli import _device, main
+from avbench.cli import main
 from avbench.dataset import Dataset
 from avbench.distributed import World
 from avbench.engine.deepspeed import _join_process_group
@@ -23,6 +23,7 @@ from avbench.loading import gpu
 from avbench.loading.loader import Loader, _Finished
 from avbench.loading.pipeline import FeaturePipeline
 from avbench.loading.presets import preset
+from avbench.start import device_of_this_rank
 from avbench.training.memory import largest_that_fits, too_large
 from avbench.training.monitor import Monitor
 from avbench.training.parallel import SideBySide
@@ -214,7 +215,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(
         UsageError, match=r"local rank 2 has no GPU of its own \(2 here\); start at most one rank a GPU"
     ):
-        _device()
+        device_of_this_rank()
 
 
 def test_ranks_that_were_bound_to_one_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,116 @@
+"""avbench pack."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import tyro
+
+from avbench.arguments import explain, named
+from avbench.cli.output import console, json_errors, print_json
+from avbench.cli.parsing import check_not_empty, one_line, parse_known
+from avbench.errors import UsageError
+from avbench.machine import usable_cores
+
+
+@dataclass(frozen=True)
+class PackArgs:
+    """Cut labelled videos into a dataset of tar shards. Started again after an interruption, it goes on."""
+
+    recipe: Annotated[tyro.conf.Positional[str], named("RECIPE")]
+    """A recipe by name (folder, planted) or a TOML file of your own."""
+    out: Path
+    """The dataset folder to make."""
+    media: Annotated[Path | None, named("VIDEOS", default="OUT-media for planted, else required")] = None
+    """The folder that holds the videos. Planted clips are rendered into it."""
+    workers: Annotated[int, named("INT", default="one a core")] = 0
+    """Processes that decode and write at once."""
+    overwrite: bool = False
+    """Replace a finished dataset."""
+    json: bool = False
+    """Say the result as one JSON object on stdout; progress goes to stderr as ever."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Pack videos, and say what was packed and what was not."""
+    check_not_empty(argv, "--out", "--media")
+    if any(word in ("-h", "--help") for word in argv):
+        _pack_help(argv)
+    args, rest = parse_known(PackArgs, argv, "avbench pack")
+    with json_errors(asked=args.json):
+        from avbench.packing.pack import pack
+        from avbench.packing.recipes import load_recipe
+        from avbench.packing.summary import as_json, lines
+
+        recipe = load_recipe(args.recipe, overrides(rest))
+        media = args.media or _default_media(recipe.kind, args.out)
+        dataset = pack(recipe, media, out=args.out, workers=args.workers or usable_cores(), overwrite=args.overwrite)
+    if args.json:
+        print_json(as_json(dataset))
+        return
+    for line in lines(dataset):
+        console().print(line, soft_wrap=True, markup=False)
+
+
+def _pack_help(argv: Sequence[str]) -> NoReturn:
+    """Print the options of pack; where a recipe is named, its fields with their types and defaults too."""
+    # The first word that is neither an option nor behind one, where it would be a value.
+    alone = ("-h", "--help", "--overwrite", "--no-overwrite", "--json", "--no-json")
+    name = ""
+    for before, word in pairwise(["-h", *argv]):
+        if not word.startswith("-") and (before in alone or not before.startswith("-")):
+            name = word
+            break
+    more = "Every field of a recipe is an option too: `avbench pack planted --help` lists those of planted, say."
+    options: type[Any] = PackArgs
+    default: Any = None
+    if name:
+        from avbench.packing.recipe_help import with_fields
+        from avbench.packing.recipes import load_recipe
+
+        more = ""
+        options, default = with_fields(PackArgs(tyro.MISSING, tyro.MISSING), load_recipe(name))
+    explain(PackArgs)
+    with one_line("avbench pack", lambda: more):
+        tyro.cli(
+            options,
+            prog=f"avbench pack {name}".strip(),
+            args=["--help"],
+            description=PackArgs.__doc__,
+            default=default,
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+    sys.exit(0)
+
+
+def overrides(words: Sequence[str]) -> dict[str, object]:
+    """`--window-seconds 2` or `--window-seconds=2` as {"window_seconds": 2}: fields of the recipe to change."""
+    overrides: dict[str, object] = {}
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or not (equals or rest):
+            raise UsageError(f"{word!r} is no option with a value; `avbench pack --help` lists the options")
+        overrides[name.replace("-", "_")] = _toml_value(value if equals else rest.pop(0))
+    return overrides
+
+
+def _toml_value(text: str) -> object:
+    """A value as a recipe file would have it: a number, a list, true or false; anything else is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _default_media(kind: str, out: Path) -> Path:
+    if kind == "planted":
+        return out.with_name(f"{out.name}-media")
+    raise UsageError("--media is missing: the folder that holds the videos")
