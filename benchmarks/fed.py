@@ -51,7 +51,7 @@ from avbench.engine.precision import pick_precision
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
 from avbench.methods.choice import parse_methods
-from avbench.training.predict import counted, prepare
+from avbench.training.passes import counted, prepare
 from avbench.training.run import Run, modalities_read
 
 AIM, WHERE_FASTER = 0.97, 1.3

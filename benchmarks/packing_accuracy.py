@@ -48,7 +48,7 @@ from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
 from avbench.training.config import TrainerConfig
 from avbench.training.folder import RunFolder
-from avbench.training.predict import evaluation_batches
+from avbench.training.passes import evaluation_batches
 from avbench.training.run import Run
 from avbench.training.trainer import select_clips, train
 

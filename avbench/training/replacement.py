@@ -19,7 +19,7 @@ from avbench.batch import Batch, Modality
 from avbench.distributed import gather_objects
 from avbench.loading.loader import Loader
 from avbench.training.parallel import SideBySide, longest_first
-from avbench.training.predict import evaluation_batches
+from avbench.training.passes import evaluation_batches
 from avbench.training.run import Prediction, Run
 
 # For each modality, the mean output of each of its feature modules, without the batch's axis.

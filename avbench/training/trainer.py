@@ -59,17 +59,17 @@ from avbench.training.config import TrainerConfig
 from avbench.training.display import Display
 from avbench.training.folder import RunFolder, describe_environment, record_launch
 from avbench.training.interruption import Stop
-from avbench.training.memory import fits, largest_that_fits, memory_refused_in_one_line, too_large
+from avbench.training.out_of_memory import fits, largest_that_fits, memory_refused_in_one_line, too_large
 from avbench.training.monitor import Monitor, plotted
 from avbench.training.parallel import SideBySide, longest_first
 from avbench.training.parts import OwnClips, parts_for
-from avbench.training.predict import evaluate, prepare
+from avbench.training.passes import evaluate, prepare
 from avbench.training.profile import Profiler
-from avbench.training.pulse import Pulse
+from avbench.training.watchdog import Watchdog
 from avbench.training.replacement import Means, feature_means, is_joint
-from avbench.training.run import DIVERGED, Run, Taken, modalities_read, take_tallies
-from avbench.training.tables import write_predictions
-from avbench.training.view import View
+from avbench.training.run import DIVERGED, Run, Taken, modalities_read, collect_tallies
+from avbench.training.predictions import write_predictions
+from avbench.training.before_epoch import View
 
 
 def pick_loader_dtype(wanted: str, *, computed_in: torch.dtype, device: torch.device) -> torch.dtype:
@@ -226,7 +226,7 @@ class Trainer:
             clips=_fingerprint_of(clip_ids),
             may_publish=folder.check_held,
         )
-        self.pulse = Pulse(
+        self.watchdog = Watchdog(
             hang_seconds=config.hang_seconds,
             failed=lambda: self.background.failed,
             on_failure=self.background.wait,
@@ -261,7 +261,7 @@ class Trainer:
                 stack.callback(loader.close)
             stack.callback(self.pool.close)
             stack.callback(self.background.close)
-            stack.enter_context(self.pulse)
+            stack.enter_context(self.watchdog)
             position = Position(0, 0, 0, {})
             if resume:
                 position = self._go_on()
@@ -337,7 +337,7 @@ class Trainer:
             within, is_kept = view.within, view.run.method.resumes_passes
             if is_kept and not view.is_saved:
                 self._save(epoch, 0, prepared=prepared, within=within)
-        self.pulse.at("writing the last checkpoint")
+        self.watchdog.at("writing the last checkpoint")
         self.background.wait()
         batches = len(self.loaders["train"])
         stop = Stop(interrupted.signal, epoch, done, batches, within, is_kept, is_trained=self.is_trained)
@@ -433,7 +433,7 @@ class Trainer:
         total_steps = epochs * len(self.loaders["train"])
 
         def step(run: Run, ready: Mapping[Part, Batch] = ready) -> None:
-            self.pulse.at(f"epoch {epoch}, batch {batch.position} of train, {run.name}")
+            self.watchdog.at(f"epoch {epoch}, batch {batch.position} of train, {run.name}")
             with record_function(run.name):
                 run.train_step(ready[run.trains_on], epoch=epoch, epochs=epochs, total_steps=total_steps)
 
@@ -450,7 +450,7 @@ class Trainer:
             largest = largest_that_fits(step_on, too_many=clips) if ranks == 1 else None
             raise too_large(clips, largest=largest, ranks=ranks, accumulation=self.accumulation)
 
-    def _take_tallies(self) -> dict[str, dict[str, float]]:
+    def _collect_tallies(self) -> dict[str, dict[str, float]]:
         """Each training run's means since last asked, its sums added to its open epoch; says so when one diverges."""
         means = {}
         for run, taken in self._tallies_of(self._training()):
@@ -463,7 +463,7 @@ class Trainer:
         """What the runs have counted, of those that did not diverge; the others stop here."""
         for run in runs:
             run.progress.seconds = time.monotonic() - self.began
-        tallies = list(zip(runs, take_tallies(runs), strict=True))
+        tallies = list(zip(runs, collect_tallies(runs), strict=True))
         for run in runs:
             if not run.is_training:
                 run.release()
@@ -473,7 +473,7 @@ class Trainer:
 
     def _log_steps(self, epoch: int, done: int) -> None:
         self.logged = (epoch, done)
-        taken = self._take_tallies()
+        taken = self._collect_tallies()
         speed = self.monitor.report()
         step = epoch * len(self.loaders["train"]) + done
         self._write({"kind": "performance", "launch": self.launch, "epoch": epoch, "batch": done, **speed})
@@ -488,7 +488,7 @@ class Trainer:
 
     def _judge_epoch(self, epoch: int) -> None:
         """Evaluate, commit the confidences of the epoch, and let each run stop or go on."""
-        self._take_tallies()
+        self._collect_tallies()
         self._collect_bad_clips()  # those of this epoch are expected nowhere
         runs = self._training()
         training = {run.name: _means(run.progress.open_epoch) for run in runs}
@@ -546,7 +546,7 @@ class Trainer:
         offset = self.metrics.offset() if self.metrics is not None else 0
         position = Position(epoch, batch, offset, dict(self.bad_clips), prepared, within)
         self.saved = (epoch, batch)
-        self.pulse.at(f"copying checkpoint {position.name}")
+        self.watchdog.at(f"copying checkpoint {position.name}")
         self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
 
     def _go_on(self) -> Position:
@@ -577,7 +577,7 @@ class Trainer:
         self.done = self.logged = self.saved
         self.is_trained = True
         self.background.wait()
-        self.pulse.at("writing confidence.parquet")
+        self.watchdog.at("writing confidence.parquet")
         runs = [run for run in self.runs if run.progress.finished != DIVERGED and run.progress.best_epoch >= 0]
         # A network that diverged is in no table, and cuts no subset either: not even with what it left when it was
         # trained for fewer epochs.
@@ -674,7 +674,7 @@ class Trainer:
             pool=self.pool,
         )
         loader.left_out = self.bad_clips
-        loader.before_batch = lambda epoch, batch: self.pulse.beat(f"epoch {epoch}, batch {batch} of {name}")
+        loader.before_batch = lambda epoch, batch: self.watchdog.beat(f"epoch {epoch}, batch {batch} of {name}")
         return loader
 
     def _write(self, record: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from avbench.methods.base import Part
 from avbench.training.checkpoint import Within
 from avbench.training.display import Display
 from avbench.training.parallel import SideBySide
-from avbench.training.predict import counted, prepare
+from avbench.training.passes import counted, prepare
 from avbench.training.run import Run, check_log
 
 T = TypeVar("T")

@@ -19,7 +19,7 @@ from avbench.errors import DatasetError
 from avbench.loading.loader import Loader
 from avbench.records import LOG_PROBABILITIES, SPLITS, predictions_schema, write_table
 from avbench.training.parallel import SideBySide, longest_first
-from avbench.training.predict import evaluation_batches
+from avbench.training.passes import evaluation_batches
 from avbench.training.replacement import Means, predict_without_each
 from avbench.training.run import Prediction, Run
 
