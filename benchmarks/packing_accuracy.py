@@ -46,11 +46,13 @@ from avbench.machine import usable_cores
 from avbench.methods.choice import parse_methods
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
+from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
+from avbench.training.fit import train
 from avbench.training.folder import RunFolder
 from avbench.training.passes import evaluation_batches
 from avbench.training.run import Run
-from avbench.training.trainer import select_clips, train
+from avbench.training.training import Training
 
 # The demo's, launch/demo.toml.
 OPTIMIZER = OptimizerConfig(learning_rate=0.006, schedule="one-cycle", warmup=0.25)
@@ -131,7 +133,7 @@ def packed(sound: str, side: int, config: Config, folder: Path) -> Dataset:
 def trained(dataset: Dataset, config: Config, folder: Path) -> dict[str, list[Run]]:
     """By method the network of each seed's best epoch."""
     specs = parse_methods(["audio", "visual"])
-    train(
+    training = Training(
         dataset,
         clip_ids=select_clips(dataset, classes=(), fraction=1.0),
         specs=specs,
@@ -140,10 +142,9 @@ def trained(dataset: Dataset, config: Config, folder: Path) -> dict[str, list[Ru
         config=TrainerConfig(epochs=config.epochs, batch_size=config.batch_size),
         optimizer=OPTIMIZER,
         engine=EngineConfig(),
-        folder=RunFolder(folder),
         device=here(),
-        save_config=lambda path: path.write_text(""),
     )
+    train(training, RunFolder(folder), save_config=lambda path: path.write_text(""))
     checkpoints = RunFolder(folder).checkpoints
     *_, newest = sorted(checkpoints.glob("epoch-*"))
     best = json.loads((newest / "manifest.json").read_text("utf-8"))["best"]

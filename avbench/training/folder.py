@@ -76,6 +76,13 @@ class RunFolder:
         elif self.path.exists() and _holds_something(self.path):
             raise RunError(f"{self.path}: exists and is no run folder; name another with --out")
 
+    def is_finished(self, *, epochs: int) -> bool:
+        """Whether a training of so many epochs has ended here, predictions and all."""
+        try:
+            return bool(json.loads(self.finished.read_text("utf-8"))["epochs"] == epochs)
+        except FileNotFoundError:
+            return False
+
     def check_resumable(self) -> None:
         """Raises RunError where there is no run to go on with."""
         if not self.config.exists():

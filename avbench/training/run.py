@@ -200,6 +200,11 @@ class Run:
         return f"{self.spec.name}-seed{self.seed}"
 
     @property
+    def key(self) -> dict[str, Any]:
+        """By which records in metrics.jsonl are told apart."""
+        return {"run": self.spec.name, "method": self.spec.method.name, "seed": self.seed}
+
+    @property
     def is_training(self) -> bool:
         """Whether the run takes part in the next step."""
         return not self.progress.finished

@@ -119,7 +119,9 @@ def test_a_run_killed_within_an_estimate_goes_on_from_its_last_checkpoint_there(
     check_equal(tmp_path / "run", whole)
 
 
-def killing_after(beats: int, checkpoints: Path, beat: Callable[[Watchdog, str], None]) -> Callable[[Watchdog, str], None]:
+def killing_after(
+    beats: int, checkpoints: Path, beat: Callable[[Watchdog, str], None]
+) -> Callable[[Watchdog, str], None]:
     """A beat that ends the training, once what is being written beside it has its name."""
     left = iter(range(beats))
 

@@ -18,8 +18,8 @@ from avbench.errors import Interrupted
 from avbench.methods.baseline import Baseline
 from avbench.methods.gradient_blending import GradientBlending
 from avbench.records import read_table
-from avbench.training.watchdog import HANGS_STATUS, Pinned, Watchdog, report
 from avbench.training.run import Run
+from avbench.training.watchdog import HANGS_STATUS, Pinned, Watchdog, report
 from tests.processes import RanksFailed, run_on_ranks
 from tests.synthetic import make_dataset
 
