@@ -43,7 +43,7 @@ class Judging:
         return [run for run in self.runs if run.is_training]
 
     def judge(self, epoch: int) -> None:
-        """Evaluate, commit the confidences of the epoch, and let each run stop or go on. To be called after `collect`."""
+        """Evaluate, commit the confidences of the epoch, and let each run stop or go on; after `collect`."""
         runs = self.training_runs()
         training = {run.name: _means(run.progress.open_epoch) for run in runs}
         clock = Clock(epoch, runs[0].progress.step if runs else 0, self.epochs)
