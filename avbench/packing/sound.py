@@ -3,7 +3,7 @@
 Stamps are rounded, and some stray: in WebM those of Vorbis by 11 ms at each switch of block size, those of a live
 recording by more. The decoder's samples belong in one run all the same. So, as in FFmpeg's resampler, only a jump of
 100 ms is followed at once; a smaller one is followed if the stamps do not come back to the run, because sound is then
-missing (or repeated) for good.
+missing (or repeated) for good. The first stamp of a run may stray as well: most of the first half second decide.
 """
 
 from __future__ import annotations
@@ -146,38 +146,53 @@ def places(stamps: list[int | None], lengths: list[int], rate_hz: int) -> list[i
     before = np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]) if lengths else np.zeros(0, np.int64)
     ahead = np.array([0 if stamp is None else stamp for stamp in stamps], np.int64) - before
     has_stamp = np.array([stamp is not None for stamp in stamps], bool)
-    found: list[int] = []
+    shifts = np.zeros(len(stamps), np.int64)
     shift: int | None = None  # of the run that is being laid out
     home = -1  # the piece with which straying stamps come back
-    for number in range(len(stamps)):
-        if has_stamp[number]:
-            off = 0 if shift is None else int(ahead[number]) - shift
-            if shift is None or abs(off) > _JUMP_SECONDS * rate_hz:
-                shift = int(ahead[number])
-            elif abs(off) > _ROUNDING_SECONDS * rate_hz and number > home:
-                back = _comes_back(ahead - shift, has_stamp, before, number, rate_hz)
-                if back is None:
-                    shift = int(ahead[number])
-                else:
-                    home = back
-        found.append((shift or 0) + int(before[number]))
-    return found
+    for number in np.flatnonzero(has_stamp).tolist():
+        off = 0 if shift is None else int(ahead[number]) - shift
+        is_far = abs(off) > _JUMP_SECONDS * rate_hz
+        if abs(off) > _ROUNDING_SECONDS * rate_hz and not is_far and number > home:
+            back = _comes_back(ahead, shift or 0, has_stamp, before, number, rate_hz)
+            is_far = back is None
+            home = home if back is None else back
+        if shift is None or is_far:
+            begins = 0 if shift is None else number  # what has no stamp before the first one, belongs right before it
+            shift = _said_of_run(ahead, has_stamp, before, number, rate_hz)
+            shifts[begins:] = shift
+    return (shifts + before).tolist()
 
 
-def _comes_back(off: np.ndarray, has_stamp: np.ndarray, before: np.ndarray, number: int, rate_hz: int) -> int | None:
+def _said_of_run(ahead: np.ndarray, has_stamp: np.ndarray, before: np.ndarray, number: int, rate_hz: int) -> int:
+    """How far a run that begins with this piece lies ahead: as its own stamp says, unless most others say otherwise.
+
+    The first stamp may stray like any other, so those of the next half second, up to a jump, are asked too.
+    """
+    last = int(np.searchsorted(before, before[number] + _LEAST_AWAY_SECONDS * rate_hz))
+    said = ahead[number:last][has_stamp[number:last]]
+    own = int(ahead[number])
+    jumps = np.flatnonzero(np.abs(said - own) > _JUMP_SECONDS * rate_hz)
+    ordered = sorted(said[: jumps[0]] if len(jumps) else said)
+    most = min(ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2], key=lambda one: abs(one - own))
+    return own if abs(most - own) <= _ROUNDING_SECONDS * rate_hz else int(most)
+
+
+def _comes_back(
+    ahead: np.ndarray, shift: int, has_stamp: np.ndarray, before: np.ndarray, number: int, rate_hz: int
+) -> int | None:
     """The piece with which stamps that stray from this one on are back at the run, or cross it; None if they stay away.
 
-    off: by how much each stamp is off, in samples. before: the samples before each piece.
+    ahead - shift is by how much each stamp is off, in samples. before: the samples before each piece.
     """
     last = int(np.searchsorted(before, before[number] + _AWAY_SECONDS * rate_hz))
-    later = np.arange(number + 1, min(last, len(off)))
+    later = np.arange(number + 1, min(last, len(ahead)))
     later = later[has_stamp[later]]
-    toward = off[later] * np.sign(off[number])
+    toward = (ahead[later] - shift) * np.sign(ahead[number] - shift)
     back = later[toward <= _ROUNDING_SECONDS * rate_hz]
     if len(back):
         return int(back[0])
     seen = (before[-1] - before[number]) / rate_hz
-    return len(off) if seen < _LEAST_AWAY_SECONDS else None
+    return len(ahead) if seen < _LEAST_AWAY_SECONDS else None
 
 
 def laid_out(pieces: list[np.ndarray], starts: list[int], limit: int | None) -> np.ndarray:
