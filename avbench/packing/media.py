@@ -69,7 +69,7 @@ _LEAST_OF_A_SECOND = Fraction(1, 2)
 _TRUNCATED_SECONDS = Fraction(1, 2)
 _LONGEST_PRIMING = Fraction(1, 10)
 # Containers whose duration runs to the last time stamp, from zero on, wherever the first one is.
-_COUNTS_FROM_ZERO = ("matroska", "asf", "nut")
+_COUNTS_FROM_ZERO = ("matroska", "asf", "nut", "flv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +197,22 @@ def _read(
 
 
 def _packets(
-    container: InputContainer, streams: tuple[av.AudioStream | av.VideoStream, ...], clock: Clock
+    container: InputContainer, streams: tuple[av.AudioStream | av.VideoStream, ...], clock: Clock, *, seeks: bool
 ) -> Iterator[tuple[av.Packet, int]]:
-    return on_one_clock(packets_of(container, streams), clock, container)
+    packets = packets_of(container, streams)
+    return on_one_clock(_from_a_key_picture(packets) if seeks else packets, clock, container)
+
+
+def _from_a_key_picture(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+    """The packets without the pictures before the first that needs no other.
+
+    In a transport stream a seek lands anywhere, and some decoders (MPEG-4) make up what they do not have.
+    """
+    is_there = False
+    for packet in packets:
+        is_there |= packet.stream.type == "video" and packet.is_keyframe
+        if is_there or packet.stream.type != "video" or not packet.size:
+            yield packet
 
 
 # The first reading: sound, and when each picture is shown.
@@ -228,7 +241,7 @@ def _scan(path: Path, start: Fraction, length: Fraction | None, way: _Way, clock
         sound = Sound(begin, max(headers_ends, default=None) if end is None else end)
         shown = Shown(video, decodes=way.decodes)
         is_all = True
-        for packet, part in _packets(container, (audio, video), clock):
+        for packet, part in _packets(container, (audio, video), clock, seeks=way.seeks):
             if packet.stream is audio:
                 sound.take(packet, part)
             else:
@@ -293,7 +306,7 @@ def _decode_pictures(path: Path, wanted: set[Fraction], scan: _Scan, short_side:
         _, video = best_streams(container)
         if way.seeks:
             _seek(container, video, scan.begin)
-        packets = (packet for packet, _ in _packets(container, (video,), clock))
+        packets = (packet for packet, _ in _packets(container, (video,), clock, seeks=way.seeks))
         if scan.order is not None:
             return decode_counted(packets, wanted, scan.order, short_side)
         return decode_stamped(packets, wanted, video, short_side, skips=not way.decodes)

@@ -1,7 +1,6 @@
 """Pictures as a player shows them: in order, upright, and for as long as they are shown."""
 
 import struct
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -90,6 +89,14 @@ def test_pictures_that_are_stored_out_of_order_in_avi_are_shown_in_order(tmp_pat
     assert numbers(read(path, phase_seconds=0.44)) == [25 * second + 11 - late[1] for second in range(6)]
 
 
+@pytest.mark.parametrize("codec", ["mpeg4", "mpeg2video", "libx264"])
+def test_no_window_of_a_transport_stream_begins_with_a_picture_that_the_decoder_made_up(tmp_path, codec):
+    options = {"g": "40", "bf": "0"}
+    path = make_video(tmp_path / "a.ts", seconds=6.0, video_codec=codec, audio_codec="mp2", options=options)
+    for first in (36, 50, 79, 90):
+        assert numbers(read(path, start=first / 25, seconds=2.0)) == [first, first + 25]
+
+
 def four_corners(_):
     """Grey levels 20, 80, 140 and 200: top left, top right, bottom left, bottom right."""
     levels = np.repeat(np.repeat(np.array([[20, 80], [140, 200]], np.uint8), HEIGHT // 2, 0), WIDTH // 2, 1)
@@ -139,39 +146,38 @@ def test_a_turn_that_is_not_quite_a_quarter_is_taken_as_the_nearest():
     assert np.array_equal(displayed(board, nearly), np.rot90(board, -1))
 
 
-def without_duration(packet):
-    packet.duration = 0
-    return packet
+TIMED = {
+    "a.mkv": ("libx264", "aac"),
+    "a.flv": ("libx264", "aac"),
+    "a.mp4": ("libx264", "aac"),
+    "a.mov": ("libx264", "pcm_s16le"),
+    "a.ts": ("libx264", "aac"),
+    "a.webm": ("libvpx", "libopus"),
+}
 
 
-def slides(path, *, count=4, each=2.0, sound_seconds=None, has_durations=True, codec="libx264", sound_codec="aac"):
-    """Pictures that are shown for `each` seconds."""
-    rate = 1 / Fraction(each)
-    sound = click_track(sound_seconds or count * each, RATE, 0.5)
+def timed_video(path, times, *, seconds, click=0.5):
+    video_codec, audio_codec = TIMED[path.name]
     return make_video(
-        path, fps=rate, frames=count, sound=sound, video_codec=codec, audio_codec=sound_codec,
-        edit=(lambda packet: packet) if has_durations else without_duration, options={"bf": "0"},
-    )  # fmt: skip
+        path, times=times, sound=click_track(seconds, RATE, click), video_codec=video_codec, audio_codec=audio_codec
+    )
 
 
-@pytest.mark.parametrize("name", ["a.mkv", "a.flv", "a.mp4"])
+@pytest.mark.parametrize("name", TIMED)
 @pytest.mark.parametrize("frames", [30, 31])
 def test_a_last_picture_without_duration_lasts_as_long_as_those_before(tmp_path, name, frames):
-    rate = Fraction(30000, 1001)
-    sound = click_track(float(frames / rate) + 0.02, RATE, 0.5)
-    path = make_video(tmp_path / name, fps=rate, frames=frames, sound=sound, edit=without_duration)
+    rate = 30000 / 1001
+    path = timed_video(tmp_path / name, [number / rate for number in range(frames)], seconds=frames / rate + 0.01)
     clip = read(path)
     assert len(clip.frames) == 1
-    assert clip.seconds == pytest.approx(float(frames / rate), abs=0.045)
+    assert clip.seconds == pytest.approx(frames / rate, abs=0.045)
 
 
-@pytest.mark.parametrize("name", ["a.mkv", "a.flv", "a.mp4", "a.mov"])
-@pytest.mark.parametrize("has_durations", [True, False])
-def test_slides_are_shown_to_the_end_of_the_last_one(tmp_path, name, has_durations):
-    path = slides(tmp_path / name, has_durations=has_durations)
-    clip = read(path)
-    assert numbers(clip) == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert clip.seconds == pytest.approx(8.0, abs=0.05)
+@pytest.mark.parametrize("name", TIMED)
+def test_slides_are_shown_to_the_end_of_the_last_one(tmp_path, name):
+    path = timed_video(tmp_path / name, [0, 2, 4, 6], seconds=8.0)
+    assert numbers(read(path)) == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert numbers(read(path, start=3.0, seconds=4.0)) == [1, 2, 2, 3]
 
 
 ONE_PICTURE = {
@@ -203,7 +209,7 @@ def test_one_picture_with_ten_seconds_of_sound_is_a_single_picture(tmp_path, nam
 
 
 def test_two_pictures_are_no_single_picture(tmp_path):
-    assert numbers(read(slides(tmp_path / "a.mkv", count=2, each=5.0))) == [0] * 5 + [1] * 5
+    assert numbers(read(timed_video(tmp_path / "a.mkv", [0, 5], seconds=10.0))) == [0] * 5 + [1] * 5
 
 
 # Files that others made, with the right values of their README.
