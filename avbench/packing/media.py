@@ -69,7 +69,7 @@ _LEAST_OF_A_SECOND = Fraction(1, 2)
 _TRUNCATED_SECONDS = Fraction(1, 2)
 _LONGEST_PRIMING = Fraction(1, 10)
 # Containers whose duration runs to the last time stamp, from zero on, wherever the first one is.
-_COUNTS_FROM_ZERO = ("matroska", "asf", "nut", "flv")
+_COUNTS_FROM_ZERO = ("matroska", "asf", "nut", "flv", "ogg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,9 @@ def read_clip(
 def seconds_of(path: Path) -> float:
     """How long a video lasts, from its header; by reading it through where the header does not say. Raises Reject."""
     with opened(path) as container:
+        ends = _declared_ends(path, container)
         is_clear = _start(container) < _TRUNCATED_SECONDS or not is_format(container, *_COUNTS_FROM_ZERO)
+        is_clear &= not ends or max(ends) - min(ends) < _TRUNCATED_SECONDS
         # Of a transport stream FFmpeg finds the length by its first and last time stamp.
         is_clear &= not is_format(container, "mpegts", "mpeg") or clock_of(path).is_one
         if container.duration is not None and is_clear:
@@ -331,13 +333,17 @@ def _origin(container: InputContainer, video: av.VideoStream) -> Fraction:
 
 
 def _declared_ends(path: Path, container: InputContainer) -> tuple[Fraction, ...]:
-    """When the file ends by its header, on its own clock: none if it does not say, two if it may mean either."""
+    """When the file ends by its header, on its own clock: none if it does not say, several if it may mean any."""
     if container.duration is None:
         return ()
     duration = Fraction(container.duration, av.time_base)
     start = max(Fraction(0), _start(container))
     if not is_format(container, *_COUNTS_FROM_ZERO):
         return (_start(container) + duration,)
+    # Where streams have durations, from zero on too (ASF, Ogg), FFmpeg adds the time at which each of them starts.
+    ends = [seconds(stream.duration, stream) for stream in container.streams if stream.duration]
+    if ends:
+        return (duration, start + duration, max(ends))
     if start < _TRUNCATED_SECONDS:
         return (duration,)
     # Some muxers count from the first time stamp all the same. Of a file that is cut, the later end is due.

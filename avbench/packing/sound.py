@@ -71,6 +71,7 @@ class Sound:
         self._rate = 0
         self._pieces: list[_Piece] = []
         self._last: tuple[Fraction, Fraction, int] | None = None  # time, end and part of the last packet
+        self._decoded: tuple[Fraction, int] | None = None  # end and part of the last frame
 
     def take(self, packet: av.Packet, part: int) -> None:
         """Decode one packet, of that part of the file's clock. Raises Reject where sound is missing before it."""
@@ -78,7 +79,7 @@ class Sound:
         if stamp is None:  # the decoder's last frames, or a stream without time stamps: as it comes
             self.is_unstamped |= packet.size > 0
             for frame in decoded(packet, required=False):
-                self._add(frame)
+                self._add(frame, part)
             return
         time, duration = seconds(stamp, packet), seconds(packet.duration, packet)
         self.first = time if self.first is None else self.first
@@ -88,7 +89,7 @@ class Sound:
             self._check_no_gap(time, duration, part)
         if time >= self.begin - RUN_UP and (self.end is None or time < self.end):
             for frame in decoded(packet, required=time >= self.begin):
-                self._add(frame)
+                self._add(frame, part)
 
     def began_late(self, stream: av.AudioStream) -> bool:
         """Whether the first packet lies so late that the window's start lacks its run-up."""
@@ -117,17 +118,33 @@ class Sound:
         last_time, last_end, last_part = self._last
         # Some containers give no durations; a packet then lasts about as long as the one before.
         self._last = (time, time + (duration or min(max(Fraction(0), time - last_time), _LONGEST_GAP)), part)
-        stops, goes_on = max(last_end, self.begin), time if self.end is None else min(time, self.end)
+        goes_on = time if self.end is None else min(time, self.end)
         if part != last_part:
             return
-        if time - last_end > _LONGEST_GAP and goes_on > stops:
-            at = float(stops - self.begin)
-            raise Reject(Reason.GAP, f"no sound for {float(time - last_end):.2f} s from {at:.2f} s of the clip on")
+        self._check_nothing_missing(last_end, time)
         if last_time - time > _LONGEST_GAP and last_end > self.begin and time == goes_on:
             at = float(last_end - self.begin)
             raise Reject(Reason.GAP, f"the sound's clock goes back by {float(last_end - time):.2f} s at {at:.2f} s")
 
-    def _add(self, frame: av.AudioFrame) -> None:
+    def _check_nothing_missing(self, stops: Fraction, goes_on: Fraction) -> None:
+        """Raise Reject where there is no sound from `stops` to `goes_on`, that is long, and lies in the clip."""
+        first, last = max(stops, self.begin), goes_on if self.end is None else min(goes_on, self.end)
+        if goes_on - stops > _LONGEST_GAP and last > first:
+            at = float(first - self.begin)
+            raise Reject(Reason.GAP, f"no sound for {float(goes_on - stops):.2f} s from {at:.2f} s of the clip on")
+
+    def _check_frame(self, frame: av.AudioFrame, part: int) -> None:
+        """Raise Reject where sound is missing before this frame: in MP4 the packet before a hole lasts through it."""
+        last = self._decoded
+        time = seconds(frame.pts, frame) if frame.pts is not None else (last[0] if last is not None else None)
+        if time is None:
+            return
+        if last is not None and last[1] == part:
+            self._check_nothing_missing(last[0], time)
+        self._decoded = (time + Fraction(frame.samples, frame.sample_rate), part)
+
+    def _add(self, frame: av.AudioFrame, part: int) -> None:
+        self._check_frame(frame, part)
         if self._rate not in (0, frame.sample_rate):
             raise Reject(Reason.UNDECODABLE, f"the sample rate changes from {self._rate} to {frame.sample_rate} Hz")
         self._rate = frame.sample_rate

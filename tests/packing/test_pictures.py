@@ -1,14 +1,15 @@
 """Pictures as a player shows them: in order, upright, and for as long as they are shown."""
 
 import struct
+from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 import simplejpeg
-from make_video import HEIGHT, WIDTH, click_track, make_video, number_shown
+from make_video import HEIGHT, WIDTH, click_track, make_video, number_shown, shifted
 
-from avbench.packing.media import PictureSettings, Reason, Reject, read_clip
+from avbench.packing.media import PictureSettings, Reason, Reject, nearest_shown, read_clip, seconds_of
 from avbench.packing.pictures import displayed
 
 RATE = 48000
@@ -178,6 +179,42 @@ def test_slides_are_shown_to_the_end_of_the_last_one(tmp_path, name):
     path = timed_video(tmp_path / name, [0, 2, 4, 6], seconds=8.0)
     assert numbers(read(path)) == [0, 0, 1, 1, 2, 2, 3, 3]
     assert numbers(read(path, start=3.0, seconds=4.0)) == [1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.webm", "a.ts"])
+def test_at_a_variable_rate_the_picture_of_a_second_is_the_one_shown_then(tmp_path, name):
+    distances = np.random.default_rng(1).choice([0.02, 0.033, 0.1, 0.5, 1.7], size=60, p=[0.4, 0.3, 0.2, 0.07, 0.03])
+    times = [0.0, *np.round(np.cumsum(distances), 3).tolist()]
+    path = timed_video(tmp_path / name, times, seconds=times[-1] + 1.0, click=3.5)
+    clip = read(path)
+    exact = [Fraction(round(1000 * time), 1000) for time in times]
+    assert numbers(clip) == [exact.index(nearest_shown(exact, Fraction(second))) for second in range(len(clip.frames))]
+    assert len(clip.frames) >= int(times[-1])
+    assert clicks(clip) == [pytest.approx(3.5, abs=0.004)]
+
+
+LATE_SOUND = {
+    "a.wmv": ("wmv2", "libmp3lame"),
+    "a.ogv": ("libvpx", "libopus"),
+    "a.nut": ("libx264", "pcm_s16le"),
+    "a.webm": ("libvpx", "libopus"),
+    "a.flv": ("libx264", "aac"),
+}
+
+
+@pytest.mark.parametrize("name", LATE_SOUND)
+@pytest.mark.parametrize("late", [0.3, 2.0])
+@pytest.mark.parametrize("begins", [0.0, 3600.0])
+def test_sound_that_starts_late_makes_no_file_truncated(tmp_path, name, late, begins):
+    video_codec, audio_codec = LATE_SOUND[name]
+    path = make_video(
+        tmp_path / name, seconds=5.0, video_codec=video_codec, audio_codec=audio_codec, edit=shifted(begins),
+        sound=click_track(5.0 - late, RATE, 3.5 - late), sound_starts=late, options={"bf": "0"},
+    )  # fmt: skip
+    clip = read(path)
+    assert numbers(clip) == [0, 25, 50, 75, 100]
+    assert clicks(clip) == [pytest.approx(3.5, abs=0.004)]
+    assert seconds_of(path) == pytest.approx(5.0, abs=0.35)  # FFmpeg may add what the sound is late
 
 
 ONE_PICTURE = {

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from make_video import HEIGHT, WIDTH, numbered_frame
+from make_video import HEIGHT, WIDTH, click_track, make_video, numbered_frame
 
-from avbench.packing.media import PictureSettings, read_clip
+from avbench.packing.media import PictureSettings, Reason, Reject, read_clip
 from avbench.packing.sound import places
 
 RATE = 44100
@@ -101,6 +101,42 @@ def test_a_first_stamp_that_strays_leaves_the_sound_whole_and_in_step(tmp_path, 
     assert lead == pytest.approx(starts * RATE - STRAY, abs=0.001 * RATE)
     assert np.array_equal(found[lead:], expected[: len(found) - lead])
     assert len(found) == 4 * RATE
+
+
+HOLES = {
+    "a.mp4": ("libx264", "aac"),
+    "a.mov": ("libx264", "aac"),
+    "a.mkv": ("libx264", "flac"),
+    "a.webm": ("libvpx", "libopus"),
+    "a.ts": ("libx264", "aac"),
+    "a.flv": ("libx264", "libmp3lame"),
+    "a.wmv": ("wmv2", "libmp3lame"),
+}
+
+
+@pytest.mark.parametrize("name", HOLES)
+@pytest.mark.parametrize("missing", [0.3, 0.8])
+def test_sound_that_is_missing_for_longer_than_half_a_second_rejects_the_clip(tmp_path, name, missing):
+    def edit(packet):
+        time = packet.pts * packet.time_base
+        return None if packet.stream.type == "audio" and 2 <= time < 2 + missing else packet
+
+    video_codec, audio_codec = HOLES[name]
+    rate = RATE if name == "a.flv" else HZ
+    path = make_video(
+        tmp_path / name, seconds=6.0, video_codec=video_codec, audio_codec=audio_codec, rate=rate,
+        sound=click_track(6.0, rate, 4.5), edit=edit,
+    )  # fmt: skip
+    if missing > 0.5:
+        with pytest.raises(Reject) as caught:
+            waveform(path)
+        assert caught.value.reason == Reason.GAP and "from 2.0" in caught.value.detail
+        with pytest.raises(Reject):
+            waveform(path, start=2.4, seconds=1.5)
+    else:
+        assert int(np.argmax(np.abs(waveform(path).astype(int)) > 8000)) / RATE == pytest.approx(4.5, abs=0.03)
+    assert len(waveform(path, start=3.0, seconds=2.0)) == 2 * RATE
+    assert len(waveform(path, seconds=1.9)) == pytest.approx(1.9 * RATE, abs=1)
 
 
 # Stamps as they might be: pieces of 20 ms at 48 kHz.
