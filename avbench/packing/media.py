@@ -38,6 +38,7 @@ from avbench.packing.streams import (
     Reject,
     Unsure,
     best_streams,
+    cut_seconds,
     is_format,
     is_matroska_cut,
     opened,
@@ -334,6 +335,9 @@ def _origin(container: InputContainer, video: av.VideoStream) -> Fraction:
 
 def _declared_ends(path: Path, container: InputContainer) -> tuple[Fraction, ...]:
     """When the file ends by its header, on its own clock: none if it does not say, several if it may mean any."""
+    duration = cut_seconds(path, container)
+    if duration:
+        return (duration, max(Fraction(0), _start(container)) + duration)
     if container.duration is None:
         return ()
     duration = Fraction(container.duration, av.time_base)
