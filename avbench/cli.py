@@ -229,7 +229,7 @@ def _pack(argv: Sequence[str]) -> None:
         print_json(as_json(dataset))
         return
     for line in lines(dataset):
-        _console().print(line, soft_wrap=True, markup=False)
+        _console().print(line, soft_wrap=True)
 
 
 def _verify(argv: Sequence[str]) -> None:
@@ -245,7 +245,7 @@ def _verify(argv: Sequence[str]) -> None:
         print_json(as_json(args.dataset, problems, set_aside=len(aside.clips)))
     else:
         for problem in problems:
-            _console().print(str(problem), soft_wrap=True, markup=False)
+            _console().print(str(problem), soft_wrap=True)
     if not problems:
         done = "whole"
     else:
@@ -264,7 +264,7 @@ def _verify(argv: Sequence[str]) -> None:
         shards = f", of damaged shards: {len(aside.shards)}" if aside.shards else ""
         done = f"{count}; set aside: {_number(aside.clips, 'clip')}{shards}"
     if not args.json:
-        _console().print(f"{args.dataset}: {done}", soft_wrap=True, markup=False)
+        _console().print(f"{args.dataset}: {done}", soft_wrap=True)
 
 
 def _number(things: Sized, name: str) -> str:
@@ -315,7 +315,7 @@ def _run_training(args: TrainArgs) -> None:
             resume = on_main(str(config.out), lambda: _is_begun(folder, config))
             if resume and on_main(str(config.out), lambda: is_finished(folder, epochs=config.training.epochs)):
                 if world.is_main:
-                    _console().print(f"{config.out}: finished already", soft_wrap=True, markup=False)
+                    _console().print(f"{config.out}: finished already", soft_wrap=True)
                 return
         dataset = _opened(config.dataset, resume=folder if resume else None)
         clip_ids = select_clips(dataset, classes=config.classes, fraction=config.fraction)
@@ -409,7 +409,7 @@ def _tuned(
         device=device,
     )
     if current_world().is_main:
-        _console().print(text, soft_wrap=True, markup=False)
+        _console().print(text, soft_wrap=True)
     return replace(config, training=training)
 
 
@@ -473,7 +473,7 @@ def _subsets(argv: Sequence[str]) -> None:
         print_json(subsets_as_json(file, args.split, counts))
         return
     _console().print(counts_text(counts), soft_wrap=True)
-    _console().print(f"{file}: written", soft_wrap=True, markup=False)
+    _console().print(f"{file}: written", soft_wrap=True)
 
 
 def _demo(argv: Sequence[str]) -> None:
@@ -804,7 +804,7 @@ def _cores() -> int:
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False, emoji=False)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from avbench.analysis.class_labels import are_numbers, stand_in_order
+from avbench.analysis.class_labels import are_numbers, composed, stand_in_order
 from avbench.analysis.discrepancy import MODALITIES, Floats
 from avbench.analysis.evaluation import Labels
 from avbench.analysis.probabilities import Values
@@ -273,6 +273,7 @@ def probabilities_of(
     Raises RunError unless each probability is in [0, 1] and a clip's add up to 1, and for lists where the classes have
     numbers for names that stand in another order.
     """
+    table = _named_as_classes(table, classes)
     named = [name for name in classes if name in table.column_names and name not in TEXT]
     lists = [name for name in _LISTS if name in table.column_names and table.column(name).null_count < len(keys)]
     if lists and not own and are_numbers(classes) and not stand_in_order(classes):
@@ -288,14 +289,17 @@ def probabilities_of(
         values = {"probabilities": _side_by_side(table, classes, path)}
     elif named:
         absent = [name for name in classes if name not in named]
+        taken = [name for name in absent if name in TEXT and name in table.column_names]
+        hint = "; a column of that name is something else, so give a column 'probabilities' of lists" if taken else ""
         raise RunError(
-            f"{path}: has columns for {len(named)} of {len(classes)} classes, but none for {shown(absent[0])}"
+            f"{path}: has columns for {len(named)} of {len(classes)} classes, but none for "
+            f"{shown((taken or absent)[0])}{hint}"
         )
     else:
         return None
     logarithms = values.get(LOG_PROBABILITIES)
     if logarithms is not None:
-        _check_finite(logarithms, keys, path)
+        _check_logarithms(logarithms, keys, path)
     probabilities = values["probabilities"] if logarithms is None or "probabilities" in values else np.exp(logarithms)
     _check_finite(probabilities, keys, path)
     outside = (probabilities < -_ROUNDED).any(axis=1) | (probabilities > 1 + _ROUNDED).any(axis=1)
@@ -307,7 +311,40 @@ def probabilities_of(
             f"add up to 1, the first is {shown(keys[wrong][0])} (they add up to {sums[wrong][0]:.4g}); apply "
             f"a softmax first, or give a column 'prediction' in their place"
         )
+    if logarithms is not None and probabilities is values.get("probabilities"):
+        _check_same(probabilities, logarithms, keys, path)
     return GivenProbabilities(probabilities, probabilities if logarithms is None else logarithms)
+
+
+def _named_as_classes(table: pa.Table, classes: Sequence[str]) -> pa.Table:
+    """The table, a column that differs from one class's name in how its accents are written named as that class."""
+    of_form = Counter(map(composed, classes))
+    wanted = {composed(name): name for name in classes if of_form[composed(name)] == 1}
+    found = Counter(map(composed, table.column_names))
+    names = [wanted.get(composed(name), name) if found[composed(name)] == 1 else name for name in table.column_names]
+    return table if names == table.column_names else table.rename_columns(names)
+
+
+def _check_logarithms(logarithms: Values, keys: Keys, path: Path) -> None:
+    """As `_check_finite`, and says what minus infinity comes from."""
+    of_zero = np.isneginf(logarithms).any(axis=1)
+    if of_zero.any():
+        raise RunError(
+            f"{path}: log_probabilities of {counted(int(of_zero.sum()), 'clip')} are minus infinity, the first are "
+            f"those of {shown(keys[of_zero][0])}: the logarithm of a probability that was rounded to 0; compute them "
+            f"from the logits (log softmax), or give 'probabilities' alone"
+        )
+    _check_finite(logarithms, keys, path)
+
+
+def _check_same(probabilities: Values, logarithms: Values, keys: Keys, path: Path) -> None:
+    """Raises RunError where the two are of different things: one would decide accuracy, the other average precision."""
+    wrong = (np.abs(np.exp(logarithms) - probabilities) > _ROUNDED).any(axis=1)
+    if wrong.any():
+        raise RunError(
+            f"{path}: in {int(wrong.sum())} of {len(wrong)} clips log_probabilities are not the logarithms of "
+            f"probabilities, the first is {shown(keys[wrong][0])}; leave one of the two columns out"
+        )
 
 
 def _check_finite(values: Values, keys: Keys, path: Path) -> None:
@@ -363,9 +400,12 @@ def _lists(table: pa.Table, name: str, keys: Keys, classes: int, path: Path) -> 
         if len(lists[row]) != classes:
             _refuse_length(name, len(lists[row]), keys[row], classes, path)
     try:
-        return np.array(lists, np.float64)
+        found = np.array(lists, np.float64)
     except (TypeError, ValueError):
-        raise RunError(f"{path}: column {name!r} holds other things than numbers") from None
+        found = np.empty(0)
+    if found.ndim != 2:  # 3 where each number is a list of one
+        raise RunError(f"{path}: column {name!r} holds other things than numbers")
+    return found
 
 
 def _refuse_length(name: str, length: int, key: str, classes: int, path: Path) -> NoReturn:

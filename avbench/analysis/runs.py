@@ -19,7 +19,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from avbench.analysis.configuration import check_alike, settings_of
-from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_epochs, average_over_seeds, discrepancy
+from avbench.analysis.discrepancy import (
+    MODALITIES,
+    Floats,
+    average_over_epochs,
+    average_over_seeds,
+    difference,
+    discrepancy,
+)
 from avbench.analysis.evaluation import Scores
 from avbench.analysis.origin import check_same_data, check_same_view
 from avbench.analysis.predictions import (
@@ -575,5 +582,5 @@ def _check_kept(listed: _Confidences, kept: NDArray[np.bool_], split: str, paths
 
 
 def _planted_discrepancy(listed: _Confidences, kept: NDArray[np.bool_]) -> Floats | None:
-    values = (listed.planted["audio"] - listed.planted["visual"])[kept]
+    values = difference(listed.planted["audio"], listed.planted["visual"])[kept]
     return None if np.isnan(values).all() else values

@@ -401,7 +401,7 @@ class TestMistakes:
     def test_names_of_classes_where_nothing_names_them(self, tmp_path):
         confidence = write(tmp_path / "c.csv", {**CONFIDENCE, "label": LABELS})
         files = [write(tmp_path / "mine.csv", {"key": KEYS, "prediction": ["dog"] * 6})]
-        message = "'dog' is no class number, .* give the run folder too, or class numbers from 0 to 2"
+        message = "'dog' is no class; the classes here are the numbers from 0 to 2 .*a run folder says so: give it too"
         self.fails(message, predictions=files, confidence=confidence)
 
     def test_hints_at_spaces_and_separators(self, run, tmp_path):
@@ -472,7 +472,7 @@ class TestExport:
         assert [row["key"] for row in rows] == KEYS
         assert [row["subset_0"] for row in rows] == ["audio", "audio", "tie", "visual", "visual", "tie"]
         assert [row["subset_0.4"] for row in rows] == ["audio", "tie", "tie", "tie", "visual", "tie"]
-        assert [float(row["discrepancy"]) for row in rows] == [a - v for a, v in zip(AUDIO, VISUAL, strict=True)]
+        assert [row["discrepancy"] for row in rows] == ["0.8", "0.3", "0.0", "-0.25", "-0.7", "0.0"]
         assert rows[0]["label"] == "cat"
         assert counts == {0.0: {"audio": 2, "visual": 2, "tie": 2}, 0.4: {"audio": 1, "visual": 1, "tie": 4}}
         assert counts_text(counts).splitlines()[1] == "T = 0.4: 1 audio-dominated, 1 visual-dominated, 4 tied"
@@ -546,3 +546,35 @@ class TestExport:
     def test_another_kind_of_file(self, run, tmp_path):
         with pytest.raises(UsageError, match=r"unknown kind of file '.xlsx'; give .csv, .parquet or a folder"):
             self.export(run, tmp_path / "s.xlsx")
+
+
+class TestTwoKindsOfProbabilities:
+    """Accuracy would be one column's and average precision the other's."""
+
+    CHANCES = np.full((6, 3), 0.1) + 0.7 * np.eye(3)[SAID]
+
+    def test_columns_that_agree_are_taken(self, run, tmp_path):
+        columns = {"probabilities": self.CHANCES.tolist(), "log_probabilities": np.log(self.CHANCES).tolist()}
+        results = read(run, predictions=[write(tmp_path / "mine.parquet", {"key": KEYS, **columns})])
+        np.testing.assert_array_equal(score_of(results, "mine").predictions, SAID)
+
+    @pytest.mark.parametrize("other", [np.log(CHANCES[::-1]), 10 * CHANCES], ids=["of other clips", "logits"])
+    def test_columns_that_do_not_are_refused(self, run, tmp_path, other):
+        columns = {"probabilities": self.CHANCES.tolist(), "log_probabilities": other.tolist()}
+        with pytest.raises(
+            RunError, match=r"in \d of 6 clips log_probabilities are not the logarithms of probabilities"
+        ):
+            read(run, predictions=[write(tmp_path / "mine.parquet", {"key": KEYS, **columns})])
+
+    def test_logarithms_of_zero_are_said_to_be(self, run, tmp_path):
+        with np.errstate(divide="ignore"):
+            columns = {"log_probabilities": np.log(np.eye(3)[SAID]).tolist()}
+        with pytest.raises(
+            RunError, match="of 6 clips are minus infinity, the first are those of 'clip0': the logarithm"
+        ):
+            read(run, predictions=[write(tmp_path / "mine.parquet", {"key": KEYS, **columns})])
+
+    def test_lists_of_lists_are_refused(self, run, tmp_path):
+        lists = [json.dumps([[number] for number in numbers]) for numbers in self.CHANCES.tolist()]
+        with pytest.raises(RunError, match="column 'probabilities' holds other things than numbers"):
+            read(run, predictions=[write(tmp_path / "mine.csv", {"key": KEYS, "probabilities": lists})])

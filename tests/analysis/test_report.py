@@ -20,6 +20,7 @@ from avbench.analysis.folder import check_report_folder, replace_report
 from avbench.analysis.report import assess, evaluate
 from avbench.analysis.runs import parse_epochs, read_runs
 from avbench.analysis.tables import table_files, terminal_table
+from avbench.cli import main
 from avbench.errors import AvbenchError, RunError, UsageError
 from avbench.records import write_json, write_text
 
@@ -794,3 +795,19 @@ def test_a_report_is_made_without_importing_torch(run):
     )
     subprocess.run([sys.executable, "-c", code, str(run)], check=True)
     assert (run / "report" / "index.html").exists()
+
+
+def test_thresholds_that_would_be_called_alike_are_refused():
+    with pytest.raises(UsageError, match=r"0\.1 and 0\.1000000[0-9]* would both be called 0\.1; leave one out"):
+        report.checked_thresholds([0.1, 0.10000004])
+    assert report.checked_thresholds([0.4, 0.1, 0.1]) == (0.1, 0.4)
+
+
+@pytest.mark.parametrize("name", ["a[/b]", "[red]", ":smile:"])
+def test_a_terminal_shows_names_as_they_are(run, tmp_path, capsys, monkeypatch, name):
+    mine = pa.table({"key": [f"clip{row}" for row in range(6)], "prediction": [0] * 6, "run": [name] * 6})
+    pq.write_table(mine, tmp_path / "mine.parquet")
+    made, _ = assess([run], predictions=[tmp_path / "mine.parquet"], resamples=20)
+    monkeypatch.setattr(report, "evaluate", lambda *_, **__: made)
+    main(["evaluate", str(run)])
+    assert name in capsys.readouterr().out
