@@ -578,3 +578,76 @@ class TestTwoKindsOfProbabilities:
         lists = [json.dumps([[number] for number in numbers]) for numbers in self.CHANCES.tolist()]
         with pytest.raises(RunError, match="column 'probabilities' holds other things than numbers"):
             read(run, predictions=[write(tmp_path / "mine.csv", {"key": KEYS, "probabilities": lists})])
+
+
+class TestLargeFiles:
+    """Class probabilities are read some rows at a time; here 256, over row groups of 100 and of all."""
+
+    CLIPS = 700
+    ORDER = np.random.default_rng(0).permutation(CLIPS)  # of the clips in the file
+    LABELS = np.arange(CLIPS) % 3
+    CHANCES = np.random.default_rng(1).dirichlet([1.0] * 3, CLIPS)
+
+    @pytest.fixture
+    def confidence(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("avbench.analysis.probabilities._BATCH_BYTES", 1)
+        numbers = {name: np.linspace(0, 1, self.CLIPS) for name in ("audio", "visual")}
+        columns = {"key": [f"clip{row:03d}" for row in range(self.CLIPS)], "label": [CLASSES[n] for n in self.LABELS]}
+        return write(tmp_path / "confidence.csv", {**columns, **numbers})
+
+    def columns(self, **more):
+        chances = self.CHANCES[self.ORDER]
+        return {"key": [f"clip{row:03d}" for row in self.ORDER], "probabilities": chances.tolist(), **more}
+
+    @pytest.mark.parametrize("held", [0, 1 << 30])
+    @pytest.mark.parametrize("rows", [100, 1000])
+    @pytest.mark.parametrize("kind", ["lists", "columns", "csv"])
+    def test_parts_are_put_together_in_the_clips_order(self, tmp_path, monkeypatch, confidence, held, rows, kind):
+        monkeypatch.setattr("avbench.analysis.probabilities._HELD_BYTES", held)
+        columns = self.columns()
+        if kind != "lists":
+            columns.pop("probabilities")
+            columns |= {name: self.CHANCES[self.ORDER, place] for place, name in enumerate(CLASSES)}
+        if kind == "csv":
+            mine = write(tmp_path / "mine.csv", columns)
+        else:
+            mine = tmp_path / "mine.parquet"
+            pq.write_table(pa.table(columns), mine, row_group_size=rows)
+        score = score_of(read(predictions=[mine], confidence=confidence), "mine")
+        np.testing.assert_array_equal(np.asarray(score.probabilities), self.CHANCES)
+        np.testing.assert_array_equal(score.predictions, self.CHANCES.argmax(axis=1))
+
+    def test_runs_and_replaced_rows_that_are_mixed_are_told_apart(self, tmp_path, confidence):
+        three = pa.concat_tables(
+            pa.table(self.columns(run=[run] * self.CLIPS, replaced=[replaced] * self.CLIPS))
+            if run == "one"
+            else pa.table(
+                {
+                    **self.columns(run=[run] * self.CLIPS, replaced=[replaced] * self.CLIPS),
+                    "probabilities": self.CHANCES[self.ORDER][:, ::-1].tolist(),
+                }
+            )
+            for run, replaced in (("one", "none"), ("other", "audio"), ("other", "none"))
+        )
+        mixed = three.take(pa.array(np.random.default_rng(2).permutation(3 * self.CLIPS)))
+        mine = tmp_path / "mine.parquet"
+        pq.write_table(mixed, mine, row_group_size=300)
+        results = read(predictions=[mine], confidence=confidence)
+        np.testing.assert_array_equal(np.asarray(score_of(results, "one").probabilities), self.CHANCES)
+        np.testing.assert_array_equal(np.asarray(score_of(results, "other").probabilities), self.CHANCES[:, ::-1])
+
+    def test_what_is_wrong_far_down_is_found_and_counted(self, tmp_path, confidence):
+        columns = self.columns()
+        columns["probabilities"][600] = [0.5, 0.5, 0.5]
+        with pytest.raises(RunError, match=rf"1 of 700 clips .* the first is 'clip{self.ORDER[600]:03d}'"):
+            read(predictions=[write(tmp_path / "mine.parquet", columns)], confidence=confidence)
+        columns["probabilities"][300] = [0.5, 0.5, 0.5]
+        with pytest.raises(RunError, match=rf"1 of the first 512 clips .* the first is 'clip{self.ORDER[300]:03d}'"):
+            read(predictions=[write(tmp_path / "mine.parquet", columns)], confidence=confidence)
+
+    def test_a_column_that_is_empty_in_a_part_is_refused(self, tmp_path, confidence):
+        columns = self.columns()
+        logarithms = np.log(self.CHANCES[self.ORDER]).tolist()
+        columns["log_probabilities"] = [*logarithms[:256], *[None] * (self.CLIPS - 256)]
+        with pytest.raises(RunError, match="column 'log_probabilities' is empty in some rows and not in others"):
+            read(predictions=[write(tmp_path / "mine.parquet", columns)], confidence=confidence)
