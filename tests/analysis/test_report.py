@@ -631,7 +631,7 @@ class TestMistakes:
         place = table.schema.get_field_index("prediction")
         for values, message in (
             (pa.array([None] * 12, pa.int32()), "prediction has 6 empty values"),
-            (pa.array(["cat"] * 12), "prediction holds string, not whole numbers"),
+            (pa.array(["cat"] * 12), "column .prediction. holds string, expected int32"),
         ):
             pq.write_table(table.set_column(place, "prediction", values), path)
             with pytest.raises(RunError, match=message):
@@ -811,3 +811,42 @@ def test_a_terminal_shows_names_as_they_are(run, tmp_path, capsys, monkeypatch, 
     monkeypatch.setattr(report, "evaluate", lambda *_, **__: made)
     main(["evaluate", str(run)])
     assert name in capsys.readouterr().out
+
+
+class TestDamage:
+    """A file that holds another kind of thing than it was written with is named in one line."""
+
+    @pytest.mark.parametrize(
+        ("file", "field", "value"),
+        [
+            ("dataset.json", "name", None),
+            ("dataset.json", "classes", 3),
+            ("dataset.json", "classes", [0, 1, 2]),
+            ("dataset.json", "clips_per_class", [1]),
+            ("dataset.json", "recipe", "x"),
+            ("environment.json", "launches", {"a": 1}),
+        ],
+    )
+    def test_in_json(self, run, file, field, value):
+        said = json.loads((run / file).read_text())
+        write_json(run / file, {**said, field: value})
+        with pytest.raises(RunError, match=rf"{file}: .*damaged"):
+            assess([run], resamples=20)
+
+    @pytest.mark.parametrize("file", ["confidence.parquet", "predictions/audio-seed0-test.parquet"])
+    @pytest.mark.parametrize("column", ["split", "clip_id", "label"])
+    @pytest.mark.parametrize("value", [[1.0], {"a": 1}, True])
+    def test_in_a_table(self, run, file, column, value):
+        table = pq.read_table(run / file)
+        place = table.column_names.index(column)
+        pq.write_table(table.set_column(place, column, pa.array([value] * len(table))), run / file)
+        with pytest.raises(RunError, match=rf"column '{column}' holds .*damaged"):
+            assess([run], resamples=20)
+
+    def test_a_run_without_a_name(self, run):
+        file = run / "predictions" / "audio-seed0-test.parquet"
+        table = pq.read_table(file)
+        place = table.column_names.index("run")
+        pq.write_table(table.set_column(place, "run", pa.nulls(len(table), pa.string())), file)
+        with pytest.raises(RunError, match="must hold one run, one seed"):
+            assess([run], resamples=20)
