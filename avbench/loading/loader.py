@@ -22,6 +22,7 @@ from avbench.batch import MODALITIES, Batch, Modality
 from avbench.dataset import Dataset
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError, unknown
+from avbench.loading.feeds import AudioFeed, window_samples
 from avbench.loading.gpu import JPEG_ENGINE_SHARE, first_line, is_out_of_memory
 from avbench.loading.order import (
     EpochOrder,
@@ -35,7 +36,6 @@ from avbench.loading.order import (
     random_windows,
 )
 from avbench.loading.pipeline import (
-    AudioFeed,
     Resampling,
     audio_buffers,
     audio_pipeline,
@@ -43,7 +43,6 @@ from avbench.loading.pipeline import (
     finish_frames,
     resampling_of,
     visual_pipeline,
-    window_samples,
 )
 from avbench.loading.pool import DecodingPipeline, PipelinePool, pool_sizes
 from avbench.loading.presets import Preset, VisualPreset

@@ -11,7 +11,7 @@ import numpy as np
 from avbench.batch import Modality
 from avbench.dataset import Dataset, checksum, shard_name
 from avbench.errors import DatasetError
-from avbench.loading.pipeline import AudioFeed, Feed, VisualFeed, stock_audio, stock_box, stock_picture
+from avbench.loading.feeds import AudioFeed, Feed, VisualFeed, stock_audio, stock_box, stock_picture
 from avbench.loading.presets import Preset
 from avbench.loading.stored_spectrogram import SpectrogramFeed, StoredSpectrogram
 

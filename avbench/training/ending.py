@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from avbench.confidence import export
+from avbench.confidence.export import export
 from avbench.distributed import on_main
 from avbench.loading.loader import Loader
 from avbench.records import SPLITS, write_json

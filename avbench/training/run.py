@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs, true_label_confidence
-from avbench.confidence import ConfidenceStore
+from avbench.confidence.store import ConfidenceStore
 from avbench.distributed import sum_over_ranks
 from avbench.engine.batch_norm import over_the_global_batch
 from avbench.engine.choice import build_engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from avbench.confidence import ConfidenceStore
+from avbench.confidence.store import ConfidenceStore
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.methods.choice import RunSpec

@@ -15,16 +15,10 @@ from avbench.distributed import World
 from avbench.errors import DatasetError
 from avbench.loading import loader as loader_module
 from avbench.loading import pipeline, reading, transforms
+from avbench.loading.feeds import AudioFeed, VisualFeed
 from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.loader import Loader
-from avbench.loading.pipeline import (
-    AudioFeed,
-    FeaturePipeline,
-    VisualFeed,
-    _transformed,
-    audio_pipeline,
-    visual_pipeline,
-)
+from avbench.loading.pipeline import FeaturePipeline, _transformed, audio_pipeline, visual_pipeline
 from avbench.loading.pool import PipelinePool, pool_sizes
 from avbench.loading.presets import PRESETS, preset
 

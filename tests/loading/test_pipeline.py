@@ -15,17 +15,15 @@ from PIL import Image
 from synthetic import CODECS, picture, waveform
 
 from avbench.errors import UsageError
+from avbench.loading.feeds import AudioFeed, VisualFeed, window_samples
 from avbench.loading.pipeline import (
-    AudioFeed,
     Buffers,
-    VisualFeed,
     audio_buffers,
     audio_pipeline,
     finish_audio,
     finish_frames,
     resampling_of,
     visual_pipeline,
-    window_samples,
 )
 from avbench.loading.presets import PRESETS, AudioPreset, FilterBank, PowerSpectrogram, Stft, VisualPreset, preset
 from avbench.loading.reference import audio_oracle, log_oracle, picture_oracle, stft_oracle
