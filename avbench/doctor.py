@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-import platform
 import resource
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -23,20 +21,8 @@ from avbench.engine.precision import has_bfloat16
 from avbench.errors import UsageError
 from avbench.loading.gpu import check_driver, jpeg_engines, jpeg_text, why_unused
 from avbench.loading.presets import PRESETS, Preset
-from avbench.machine import usable_cores
+from avbench.machine import PACKAGES, usable_cores, versions
 
-_PACKAGES = (
-    "avbench",
-    "torch",
-    "torchaudio",
-    "torchvision",
-    "nvidia-dali-cuda120",
-    "deepspeed",
-    "webdataset",
-    "av",
-    "numpy",
-    "pyarrow",
-)
 # soundfile's format and subtype for each codec that shards may hold.
 _AUDIO_CODECS = {"flac": ("FLAC", "PCM_16"), "wav": ("WAV", "PCM_16"), "ogg": ("OGG", "VORBIS")}
 
@@ -62,9 +48,10 @@ class Section:
 def examine(path: Path) -> list[Section]:
     """Everything that was tried, in order. path: the folder whose free disk counts."""
     gpus = [*find_gpus(), *_driver()] or [("none", "no NVIDIA driver answers; everything runs on the CPU")]
-    versions = [("python", platform.python_version()), *((name, _version(name)) for name in _PACKAGES)]
+    found = versions()
+    said = [(name, found.get(name, "not installed")) for name in ("python", *PACKAGES)]
     return [
-        Section("versions", "Versions", versions),
+        Section("versions", "Versions", said),
         Section("machine", "Machine", _machine(path)),
         Section("gpus", "GPUs", gpus),
         Section("codecs", "DALI decodes here", [(name, try_codec(name)) for name in (*_AUDIO_CODECS, "jpeg")]),
@@ -181,10 +168,3 @@ def _features(preset: Preset) -> str:
     bins, steps = preset.audio.shape
     audio = f"audio {preset.audio.seconds:g} s at {preset.audio.sample_rate_hz} Hz -> 1 x {bins} x {steps}"
     return f"{audio}; {preset.visual.frames} frame(s) of {preset.visual.height} x {preset.visual.width}"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

@@ -44,7 +44,7 @@ from rich.progress import track
 from rich.table import Table
 
 from avbench.batch import MODALITIES, Batch, Clock
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.plain import Engine

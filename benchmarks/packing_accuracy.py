@@ -35,14 +35,13 @@ from torch import Tensor
 
 from avbench.arguments import comma_list
 from avbench.batch import true_label_confidence
-from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.precision import pick_precision
 from avbench.errors import UsageError
 from avbench.loading.loader import Loader
-from avbench.machine import usable_cores
+from avbench.machine import describe, summary, usable_cores
 from avbench.methods.choice import parse_methods
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe

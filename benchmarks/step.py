@@ -40,7 +40,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from avbench.batch import Batch
-from avbench.bench.scripts import write_results
+from avbench.benchmarking.results import write_results
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.precision import pick_precision
 from avbench.methods.choice import parse_methods
