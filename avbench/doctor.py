@@ -6,7 +6,7 @@ import io
 import os
 import resource
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from rich.table import Table
 from avbench.engine.precision import has_bfloat16
 from avbench.errors import UsageError
 from avbench.loading.gpu import check_driver, jpeg_engines, jpeg_text, why_unused
-from avbench.loading.presets import PRESETS, Preset
+from avbench.loading.presets import PRESETS, AudioPreset, Preset
 from avbench.machine import PACKAGES, usable_cores, versions
 
 # soundfile's format and subtype for each codec that shards may hold.
@@ -57,6 +57,7 @@ def examine(path: Path) -> list[Section]:
         Section("codecs", "DALI decodes here", [(name, try_codec(name)) for name in (*_AUDIO_CODECS, "jpeg")]),
         Section("paths", "What will run where", paths()),
         Section("presets", "Presets", [(name, _features(preset)) for name, preset in PRESETS.items()]),
+        Section("exactness", "Spectrograms here beside their reference", differences()),
     ]
 
 
@@ -99,6 +100,25 @@ def paths() -> list[tuple[str, str]]:
         ("train: several ranks", "nccl" if cuda else "gloo"),
         ("deepspeed's extensions", "can be compiled" if shutil.which("c++") else "cannot be compiled: no C++ compiler"),
     ]
+
+
+def differences() -> list[tuple[str, str]]:
+    """By how much each preset's spectrogram differs from its reference, on each device that there is."""
+    from avbench.loading.reference import largest_difference  # DALI and torchaudio
+
+    devices = [torch.device("cpu"), *([torch.device("cuda", 0)] if torch.cuda.is_available() else [])]
+    return [
+        (name, ", ".join(_difference(largest_difference, preset, device) for device in devices))
+        for name, preset in PRESETS.items()
+    ]
+
+
+def _difference(measure: Callable[[AudioPreset, torch.device], float], preset: Preset, device: torch.device) -> str:
+    where = "GPU" if device.type == "cuda" else "CPU"
+    try:
+        return f"at most {measure(preset.audio, device):.1e} on the {where}"
+    except RuntimeError as error:  # what DALI raises, whatever is wrong
+        return f"not on the {where}: {str(error).strip().splitlines()[0]}"
 
 
 def try_codec(name: str) -> str:
