@@ -70,6 +70,10 @@ from avbench.training.run import DIVERGED, Run, Taken, modalities_read, take_tal
 from avbench.training.tables import write_predictions
 from avbench.training.view import View
 
+# Of fewer channels, channels last, the gradient of a strided 1 x 1 convolution in float32 ended the process with a
+# segmentation fault or a corrupted heap (torch 2.11 on a CPU with AVX2; 9, 12 and 16 ran).
+_LEAST_WIDTH = 8
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
@@ -86,7 +90,8 @@ class TrainerConfig:
     precision: Precision = "auto"
     """auto: bfloat16 where the processor has it, else float32."""
     width: int = WIDTH
-    """Channels of every ResNet-18's first stage. 64 is the published network; fewer make a quick trial on a laptop."""
+    """Channels of every ResNet-18's first stage, at least 8. 64 is the published network; fewer make a quick trial on a
+    laptop."""
     batch_norm: Literal["local", "global"] = "local"
     """local: each rank's own batch, as published; global: over all ranks."""
     checkpoint_steps: int = 1000
@@ -123,10 +128,11 @@ class TrainerConfig:
             "log_steps",
             "compute_threads",
             "streams",
-            "width",
         ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
+        if self.width < _LEAST_WIDTH:
+            raise UsageError(f"width is {self.width}, expected at least {_LEAST_WIDTH}")
         if self.exchange_megabytes < 1:
             raise UsageError(f"exchange-megabytes is {self.exchange_megabytes}, expected at least 1")
         if not 1.0 <= self.hang_seconds < math.inf:
