@@ -21,6 +21,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
 PLANTED = ("--planted.classes", "3", "--planted.train", "24", "--planted.val", "6", "--planted.test", "9")
 TRAINING = ("--preset", "tiny", "--width", "8", "--epochs", "2", "--batch-size", "8", "--precision", "float32")
 METHODS = "audio,visual,baseline,ogm-ge,gradient-blending:super_epoch=1,greedy:warmup=1,tmc"
@@ -54,6 +57,19 @@ def digests(folder: Path, pattern: str = "**/*", *, hide: tuple[Path, ...] = ())
             if path.suffix in (".json", ".jsonl", ".md", ".html", ".csv", ".tex", ".svg"):
                 data = without_places(data, hide)
             found[path.relative_to(folder).as_posix()] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+def tensors(run: Path) -> dict[str, str]:
+    """SHA-256 of each tensor of a run folder's checkpoints: their files differ by the order of writing."""
+    found = {}
+    for folder in sorted(run.glob("checkpoints/epoch-*/tensors")):
+        whole = folder.with_name("tensors.pt")
+        dcp_to_torch_save(folder, whole)
+        for name, tensor in torch.load(whole, weights_only=True).items():
+            data = tensor.double().numpy().tobytes() if tensor.is_floating_point() else repr(tensor.tolist()).encode()
+            found[f"{folder.parent.name}: {name}"] = hashlib.sha256(data).hexdigest()
+        whole.unlink()
     return found
 
 
@@ -101,9 +117,9 @@ def main() -> None:
                 ("histories", "confidence/**/*"),
                 ("predictions", "predictions/*"),
                 ("best networks", "checkpoints/best/*"),
-                ("networks and optimizers", "checkpoints/epoch-*/tensors/*"),
             ):
                 found += differences(what, *(digests(folder / f"run-{side}", pattern) for side in trees))
+            found += differences("networks and optimizers", *(tensors(folder / f"run-{side}") for side in trees))
             for side, tree in trees.items():
                 avbench(tree, "evaluate", folder / "run-before", "--out", folder / f"report-{side}")
             hide = tuple(folder / f"report-{side}" for side in trees)
