@@ -3,6 +3,7 @@
 Longer tests of the same are beside packing (shards) and training (checkpoints).
 """
 
+import json
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -183,6 +184,9 @@ def test_a_quarantine_that_does_not_fit_is_not_half_written(
     words = ("verify", copy, "--quarantine", "--workers", "1")
     assert last_line(capsys, *words).startswith(f"avbench: {copy / 'quarantine.jsonl'}: {FULL}")
     assert not list(copy.glob("*quarantine*"))
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, words), "--json"])
+    assert stop.value.code == 2 and FULL in json.loads(capsys.readouterr().out)["error"]
     disk.empty()
     main([str(word) for word in words])
     assert 1 not in Dataset(copy).clip_ids("train")

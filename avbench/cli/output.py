@@ -24,7 +24,7 @@ def json_errors(*, asked: bool) -> Iterator[None]:
     """Under --json a user's mistake, too, is an object on stdout, {"error": ...}; it still ends as it would without."""
     try:
         yield
-    except AvbenchError as error:
+    except (AvbenchError, OSError) as error:
         if asked:
             print_json({"error": " ".join(str(error).split())})
         raise
