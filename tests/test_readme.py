@@ -214,11 +214,10 @@ def test_every_link_leads_somewhere(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_of_the_repository_that_is_named_exists(document: str) -> None:
-    for span in spans(document):
-        if re.fullmatch(
-            r"(tests|benchmarks|launch|shards|avbench)/[a-z_0-9/]+(\.(py|toml|sh|json|sbatch|md))?/?", span
-        ):
-            assert (REPOSITORY / span).exists(), f"{document}: {span}"
+    folders, suffixes = "tests|benchmarks|launch|shards|avbench", "py|toml|sh|json|sbatch|md"
+    for word in (word for span in spans(document) for word in span.split()):
+        if re.fullmatch(rf"({folders})/[a-z_0-9/]+(\.({suffixes}))?/?", word):
+            assert (REPOSITORY / word).exists(), f"{document}: {word}"
 
 
 def test_a_source_distribution_has_all_that_documents_link_to() -> None:
