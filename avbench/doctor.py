@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-import platform
 import resource
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -22,21 +20,9 @@ from rich.table import Table
 from avbench.engine.precision import has_bfloat16
 from avbench.errors import UsageError
 from avbench.loading.gpu import check_driver, jpeg_engines, jpeg_text, why_unused
-from avbench.loading.presets import PRESETS, Preset
-from avbench.machine import usable_cores
+from avbench.loading.presets import PRESETS, AudioPreset, Preset
+from avbench.machine import PACKAGES, usable_cores, versions
 
-_PACKAGES = (
-    "avbench",
-    "torch",
-    "torchaudio",
-    "torchvision",
-    "nvidia-dali-cuda120",
-    "deepspeed",
-    "webdataset",
-    "av",
-    "numpy",
-    "pyarrow",
-)
 # soundfile's format and subtype for each codec that shards may hold.
 _AUDIO_CODECS = {"flac": ("FLAC", "PCM_16"), "wav": ("WAV", "PCM_16"), "ogg": ("OGG", "VORBIS")}
 
@@ -62,14 +48,16 @@ class Section:
 def examine(path: Path) -> list[Section]:
     """Everything that was tried, in order. path: the folder whose free disk counts."""
     gpus = [*find_gpus(), *_driver()] or [("none", "no NVIDIA driver answers; everything runs on the CPU")]
-    versions = [("python", platform.python_version()), *((name, _version(name)) for name in _PACKAGES)]
+    found = versions()
+    said = [(name, found.get(name, "not installed")) for name in ("python", *PACKAGES)]
     return [
-        Section("versions", "Versions", versions),
+        Section("versions", "Versions", said),
         Section("machine", "Machine", _machine(path)),
         Section("gpus", "GPUs", gpus),
         Section("codecs", "DALI decodes here", [(name, try_codec(name)) for name in (*_AUDIO_CODECS, "jpeg")]),
         Section("paths", "What will run where", paths()),
         Section("presets", "Presets", [(name, _features(preset)) for name, preset in PRESETS.items()]),
+        Section("exactness", "Spectrograms here beside their reference", differences()),
     ]
 
 
@@ -112,6 +100,25 @@ def paths() -> list[tuple[str, str]]:
         ("train: several ranks", "nccl" if cuda else "gloo"),
         ("deepspeed's extensions", "can be compiled" if shutil.which("c++") else "cannot be compiled: no C++ compiler"),
     ]
+
+
+def differences() -> list[tuple[str, str]]:
+    """By how much each preset's spectrogram differs from its reference, on each device that there is."""
+    from avbench.loading.reference import largest_difference  # DALI and torchaudio
+
+    devices = [torch.device("cpu"), *([torch.device("cuda", 0)] if torch.cuda.is_available() else [])]
+    return [
+        (name, ", ".join(_difference(largest_difference, preset, device) for device in devices))
+        for name, preset in PRESETS.items()
+    ]
+
+
+def _difference(measure: Callable[[AudioPreset, torch.device], float], preset: Preset, device: torch.device) -> str:
+    where = "GPU" if device.type == "cuda" else "CPU"
+    try:
+        return f"at most {measure(preset.audio, device):.1e} on the {where}"
+    except RuntimeError as error:  # what DALI raises, whatever is wrong
+        return f"not on the {where}: {str(error).strip().splitlines()[0]}"
 
 
 def try_codec(name: str) -> str:
@@ -181,10 +188,3 @@ def _features(preset: Preset) -> str:
     bins, steps = preset.audio.shape
     audio = f"audio {preset.audio.seconds:g} s at {preset.audio.sample_rate_hz} Hz -> 1 x {bins} x {steps}"
     return f"{audio}; {preset.visual.frames} frame(s) of {preset.visual.height} x {preset.visual.width}"
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"

@@ -166,13 +166,33 @@ def release_memory() -> None:
 
 
 def read_schema(path: Path, needed: pa.Schema | None = None) -> pa.Schema:
-    """The columns of a Parquet file. Raises RunError where it is missing, broken, or lacks some that are needed."""
+    """The columns of a Parquet file.
+
+    Raises RunError where it is missing, broken, lacks some that are needed, or holds another kind of thing in one.
+    """
     with _told_as_run_error(path):
         schema = pq.read_schema(path)
     missing = [name for name in needed.names if name not in schema.names] if needed is not None else []
     if missing:
         raise RunError(f"{path}: lacks the columns {', '.join(missing)}; it was not written by this version of avbench")
+    for field in needed or ():
+        found = schema.field(schema.names.index(field.name)).type
+        if _kind(found) not in (_kind(field.type), "nothing"):
+            raise RunError(f"{path}: column {field.name!r} holds {found}, expected {field.type}; the file is damaged")
     return schema
+
+
+def _kind(type_: pa.DataType) -> str:
+    """What a column holds, however wide: files of other versions and other writers are read too."""
+    if pa.types.is_dictionary(type_):
+        return _kind(type_.value_type)
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_):
+        return "text"
+    if pa.types.is_integer(type_) or pa.types.is_floating(type_):
+        return "numbers"
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_):
+        return "lists"
+    return "nothing" if pa.types.is_null(type_) else str(type_)
 
 
 @contextmanager
@@ -184,7 +204,7 @@ def _told_as_run_error(path: Path) -> Iterator[None]:
             f"{path}: no such table; did the training end? `avbench train ... --resume` finishes it"
         ) from None
     except (OSError, pa.ArrowInvalid) as error:
-        raise RunError(f"{path}: not a readable Parquet table ({error})") from None
+        raise RunError(f"{path}: not a readable Parquet table ({' '.join(str(error).split())})") from None
 
 
 @contextmanager

@@ -24,9 +24,11 @@ from avbench.integrity import check_contents, leftovers
 from avbench.loading.gpu import check_driver, why_unused
 from avbench.loading.presets import preset
 from avbench.methods.choice import RunSpec, parse_methods
+from avbench.training.clips import check_clips, select_clips
 from avbench.training.closing import all_diverged
+from avbench.training.fit import train
 from avbench.training.folder import RunFolder
-from avbench.training.trainer import check_clips, is_finished, select_clips, train
+from avbench.training.training import Training
 from avbench.training.tuning import tuned
 
 
@@ -67,27 +69,24 @@ def start(
                 raise AllDiverged(text)
             # Rank 0 looks, for all: a moment later its own config.toml is there.
             resume = on_main(str(config.out), lambda: _is_begun(folder, config))
-            if resume and on_main(str(config.out), lambda: is_finished(folder, epochs=config.training.epochs)):
+            if resume and on_main(str(config.out), lambda: folder.is_finished(epochs=config.training.epochs)):
                 return f"{config.out}: finished already"
         dataset = _opened(config.dataset, resume=folder if resume else None)
         clip_ids = select_clips(dataset, classes=config.classes, fraction=config.fraction)
         if tune:
             config = _tuned(config, dataset, clip_ids, specs, device=device, resume=resume, overwrite=overwrite)
-        return train(
+        training = Training(
             dataset,
-            clip_ids=clip_ids,
-            specs=specs,
-            seeds=config.seeds,
-            preset=preset(config.preset),
-            config=config.training,
-            optimizer=config.optimizer,
-            engine=config.engine,
-            folder=folder,
-            device=device,
-            save_config=config.save,
-            resume=resume,
-            overwrite=overwrite,
+            clip_ids,
+            specs,
+            config.seeds,
+            preset(config.preset),
+            config.training,
+            config.optimizer,
+            config.engine,
+            device,
         )
+        return train(training, folder, save_config=config.save, resume=resume, overwrite=overwrite)
 
 
 def _opened(path: Path, *, resume: RunFolder | None) -> Dataset:

@@ -30,7 +30,7 @@ from rich.table import Table
 
 from avbench import shipped
 from avbench.batch import Batch, Clock
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.results import run_script, write_results
 from avbench.distributed import current_world, gather_objects, process_group
 from avbench.engine.choice import build_engine
 from avbench.engine.config import EngineConfig, OptimizerConfig

@@ -49,9 +49,9 @@ from avbench.analysis.metrics import centred_interval
 from avbench.analysis.probabilities import HeldScores
 from avbench.analysis.ranking import DEEP_ENOUGH, Subsets, rankings
 from avbench.analysis.statistics import resamples_of
-from avbench.bench.machine import describe
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.results import run_script, write_results
 from avbench.errors import UsageError
+from avbench.machine import describe
 from avbench.methods.base import log_softmax
 from avbench.records import CONFIDENCE_SCHEMA, predictions_schema, write_json, write_text
 

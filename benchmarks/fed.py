@@ -43,15 +43,15 @@ from rich.progress import track
 from rich.table import Table
 
 from avbench.batch import Batch
-from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.precision import pick_precision
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
+from avbench.machine import describe, summary
 from avbench.methods.choice import parse_methods
-from avbench.training.predict import counted, prepare
+from avbench.training.passes import counted, prepare
 from avbench.training.run import Run, modalities_read
 
 AIM, WHERE_FASTER = 0.97, 1.3

@@ -53,8 +53,7 @@ from rich.progress import track
 from rich.table import Table
 
 from avbench.batch import MODALITIES, Clock, Modality
-from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset, checksum, shard_name
 from avbench.engine.config import OptimizerConfig
 from avbench.engine.plain import Engine
@@ -63,6 +62,7 @@ from avbench.errors import UsageError
 from avbench.loading.loader import Loader
 from avbench.loading.order import crop_boxes
 from avbench.loading.presets import Preset, Stft, preset
+from avbench.machine import describe, summary
 from avbench.methods import METHODS
 from avbench.methods.choice import parse_methods
 

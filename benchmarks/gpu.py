@@ -58,10 +58,10 @@ from gpu_answers import Row, breaks, right, smoke, speed, training
 from gpu_answers.aims import aims_of
 from gpu_answers.setting import Config, Setting
 
-from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import check_json, run_script, write_results
+from avbench.benchmarking.results import check_json, run_script, write_results
 from avbench.errors import Interrupted, UsageError, unknown
 from avbench.loading.gpu import check_driver, why_unused
+from avbench.machine import describe, summary
 
 ANSWERS = (
     "smoke", "agreement", "places", "waits", "steps", "loader", "resume", "deterministic", "decoder", "training",

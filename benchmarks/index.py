@@ -38,11 +38,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.integrity import check_contents, content_problems, row_problems
+from avbench.machine import describe, summary
 from avbench.packing import pack, verify
 from avbench.packing.media import ClipMedia
 from avbench.packing.recipes import Clip, Recipe

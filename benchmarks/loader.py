@@ -52,11 +52,11 @@ from torch import Tensor
 
 from avbench.arguments import comma_list
 from avbench.batch import MODALITIES, Modality
-from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import AvbenchError, DatasetError
 from avbench.loading.loader import Loader
+from avbench.machine import describe, summary
 
 OURS = "avbench"
 CASES: dict[str, tuple[Modality, ...]] = {"audio + visual": MODALITIES, "audio": ("audio",), "visual": ("visual",)}

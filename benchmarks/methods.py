@@ -44,7 +44,7 @@ from rich.progress import track
 from rich.table import Table
 
 from avbench.batch import MODALITIES, Batch, Clock
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.plain import Engine
@@ -54,9 +54,11 @@ from avbench.loading.presets import preset
 from avbench.methods.base import Method, global_mean
 from avbench.methods.choice import RunSpec, parse_methods
 from avbench.methods.gradient_blending import GradientBlending
+from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
+from avbench.training.fit import train
 from avbench.training.folder import RunFolder
-from avbench.training.trainer import select_clips, train
+from avbench.training.training import Training
 
 ALL = "audio,visual,baseline,ogm-ge,gradient-blending,greedy,tmc"
 JOINT = ("baseline", "ogm-ge", "tmc", "greedy:warmup=1", "gradient-blending")
@@ -260,7 +262,7 @@ def one_pass(config: Config) -> list[dict[str, Any]]:
 def trained(dataset: Dataset, specs: Sequence[RunSpec], config: Config) -> None:
     """One epoch into a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as folder:
-        train(
+        training = Training(
             dataset,
             clip_ids=clips_of(dataset, config),
             specs=specs,
@@ -269,10 +271,9 @@ def trained(dataset: Dataset, specs: Sequence[RunSpec], config: Config) -> None:
             config=TrainerConfig(epochs=1, batch_size=config.batch_size, loader_threads=1),
             optimizer=OptimizerConfig(),
             engine=EngineConfig(),
-            folder=RunFolder(Path(folder) / "run"),
             device=here(),
-            save_config=lambda path: path.write_text(""),
         )
+        train(training, RunFolder(Path(folder) / "run"), save_config=lambda path: path.write_text(""))
 
 
 def clips_of(dataset: Dataset, config: Config) -> dict[str, Any]:

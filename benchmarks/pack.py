@@ -28,10 +28,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.results import run_script, write_results
 from avbench.errors import RecipeError
-from avbench.machine import usable_cores
+from avbench.machine import describe, summary, usable_cores
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
 

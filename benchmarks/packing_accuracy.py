@@ -35,22 +35,23 @@ from torch import Tensor
 
 from avbench.arguments import comma_list
 from avbench.batch import true_label_confidence
-from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.precision import pick_precision
 from avbench.errors import UsageError
 from avbench.loading.loader import Loader
-from avbench.machine import usable_cores
+from avbench.machine import describe, summary, usable_cores
 from avbench.methods.choice import parse_methods
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
+from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
+from avbench.training.fit import train
 from avbench.training.folder import RunFolder
-from avbench.training.predict import evaluation_batches
+from avbench.training.passes import evaluation_batches
 from avbench.training.run import Run
-from avbench.training.trainer import select_clips, train
+from avbench.training.training import Training
 
 # The demo's, launch/demo.toml.
 OPTIMIZER = OptimizerConfig(learning_rate=0.006, schedule="one-cycle", warmup=0.25)
@@ -131,7 +132,7 @@ def packed(sound: str, side: int, config: Config, folder: Path) -> Dataset:
 def trained(dataset: Dataset, config: Config, folder: Path) -> dict[str, list[Run]]:
     """By method the network of each seed's best epoch."""
     specs = parse_methods(["audio", "visual"])
-    train(
+    training = Training(
         dataset,
         clip_ids=select_clips(dataset, classes=(), fraction=1.0),
         specs=specs,
@@ -140,10 +141,9 @@ def trained(dataset: Dataset, config: Config, folder: Path) -> dict[str, list[Ru
         config=TrainerConfig(epochs=config.epochs, batch_size=config.batch_size),
         optimizer=OPTIMIZER,
         engine=EngineConfig(),
-        folder=RunFolder(folder),
         device=here(),
-        save_config=lambda path: path.write_text(""),
     )
+    train(training, RunFolder(folder), save_config=lambda path: path.write_text(""))
     checkpoints = RunFolder(folder).checkpoints
     *_, newest = sorted(checkpoints.glob("epoch-*"))
     best = json.loads((newest / "manifest.json").read_text("utf-8"))["best"]

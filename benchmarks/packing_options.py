@@ -40,15 +40,14 @@ from torch import Tensor
 
 from avbench.arguments import comma_list
 from avbench.batch import MODALITIES, Modality
-from avbench.bench.data import made_up
-from avbench.bench.machine import describe, summary
-from avbench.bench.scripts import run_script, write_results
+from avbench.benchmarking.data import made_up
+from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
-from avbench.machine import usable_cores
+from avbench.machine import describe, summary, usable_cores
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
 

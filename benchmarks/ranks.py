@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from avbench.bench.scripts import write_results
+from avbench.benchmarking.results import write_results
 from avbench.machine import usable_cores
 from avbench.records import read_metrics
 

@@ -19,9 +19,9 @@ from typing import Annotated, Any
 
 import tyro
 
-from avbench.bench.machine import summary
-from avbench.bench.scripts import run_script
+from avbench.benchmarking.results import run_script
 from avbench.errors import UsageError
+from avbench.machine import summary
 
 HEAD = """# Results
 

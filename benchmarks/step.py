@@ -40,12 +40,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from avbench.batch import Batch
-from avbench.bench.scripts import write_results
+from avbench.benchmarking.results import write_results
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.precision import pick_precision
 from avbench.methods.choice import parse_methods
-from avbench.training.predict import prepare
-from avbench.training.run import Run, take_tallies
+from avbench.training.passes import prepare
+from avbench.training.run import Run, collect_tallies
 
 CLASSES = 309  # of VGG-Sound
 ALPHA = 0.1
@@ -169,7 +169,7 @@ class Ours:
     def loss(self) -> float:
         """Take a step; the mean loss before it."""
         self()
-        ((loss, _, clips),) = [taken.totals for taken in take_tallies([self.run])]
+        ((loss, _, clips),) = [taken.totals for taken in collect_tallies([self.run])]
         return loss / clips
 
 

@@ -59,8 +59,8 @@ from rich.console import Console
 from rich.table import Table
 
 from avbench import confidence
-from avbench.bench.scripts import run_script, write_results
-from avbench.confidence import PENDING_BYTES, ROW, ConfidenceStore
+from avbench.benchmarking.results import run_script, write_results
+from avbench.confidence.store import PENDING_BYTES, ROW, ConfidenceStore
 from avbench.distributed import all_to_all, barrier, current_world, process_group
 from avbench.errors import UsageError
 

@@ -29,3 +29,9 @@ def real_clips() -> Path:
 def golden() -> Path:
     """A folder of numbers produced by published code."""
     return _shared("golden")
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """A folder of small videos of odd kinds."""
+    return _shared("cases")

@@ -6,8 +6,7 @@ import re
 import pytest
 from synthetic import make_dataset
 
-from avbench.bench.machine import describe, processor_name, summary
-from avbench.bench.plan import (
+from avbench.benchmarking.plan import (
     Costs,
     Machines,
     advice,
@@ -19,6 +18,7 @@ from avbench.bench.plan import (
 )
 from avbench.cli import main
 from avbench.errors import UsageError
+from avbench.machine import describe, processor_name, summary
 
 # 10 ms of loading; 1 ms and 3 ms of a step on a GPU. With WAV half the CPU time and twice the bytes.
 COSTS = Costs(

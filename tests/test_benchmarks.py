@@ -13,7 +13,7 @@ import pytest
 import torch
 from synthetic import make_dataset
 
-from avbench.bench.data import made_up
+from avbench.benchmarking.data import made_up
 from avbench.errors import UsageError
 from avbench.methods import METHODS
 

@@ -24,7 +24,8 @@ from processes import RanksFailed, run_on_ranks
 from synthetic import make_dataset
 
 from avbench import confidence
-from avbench.confidence import ROW, ConfidenceStore, export, owned_range
+from avbench.confidence.export import export
+from avbench.confidence.store import ROW, ConfidenceStore, owned_range
 from avbench.dataset import INDEX_FILE, INDEX_SCHEMA, QUARANTINE_FILE, Dataset
 from avbench.distributed import World, all_to_all, barrier, current_world
 from avbench.errors import RunError

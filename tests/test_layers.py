@@ -14,7 +14,8 @@ LAYERS = (
     ("training",),
     ("config",),
     ("start",),
-    ("curation", "demo", "doctor", "bench", "help"),
+    ("curation", "demo", "doctor", "benchmarking", "help"),
+    ("bench",),
     ("cli",),
     ("__main__",),
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from itertools import pairwise
@@ -26,6 +27,11 @@ _MOST_CLASSES = 100_000  # a larger class number is something else's number
 _NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.(0*|[0-9]+))?")
 _LIKE_A_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 _EXACT = 2**53  # whole numbers beyond are not all told apart in a float
+
+
+def composed(name: str) -> str:
+    """A name with letters and their accents in one form (NFC): file systems, editors and spreadsheets have either."""
+    return unicodedata.normalize("NFC", name)
 
 
 def are_numbers(classes: Sequence[str]) -> bool:
@@ -89,6 +95,9 @@ class _Meanings:
     def __init__(self, classes: Sequence[str], *, by_place: bool) -> None:
         self._classes = classes
         self._of_name = {name: place for place, name in enumerate(classes)}
+        self._of_form: dict[str, int] = {}
+        for place, name in enumerate(classes):  # -1 where two names differ by their form alone
+            self._of_form[composed(name)] = place if composed(name) not in self._of_form else -1
         numeric = [bool(_LIKE_A_NUMBER.fullmatch(name)) for name in classes]
         self._places = by_place or not any(numeric)
         self._mixed = not by_place and any(numeric) and not all(numeric)
@@ -97,6 +106,8 @@ class _Meanings:
         """The place of the class that a value means; -1 where it means none."""
         if isinstance(value, str) and value in self._of_name and not self._are_places(value):
             return self._of_name[value]
+        if isinstance(value, str) and self._of_form.get(composed(value), -1) >= 0 and not self._are_places(value):
+            return self._of_form[composed(value)]
         if self._places:
             number = _whole(value)
             return number if number is not None and 0 <= number < len(self._classes) else -1
@@ -122,8 +133,8 @@ class _Meanings:
             )
         if not is_number and not self._places and not self._mixed and classes == tuple(map(str, range(len(classes)))):
             return (
-                f"{_shown(text)} is no class number, and nothing here names the classes; give the run folder too, or "
-                f"class numbers from 0 to {len(classes) - 1}"
+                f"{_shown(text)} is no class; the classes here are the numbers from 0 to {len(classes) - 1} (if they "
+                f"have names, a run folder says so: give it too)"
             )
         if self._places and (is_number or len(classes) > 20 or not text.isprintable()):
             return (

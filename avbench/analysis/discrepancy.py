@@ -23,6 +23,9 @@ PARTS = (*MODALITIES, "tie")
 # 0.01 bins: the paper's heatmap, section 2.1.
 HEATMAP_BINS = 100
 
+# By how much of itself a mean over some epochs and seeds is rounded, at most.
+_ROUNDED = 16 * np.finfo(np.float64).eps
+
 
 def average_over_epochs(epochs: Iterable[Floats]) -> Floats:
     """Mean confidence of each clip over the epochs that recorded it, (N,); NaN for a clip that none recorded.
@@ -59,10 +62,22 @@ def discrepancy(audio: Floats, visual: Floats) -> Floats:
 
     audio, visual: mean true-label confidence over epochs, (N,) float64 in [0, 1].
     Positive: audio-preferred; negative: visual-preferred; zero belongs to neither (Xia et al. 2023, section 2.2,
-    strict >).
+    strict >). Without what rounding leaves, see `difference`.
     Raises ValueError on unequal lengths, NaN (a clip that no epoch visited) or a value outside of [0, 1].
     """
-    return _checked(audio, visual, "audio") - _checked(visual, audio, "visual")
+    return difference(_checked(audio, visual, "audio"), _checked(visual, audio, "visual"))
+
+
+def difference(audio: Floats, visual: Floats) -> Floats:
+    """audio - visual, (N,), in [-1, 1]; each that is a number of nine decimals up to rounding is that number.
+
+    In binary 0.9 - 0.7 lies above 0.2 and 0.7 - 0.5 below it, and a mean of 0.1 and 0.2 above one of 0.15 and 0.15, so
+    a clip at a threshold would be on one side of it by chance. What is further away than the two can be rounded by
+    stays, however near to 0 it is: 1e-20 and 1e-21 differ. NaN where one is NaN.
+    """
+    values = audio - visual
+    decimal = np.round(values, 9)
+    return np.where(np.abs(values - decimal) <= _ROUNDED * np.maximum(audio, visual), decimal, values)
 
 
 def heatmap(audio: Floats, visual: Floats) -> Counts:

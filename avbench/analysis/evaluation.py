@@ -13,7 +13,7 @@ from scipy import stats
 
 from avbench.analysis.discrepancy import MODALITIES, PARTS, Floats, Mask, subsets
 from avbench.analysis.probabilities import ClassScores
-from avbench.analysis.statistics import binomial_interval
+from avbench.analysis.statistics import binomial_interval, mean_share
 
 Labels = NDArray[np.int64]
 
@@ -142,8 +142,9 @@ class AccuracyTable:
     def mean(self, run: str, subset: str, threshold: float) -> float | None:
         """A run's accuracy on a subset, the mean over its seeds; None where the subset is empty."""
         cells = [self.cell(name, seed, subset, threshold) for name, seed in self.rows if name == run]
-        values = [cell.accuracy for cell in cells if cell.accuracy is not None]
-        return float(np.mean(values)) if values else None
+        if not all(cell.clips for cell in cells):  # a subset is one for all seeds
+            return None
+        return mean_share([cell.correct for cell in cells], [cell.clips for cell in cells])
 
     def clips(self, subset: str, threshold: float) -> int:
         """How many clips a subset has; the same for every run and seed, since subsets are cut once."""

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from avbench.analysis.class_labels import class_names, class_numbers
 from avbench.analysis.columns import (
-    GivenProbabilities,
     Keys,
+    OwnFile,
+    Share,
     check_columns,
     check_highest,
     check_once,
@@ -31,8 +32,9 @@ from avbench.analysis.columns import (
     listed_names,
     names_of,
     numbers_of,
-    probabilities_of,
+    probabilities_in,
     read_file,
+    read_predictions_file,
     seeds_of,
     shown,
     width_of,
@@ -40,7 +42,7 @@ from avbench.analysis.columns import (
 from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_seeds
 from avbench.analysis.evaluation import Labels, Scores, modalities_of
 from avbench.analysis.keys import KnownKeys, sources_in
-from avbench.analysis.probabilities import held_or_parked
+from avbench.analysis.probabilities import HeldScores, Park, ParkedScores
 from avbench.analysis.runs import Coverage, Epochs, Results, read_runs
 from avbench.errors import RunError, UsageError, unknown
 from avbench.records import SPLITS, read_table
@@ -86,11 +88,10 @@ def read_results(
     for run in runs:
         if run.is_file():
             raise UsageError(f"{run}: is a file, not a run folder; if it holds predictions, --predictions {run}")
-    files = [(path, read_file(path, "--predictions")) for path in predictions]
     given = None if confidence is None else _read_confidence(confidence, split=split)
     if runs:
         results = read_runs(runs, split=split, epochs=epochs)
-        splits = _splits_of(results) if files or given else {}
+        splits = _splits_of(results) if predictions or given else {}
         known = KnownKeys(splits, sources_in([folder.path / CONFIDENCE_FILE for folder in results.folders]))
         results = results if given is None else _cut_by(results, given, splits, known)
     elif given is None:
@@ -101,10 +102,13 @@ def read_results(
     elif not predictions:
         raise UsageError(f"--confidence {given.path}: nothing to score; give run folders or --predictions FILE")
     else:
-        results = _results_of(given, split=split, width=max(width_of(table) for _, table in files))
+        # How many classes there are, where nothing lists them.
+        width = 0 if given.classes else max(width_of(read_predictions_file(path)) for path in predictions)
+        results = _results_of(given, split=split, width=width)
         known = KnownKeys([*given.elsewhere, *given.keys], sources_in([given.path]))
-    scores = [score for path, table in files for score in _scores_of(path, table, results, known)]
-    _check_names(scores, [path for path, _ in files], trained={score.run for score in results.scores})
+    # One file after the other: of those before, what ranks clips lies in TMPDIR.
+    scores = [score for path in predictions for score in _scores_of(read_predictions_file(path), results, known)]
+    _check_names(scores, predictions, trained={score.run for score in results.scores})
     return replace(results, scores=(*results.scores, *scores))
 
 
@@ -115,7 +119,7 @@ def _read_confidence(path: Path, *, split: str) -> _Given:
     everything = table = read_file(path, "--confidence", columns=_CONFIDENCE_COLUMNS)
     own = "audio_mean" in table.column_names  # what training writes
     names = {modality: f"{modality}_mean" if own else modality for modality in MODALITIES}
-    check_columns(table, ("label", *names.values()), path)
+    check_columns(table.column_names, ("label", *names.values()), path)
     if "split" in table.column_names:
         table = _of_split(table, split, path)
     seeds = seeds_of(table, path)
@@ -263,21 +267,22 @@ def _splits_of(results: Results) -> dict[str, str]:
     return splits
 
 
-def _scores_of(path: Path, table: pa.Table, results: Results, known: KnownKeys) -> list[Scores]:
+def _scores_of(file: OwnFile, results: Results, known: KnownKeys) -> list[Scores]:
     """One for each run and seed that the file holds."""
+    path, table = file.path, file.narrow
     runs, seeds = names_of(table, "run", path, default=path.stem), seeds_of(table, path)
     places = dict.fromkeys(zip(runs, seeds.tolist(), strict=True))
     if len(places) == 1:
         ((run, seed),) = places
-        return [_score(path, table, results, known, run=run, seed=seed)]
+        return [_score(file, results, known, run=run, seed=seed)]
     return [
-        _score(path, table.filter(pa.array((runs == run) & (seeds == seed))), results, known, run=run, seed=seed)
-        for run, seed in places
+        _score(file.only((runs == run) & (seeds == seed)), results, known, run=run, seed=seed) for run, seed in places
     ]
 
 
-def _score(path: Path, table: pa.Table, results: Results, known: KnownKeys, *, run: str, seed: int) -> Scores:
-    keys, own = known.resolved(keys_of(table)), is_written_by_avbench(table)
+def _score(file: OwnFile, results: Results, known: KnownKeys, *, run: str, seed: int) -> Scores:
+    path, table = file.path, file.narrow
+    keys, own = known.resolved(keys_of(table)), is_written_by_avbench(file.names)
     check_once(keys, path)
     _check_known(keys, results, known, path)
     wanted = results.keys
@@ -293,8 +298,7 @@ def _score(path: Path, table: pa.Table, results: Results, known: KnownKeys, *, r
         column = table.column("label").combine_chunks()
         labels = class_numbers(column, keys, results.classes, what=what, by_place=own)
         _check_labels(labels[rows], results, path)
-    given = probabilities_of(table, keys, results.classes, path, own=own)
-    predictions = _predictions(table, keys, results.classes, path, given=given, own=own)[rows]
+    predictions, ranks = _read_answers(file, keys, results.classes, rows, own=own)
     methods = dict.fromkeys(names_of(table, "method", path, default=run))
     if len(methods) > 1:
         raise RunError(
@@ -308,33 +312,40 @@ def _score(path: Path, table: pa.Table, results: Results, known: KnownKeys, *, r
         seed,
         correct=predictions == results.labels,
         predictions=predictions,
-        probabilities=None if given is None else held_or_parked(given.ranks, rows, rounded=given.rounded),
+        probabilities=ranks,
         modalities=modalities_of(method),
     )
 
 
-def _predictions(
-    table: pa.Table,
-    keys: Keys,
-    classes: Sequence[str],
-    path: Path,
-    *,
-    given: GivenProbabilities | None,
-    own: bool,
-) -> Labels:
-    """The predicted class of every row, of other splits too: a mistake there is one here."""
-    if "prediction" in table.column_names:
-        column = table.column("prediction").combine_chunks()
+def _read_answers(
+    file: OwnFile, keys: Keys, classes: Sequence[str], rows: NDArray[np.int64], *, own: bool
+) -> tuple[Labels, HeldScores | ParkedScores | None]:
+    """What is said of each evaluated clip, and what ranks them, if anything. rows: of these clips in the file.
+
+    Rows of other splits are checked too: a mistake there is one here.
+    """
+    path, predictions = file.path, np.empty(len(keys), np.int64)
+    says = "prediction" in file.names
+    if says:
+        column = file.narrow.column("prediction").combine_chunks()
         predictions = class_numbers(column, keys, classes, what=f"{path}: column 'prediction'", by_place=own)
-        if given is not None:
-            check_highest(predictions, given.values, keys, path)
-        return predictions
-    if given is None:
+    places = np.full(len(keys), -1, np.int64)
+    places[rows] = np.arange(len(rows))
+    park, rounded = Park(clips=len(rows), classes=len(classes)), None
+    for place, given in probabilities_in(file, keys, classes, own=own):
+        if says:
+            read = Share(place.stop, len(keys))
+            check_highest(predictions[place], given.values, keys[place], path, read=read)
+        else:
+            predictions[place] = given.ranks.argmax(axis=1)
+        park.add(places[place], given.ranks)
+        rounded = given.rounded
+    if rounded is None and not says:
         raise RunError(
             f"{path}: has no column 'prediction', no column 'probabilities', and none for each class "
-            f"({', '.join(map(shown, classes[:3]))}, ...); it has {listed_names(table.column_names)}"
+            f"({', '.join(map(shown, classes[:3]))}, ...); it has {listed_names(file.names)}"
         )
-    return given.ranks.argmax(axis=1).astype(np.int64)
+    return predictions[rows], None if rounded is None else park.scores(rounded=rounded)
 
 
 def _check_known(keys: Keys, results: Results, known: KnownKeys, path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
+from avbench.analysis.class_labels import composed
 from avbench.records import read_schema, read_table
 
 Keys = NDArray[np.object_]
@@ -64,7 +64,7 @@ class KnownKeys:
         found: dict[str, str] = {}
         sources = self._sources()
         for key in self._keys:
-            for name in {key, _composed(unquote(key)), _composed(sources.get(key) or key)}:
+            for name in {key, composed(unquote(key)), composed(sources.get(key) or key)}:
                 found[name] = key if name not in found else ""
         return {**found, **{key: key for key in self._keys}}
 
@@ -97,15 +97,10 @@ def _sources(path: Path) -> Iterator[tuple[str, str]]:
 
 def _names(path: str) -> Iterator[str]:
     """What a clip may be called that this path names: with ever fewer leading folders, each also without its suffix."""
-    parts = _composed(posixpath.normpath(path)).strip("/").split("/")
+    parts = composed(posixpath.normpath(path)).strip("/").split("/")
     for first in range(len(parts)):
         name = "/".join(parts[first:])
         yield name
         stem, suffix = posixpath.splitext(name)
         if suffix:
             yield stem
-
-
-def _composed(name: str) -> str:
-    """Letters and their accents in one form: file systems have either."""
-    return unicodedata.normalize("NFC", name)

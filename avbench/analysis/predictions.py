@@ -122,7 +122,7 @@ def _read_file(path: Path, split: str, *, classes: int, runs: Mapping[str, Mappi
     if table.num_rows == 0:
         raise RunError(f"{path}: holds no prediction with both modalities; train the run again")
     found = {name: table.column(name).unique().to_pylist() for name in ("run", "method", "seed", "epoch", "split")}
-    mixed = [name for name, values in found.items() if len(values) != 1]
+    mixed = [name for name, values in found.items() if len(values) != 1 or values[0] is None]
     if mixed or found["split"] != [split]:
         raise RunError(
             f"{path}: must hold one run, one seed and the {split} split, but has {found[(mixed or ['split'])[0]]}"

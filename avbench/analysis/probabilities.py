@@ -66,7 +66,7 @@ class HeldScores:
 
     def batches(self) -> Iterator[tuple[Rows, Values]]:
         """As `ClassScores` says."""
-        rows = _batch_rows(self.classes, self.values.dtype.itemsize)
+        rows = batch_rows(self.classes, self.values.dtype.itemsize)
         for first in range(0, len(self.values), rows):
             part = np.asarray(self.values[first : first + rows])
             yield np.arange(first, first + len(part)), part
@@ -77,29 +77,36 @@ class HeldScores:
 
 @dataclass(frozen=True, slots=True)
 class ParkedScores:
-    """The same in a file without a name, in which only the operating system knows it; it goes away with the process."""
+    """The same in a file without a name, in which only the operating system knows it; it goes away with the process.
+
+    places: (N,) of each of its rows the place among the evaluated clips.
+    """
 
     file: IO[bytes]
-    shape: tuple[int, int]
+    places: Rows
+    classes: int
     dtype: np.dtype[Any]
     rounded: bool
 
     @property
-    def classes(self) -> int:
-        """How many classes there are."""
-        return self.shape[1]
+    def shape(self) -> tuple[int, int]:
+        """Of the array that they are together."""
+        return len(self.places), self.classes
 
     def batches(self) -> Iterator[tuple[Rows, Values]]:
         """As `ClassScores` says."""
-        rows = _batch_rows(self.classes, self.dtype.itemsize)
+        rows = batch_rows(self.classes, self.dtype.itemsize)
         self.file.seek(0)
         for first in range(0, self.shape[0], rows):
             part = np.empty((min(rows, self.shape[0] - first), self.classes), self.dtype)
             read_into(self.file, part)
-            yield np.arange(first, first + len(part)), part
+            yield self.places[first : first + len(part)], part
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Values:
-        return np.concatenate([values for _, values in self.batches()]).astype(dtype or self.dtype)
+        found = np.empty(self.shape, dtype or self.dtype)
+        for rows, values in self.batches():
+            found[rows] = values
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ class StoredScores:
         wanted = self.places >= 0
         last = int(np.flatnonzero(wanted)[-1]) if wanted.any() else -1
         with opened_table(self.path) as file:
-            width = _batch_rows(self.classes, 8)
+            width = batch_rows(self.classes, 8)
             first = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
@@ -183,7 +190,8 @@ def _is_lists(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_large_list(kind)
 
 
-def _batch_rows(classes: int, itemsize: int) -> int:
+def batch_rows(classes: int, itemsize: int) -> int:
+    """How many rows of so many numbers are worked on at a time."""
     return max(256, _BATCH_BYTES // (classes * itemsize))
 
 
@@ -258,15 +266,38 @@ def _temporary_file() -> IO[bytes]:
         raise RunError(f"no folder for temporary files can be written ({error}); set TMPDIR to one that can") from None
 
 
-def held_or_parked(values: Values, rows: Rows, *, rounded: bool) -> HeldScores | ParkedScores:
-    """These rows of an array, for later: in memory where they are few, else in a file in TMPDIR that has no name."""
-    if len(rows) * values.shape[1] * values.dtype.itemsize <= _HELD_BYTES:
-        return HeldScores(values[rows], rounded)
-    file = _temporary_file()  # closed when nobody wants it any more
-    step = _batch_rows(values.shape[1], values.dtype.itemsize)
-    for first in range(0, len(rows), step):
-        _spill(file, values[rows[first : first + step]], needed=len(rows) * values.shape[1] * values.dtype.itemsize)
-    return ParkedScores(file, (len(rows), values.shape[1]), values.dtype, rounded)
+class Park:
+    """Keeps numbers for later as they come: in memory where they are few, else in a file in TMPDIR without a name."""
+
+    def __init__(self, *, clips: int, classes: int) -> None:
+        """clips: how many are evaluated, each of which is added once."""
+        self._clips, self._classes = clips, classes
+        self._places: list[Rows] = []
+        self._held: list[Values] = []
+        self._file: IO[bytes] | None = None
+        self._dtype: np.dtype[Any] = np.dtype(np.float32)
+
+    def add(self, places: Rows, values: Values) -> None:
+        """Numbers (B, classes) of the clips at these places; rows of no evaluated clip have place -1."""
+        self._dtype = values.dtype
+        kept = places >= 0
+        self._places.append(places[kept])
+        needed = self._clips * self._classes * values.dtype.itemsize
+        if needed <= _HELD_BYTES:
+            self._held.append(values[kept])
+        else:
+            self._file = self._file or _temporary_file()  # closed when nobody wants it any more
+            _spill(self._file, values[kept], needed=needed)
+
+    def scores(self, *, rounded: bool) -> HeldScores | ParkedScores:
+        """All of them. Every clip must have been added."""
+        places: Rows = np.concatenate(self._places).astype(np.int64)
+        assert len(places) == self._clips
+        if self._file is not None:
+            return ParkedScores(self._file, places, self._classes, self._dtype, rounded)
+        found = np.empty((self._clips, self._classes), self._dtype)
+        found[places] = np.concatenate(self._held)
+        return HeldScores(found, rounded)
 
 
 def read_into(file: IO[bytes], values: Values) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -257,7 +258,11 @@ def checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
     for threshold in thresholds:
         if not (math.isfinite(threshold) and 0 <= threshold < 1):
             raise UsageError(f"--thresholds {threshold}: expected a number in [0, 1), as discrepancies are in [-1, 1]")
-    return tuple(sorted({abs(float(threshold)) for threshold in thresholds}))  # abs: -0.0 is 0.0
+    cuts = tuple(sorted({abs(float(threshold)) for threshold in thresholds}))  # abs: -0.0 is 0.0
+    for one, other in pairwise(cuts):
+        if f"{one:g}" == f"{other:g}":  # tables, figures and columns are named so
+            raise UsageError(f"--thresholds: {one!r} and {other!r} would both be called {one:g}; leave one out")
+    return cuts
 
 
 # What is computed

@@ -18,7 +18,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from avbench.analysis.configuration import check_alike, read_settings
-from avbench.analysis.discrepancy import MODALITIES, Floats, average_over_epochs, average_over_seeds, discrepancy
+from avbench.analysis.discrepancy import (
+    MODALITIES,
+    Floats,
+    average_over_epochs,
+    average_over_seeds,
+    difference,
+    discrepancy,
+)
 from avbench.analysis.evaluation import Scores
 from avbench.analysis.origin import check_same_data, check_same_view
 from avbench.analysis.predictions import (
@@ -53,6 +60,8 @@ _RENAMED = {
     },
     ("greedy", "difference/speed"): "difference/audio_minus_visual_branch",
 }
+
+_KINDS = {"name": str, "classes": list, "index_sha256": str, "clips_per_class": dict, "recipe": dict, "rejects": dict}
 
 _HISTORY_PART = re.compile(r"(?P<modality>[a-z]+)-seed(?P<seed>-?\d+)-epoch(?P<epoch>\d+)-rank\d+\.parquet")
 
@@ -326,6 +335,7 @@ def _read_folder(path: Path) -> RunFolder:
     for name in ("name", "classes", "index_sha256"):
         if not isinstance(dataset, dict) or name not in dataset:
             raise RunError(f"{path / 'dataset.json'}: has no {name!r}; it was not written by this version of avbench")
+    _check_kinds(path, dataset, environment)
     told = _read_told(path)
     return RunFolder(
         path,
@@ -337,6 +347,21 @@ def _read_folder(path: Path) -> RunFolder:
         performance=tuple(record for record in told if record["kind"] == "performance"),
         settings=settings,
     )
+
+
+def _check_kinds(path: Path, dataset: Mapping[str, Any], environment: object) -> None:
+    """Raises RunError where what numbers and sentences are made of is another kind of thing than training writes."""
+    wrong = [name for name, kind in _KINDS.items() if name in dataset and not isinstance(dataset[name], kind)]
+    if not wrong and not all(isinstance(name, str) for name in dataset["classes"]):
+        wrong = ["classes"]
+    if wrong:
+        raise RunError(
+            f"{path / 'dataset.json'}: {wrong[0]!r} is {str(dataset[wrong[0]])[:40]!r}, which training never writes; "
+            "the file is damaged"
+        )
+    launches = environment.get("launches", []) if isinstance(environment, dict) else None
+    if not isinstance(launches, list):
+        raise RunError(f"{path / 'environment.json'}: holds no launches as avbench writes them; the file is damaged")
 
 
 def _read_run_list(path: Path) -> dict[str, dict[str, Any]]:
@@ -575,5 +600,5 @@ def _check_kept(listed: _Confidences, kept: NDArray[np.bool_], split: str, paths
 
 
 def _planted_discrepancy(listed: _Confidences, kept: NDArray[np.bool_]) -> Floats | None:
-    values = (listed.planted["audio"] - listed.planted["visual"])[kept]
+    values = difference(listed.planted["audio"], listed.planted["visual"])[kept]
     return None if np.isnan(values).all() else values

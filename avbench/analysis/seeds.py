@@ -10,6 +10,7 @@ import numpy as np
 
 from avbench.analysis.discrepancy import MODALITIES, Floats, Mask, average_over_seeds, discrepancy
 from avbench.analysis.evaluation import Labels, Scores, in_table_order, masks_of
+from avbench.analysis.statistics import mean_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,8 @@ def _table(correct: Mapping[Row, Mask], cuts: Mapping[Row, Floats], thresholds: 
 def _cell(run: str, part: str, place: tuple[float, str], right: Mapping[int, Mask]) -> SeedCell:
     """right: per seed, which of the subset's clips are right."""
     threshold, subset = place
-    values = [float(clips.mean()) for clips in right.values() if len(clips)]
+    filled = [clips for clips in right.values() if len(clips)]
+    values = [float(clips.mean()) for clips in filled]
     return SeedCell(
         run=run,
         part=part,
@@ -126,6 +128,6 @@ def _cell(run: str, part: str, place: tuple[float, str], right: Mapping[int, Mas
         threshold=threshold,
         clips=float(np.mean([len(clips) for clips in right.values()])),
         seeds=tuple(right),
-        mean=float(np.mean(values)) if values else None,
+        mean=mean_share([clips.sum() for clips in filled], [len(clips) for clips in filled]) if filled else None,
         deviation=float(np.std(values, ddof=1)) if len(values) > 1 else None,
     )

@@ -6,6 +6,7 @@ Nothing here draws a random number but `resamples_of`, whose seed is an argument
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from math import gcd
 
 import numpy as np
@@ -25,6 +26,16 @@ _NO_WIDTH = 1e-6  # an interval of fractions: what float32 leaves of the differe
 def is_few(clips: float) -> bool:
     """Whether a subset has so few clips that its numbers are marked wherever they are shown."""
     return clips < FEW_CLIPS
+
+
+def mean_share(right: Sequence[int], clips: Sequence[int]) -> float:
+    """Mean over seeds of the share of clips that are right: the fraction nearest to it.
+
+    right, clips: how many of how many clips, per seed, none of them 0 clips. Equal means are equal numbers, however
+    their seeds differ; sums of floats are not, and then a method would beat its equal.
+    """
+    shares = [Fraction(int(some), int(all_of)) for some, all_of in zip(right, clips, strict=True)]
+    return float(sum(shares, Fraction()) / len(shares))
 
 
 def wilson_interval(shares: ArrayLike, clips: ArrayLike, *, level: float = LEVEL) -> tuple[Floats, Floats]:

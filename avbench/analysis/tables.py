@@ -37,6 +37,8 @@ ACCURACY_FILE, PERFORMANCE_FILE = "accuracy.csv", "performance.csv"
 MOST_RANKS = 8  # that have rows of their own on the page
 FEW = "†"  # beside the number of clips, or the name, of a subset of few
 FEW_NOTE = f"{FEW}: fewer than {FEW_CLIPS} clips, too few to conclude from."
+# What rounding may leave between means that are equal, far below the difference that one clip makes.
+_EQUAL = 1e-9
 _SMALLEST_P = 1e-6  # whatever is below it says no more; far above what rounding leaves of the transform
 
 # Two sides and the ties, as a column of any threshold is called in a terminal.
@@ -480,7 +482,10 @@ def _mark_best(rows: Sequence[Sequence[Cell]]) -> list[list[Cell]]:
         for column in zip(*rows, strict=True)
     ]
     return [
-        [replace(cell, best=best is not None and cell.value == best) for cell, best in zip(row, highest, strict=True)]
+        [
+            replace(cell, best=best is not None and cell.value is not None and cell.value >= best - _EQUAL)
+            for cell, best in zip(row, highest, strict=True)
+        ]
         for row in rows
     ]
 

@@ -12,9 +12,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from avbench.bench.data import Data, made_up
-from avbench.bench.machine import describe
-from avbench.bench.plan import (
+from avbench.bench.scripts import LoaderSizes, run, scripts_of
+from avbench.bench.targets import TARGETS
+from avbench.benchmarking.data import Data, made_up
+from avbench.benchmarking.plan import (
     Costs,
     Machines,
     Plan,
@@ -25,11 +26,11 @@ from avbench.bench.plan import (
     make_plan,
     read_costs,
 )
-from avbench.bench.scripts import LoaderSizes, check_json, run, scripts_of
-from avbench.bench.targets import TARGETS
+from avbench.benchmarking.results import check_json
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.loading.presets import Stft, preset
+from avbench.machine import describe
 
 _OWN_CHOICE = LoaderSizes()
 

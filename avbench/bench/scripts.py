@@ -6,15 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from avbench import shipped
-from avbench.bench.data import Data
-from avbench.errors import AvbenchError, UsageError
-from avbench.records import write_text
+from avbench.benchmarking.data import Data
 
 
 class ScriptStopped(Exception):  # noqa: N818  it has said why
@@ -87,28 +84,3 @@ def run(script: Script, folder: Path) -> Any:
     if done.returncode:
         raise ScriptStopped(done.returncode)
     return json.loads(written.read_text(encoding="utf-8"))
-
-
-def check_json(path: Path) -> None:
-    """UsageError where results could not be written there: before anything is measured."""
-    if path.is_dir() or not path.resolve().parent.is_dir():
-        raise UsageError(f"--json {path}: is a folder or lies in none; name a file in a folder that exists")
-
-
-def write_results(config: Any, **results: Any) -> None:
-    """Results and, under "config", the script's options as JSON, into the file that its option `json` names, if any.
-
-    The file is replaced as a whole: a script that is killed leaves what was written before.
-    """
-    if config.json:
-        options = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-        write_text(config.json, json.dumps({"config": options, **results}, indent=1))
-
-
-def run_script(main: Callable[[], None]) -> None:
-    """What a script of benchmarks/ ends with: a user's mistake is one line and exit status 2, as `avbench`'s own."""
-    try:
-        main()
-    except AvbenchError as error:
-        print(f"avbench: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)

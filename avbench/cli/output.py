@@ -37,4 +37,4 @@ def number(things: Sized, name: str) -> str:
 
 def console() -> Console:
     """Of stdout, as it is now: tests put another in its place."""
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False, emoji=False)

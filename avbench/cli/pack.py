@@ -55,7 +55,7 @@ def run(argv: Sequence[str]) -> None:
         print_json(as_json(dataset))
         return
     for line in lines(dataset):
-        console().print(line, soft_wrap=True, markup=False)
+        console().print(line, soft_wrap=True)
 
 
 def _pack_help(argv: Sequence[str]) -> NoReturn:

@@ -54,4 +54,4 @@ def run(argv: Sequence[str]) -> None:
         print_json(subsets_as_json(file, args.split, counts))
         return
     console().print(counts_text(counts), soft_wrap=True)
-    console().print(f"{file}: written", soft_wrap=True, markup=False)
+    console().print(f"{file}: written", soft_wrap=True)

@@ -44,7 +44,7 @@ def run(argv: Sequence[str]) -> None:
         print_json(as_json(args.dataset, problems, set_aside=len(aside.clips)))
     else:
         for problem in problems:
-            console().print(str(problem), soft_wrap=True, markup=False)
+            console().print(str(problem), soft_wrap=True)
     if not problems:
         done = "whole"
     else:
@@ -63,4 +63,4 @@ def run(argv: Sequence[str]) -> None:
         shards = f", of damaged shards: {len(aside.shards)}" if aside.shards else ""
         done = f"{count}; set aside: {number(aside.clips, 'clip')}{shards}"
     if not args.json:
-        console().print(f"{args.dataset}: {done}", soft_wrap=True, markup=False)
+        console().print(f"{args.dataset}: {done}", soft_wrap=True)

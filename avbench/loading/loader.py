@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import ctypes
 import os
-import queue
-import threading
 import traceback
-import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from avbench.batch import MODALITIES, Batch, Modality
-from avbench.dataset import Dataset, checksum, shard_name
+from avbench.dataset import Dataset
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError, unknown
+from avbench.loading.feeds import AudioFeed, window_samples
 from avbench.loading.gpu import JPEG_ENGINE_SHARE, first_line, is_out_of_memory
 from avbench.loading.order import (
     EpochOrder,
@@ -40,23 +36,17 @@ from avbench.loading.order import (
     random_windows,
 )
 from avbench.loading.pipeline import (
-    AudioFeed,
-    Feed,
     Resampling,
-    VisualFeed,
     audio_buffers,
     audio_pipeline,
     finish_audio,
     finish_frames,
     resampling_of,
-    stock_audio,
-    stock_box,
-    stock_picture,
     visual_pipeline,
-    window_samples,
 )
 from avbench.loading.pool import DecodingPipeline, PipelinePool, pool_sizes
 from avbench.loading.presets import Preset, VisualPreset
+from avbench.loading.reading import Crops, Prepared, Reader
 from avbench.loading.stored_spectrogram import (
     SpectrogramFeed,
     SpectrogramPipeline,
@@ -64,8 +54,7 @@ from avbench.loading.stored_spectrogram import (
     spectrogram_of,
 )
 from avbench.loading.transforms import on_device
-
-AnyFeed = Feed | SpectrogramFeed
+from avbench.loading.worker import Worker
 
 DEFAULT_PREFETCH = 2
 _SLICES_AT_ONCE = 32  # batches whose clips are computed together, see EpochOrder.rank_slices
@@ -81,7 +70,7 @@ class Loader:
         shared by all runs of a pass. device: where batches end up, and DALI works.
     training: shuffled, with random crop, flip and frame, all keyed by (seed, epoch, clip id); otherwise ascending ids
         and the test transform.
-    modalities: what to decode; of a modality that nobody reads no byte is touched.
+    modalities: what an epoch decodes unless it is told otherwise; of a modality that nobody reads no byte is touched.
     threads: of DALI, all its pools together, each of which has at least one. prefetch: batches worked on ahead of the
         consumer; one more waits finished.
     dtype: of audio and frames, rounded to it when all else is done. cores: that the loader's threads and DALI's keep
@@ -93,8 +82,7 @@ class Loader:
 
     A clip whose bytes do not fit their checksum is replaced by a stock silent clip and picture, has `valid` False, and
     is named in `bad_clips` (clip id -> what was wrong). Bytes that fit but cannot be decoded raise DatasetError.
-    Clips in `left_out` (ids; a change takes effect at the next `epoch()`) are replaced without a look at their bytes.
-    `before_batch(epoch, position)` is called before each batch is handed on; what it raises ends the epoch.
+    before_batch: called with (epoch, position) before each batch is handed on; what it raises ends the epoch.
     """
 
     def __init__(
@@ -116,6 +104,7 @@ class Loader:
         shuffle_shards: int = 0,
         pool: PipelinePool | None = None,
         jpeg_engine_share: float = JPEG_ENGINE_SHARE,
+        before_batch: Callable[[int, int], None] | None = None,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("threads", threads), ("prefetch", prefetch)):
             if value < 1:
@@ -135,8 +124,7 @@ class Loader:
         self.dtype = dtype
         self.cores = cores
         self.bad_clips: dict[int, str] = {}
-        self.left_out: Collection[int] = ()
-        self.before_batch: Callable[[int, int], None] = lambda _epoch, _position: None
+        self._before_batch = before_batch
         self._clip_ids = clip_ids if training else np.sort(clip_ids)
         self._windows = ShardWindows.of(dataset.shards[clip_ids], shards=shuffle_shards) if shuffle_shards else None
         self._spectrogram: StoredSpectrogram | None = None
@@ -146,26 +134,21 @@ class Loader:
         self._pipelines: dict[Modality, DecodingPipeline] = {}  # of the epoch that is under way
         self._audio_buffers = audio_buffers(preset.audio, -(-batch_size // world.size))
         self._position = {"epoch": 0, "batch": 0}
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
         # Of its own: on the default one it would wait for training's kernels. One for all epochs, since torch keeps
         # memory by stream.
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         # Before and after each wait of the consumer's stream; those that are over are added up.
         self._stalls: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
         self._stalled_milliseconds = 0.0
-        self.modalities = modalities
+        self.modalities = self._checked(modalities)
 
     def __len__(self) -> int:
         """Batches an epoch."""
         return -(-len(self._clip_ids) // self.batch_size)
 
-    @property
-    def modalities(self) -> tuple[Modality, ...]:
-        """What is decoded; a change takes effect at the next `epoch()`."""
-        return self._modalities
-
-    @modalities.setter
-    def modalities(self, modalities: Sequence[Modality]) -> None:
+    def _checked(self, modalities: Sequence[Modality]) -> tuple[Modality, ...]:
+        """Modalities in their order, where the dataset has what the preset takes of them."""
         for modality in modalities:
             if modality not in MODALITIES:
                 raise UsageError(unknown("modality", modality, MODALITIES))
@@ -173,7 +156,7 @@ class Loader:
             _check_frame_phase(self.dataset, self.preset)
         if "audio" in modalities:
             self._spectrogram = spectrogram_of(self.dataset, self.preset)
-        self._modalities = tuple(modality for modality in MODALITIES if modality in modalities)
+        return tuple(modality for modality in MODALITIES if modality in modalities)
 
     def state_dict(self) -> dict[str, int]:
         """The next batch to come: `epoch(state["epoch"], first_batch=state["batch"])` goes on from here.
@@ -182,19 +165,29 @@ class Loader:
         """
         return dict(self._position)
 
-    def epoch(self, epoch: int, *, first_batch: int = 0) -> Iterator[Batch]:
+    def epoch(
+        self,
+        epoch: int,
+        *,
+        first_batch: int = 0,
+        modalities: Sequence[Modality] | None = None,
+        left_out: Collection[int] = (),
+    ) -> Iterator[Batch]:
         """The batches of an epoch from `first_batch` on; earlier ones are neither read nor decoded.
 
-        `Batch.position` is the batch's number. A slice is empty ([0, ...] tensors) where a global batch has fewer clips
-        than there are ranks. One epoch at a time: starting another ends this one.
+        modalities: what is decoded of it; None: the loader's. left_out: ids of clips that are replaced as bad ones are,
+        without a look at their bytes. `Batch.position` is the batch's number. A slice is empty ([0, ...] tensors) where
+        a global batch has fewer clips than there are ranks. One epoch at a time: starting another ends this one.
         """
         self.close_epoch()
         self._position = {"epoch": epoch, "batch": first_batch}
-        worker = self._worker = _Worker(self._work(epoch, first_batch, self._modalities))
+        wanted = self.modalities if modalities is None else self._checked(modalities)
+        worker = self._worker = Worker(self._work(epoch, first_batch, wanted, frozenset(left_out)))
         try:
             for finished in worker:
                 self.bad_clips.update(finished.bad)
-                self.before_batch(epoch, finished.batch.position)
+                if self._before_batch is not None:
+                    self._before_batch(epoch, finished.batch.position)
                 self._position = {"epoch": epoch, "batch": finished.batch.position + 1}
                 yield self._handed_over(finished)
                 if worker is not self._worker:
@@ -247,17 +240,19 @@ class Loader:
         self.close_epoch()
         self._own_pool.close()
 
-    def _work(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Finished]:
+    def _work(
+        self, epoch: int, first_batch: int, modalities: tuple[Modality, ...], left_out: frozenset[int]
+    ) -> Iterator[_Finished]:
         """The epoch's batches; runs in the worker's thread."""
         if self.cores is not None:
             os.sched_setaffinity(0, self.cores)  # of this thread, and of those that it starts
-        ahead: deque[_Prepared] = deque()
+        ahead: deque[Prepared] = deque()
         with torch.cuda.stream(self._stream):  # of this thread; None: as it is
             try:
                 for modality in modalities:
                     build = partial(self._build, modality, modalities)
                     self._pipelines[modality] = self._pool.borrow(modality, self._kind(modality, modalities), build)
-                for prepared in self._prepare(epoch, first_batch, modalities):
+                for prepared in self._prepare(epoch, first_batch, modalities, left_out):
                     for modality, feed in prepared.feeds.items():
                         self._pipelines[modality].feed(feed)
                     ahead.append(prepared)
@@ -277,10 +272,11 @@ class Loader:
                 pipeline.drain()
                 self._pool.give_back(modality, self._kind(modality, modalities), pipeline)
 
-    def _prepare(self, epoch: int, first_batch: int, modalities: tuple[Modality, ...]) -> Iterator[_Prepared]:
+    def _prepare(
+        self, epoch: int, first_batch: int, modalities: tuple[Modality, ...], left_out: frozenset[int]
+    ) -> Iterator[Prepared]:
         """Choose this rank's clips and check their bytes, batch by batch."""
-        left_out = frozenset(self.left_out)
-        reader = _Reader(self.dataset, self.preset, modalities, left_out=left_out, spectrogram=self._spectrogram)
+        reader = Reader(self.dataset, self.preset, modalities, left_out=left_out, spectrogram=self._spectrogram)
         order = self._order(epoch)
         for first in range(first_batch, len(order), _SLICES_AT_ONCE):
             positions = range(first, min(first + _SLICES_AT_ONCE, len(order)))
@@ -303,17 +299,17 @@ class Loader:
             return middle_windows(lengths, windows)
         return random_windows(clip_ids, lengths, windows, seed=self.seed, epoch=epoch)
 
-    def _crops(self, clip_ids: np.ndarray, epoch: int) -> _Crops:
+    def _crops(self, clip_ids: np.ndarray, epoch: int) -> Crops:
         """Which frames of these clips, and which part of them."""
         counts = self.dataset.frame_counts(clip_ids)
         widths, heights = self.dataset.widths[clip_ids], self.dataset.heights[clip_ids]
         if not self.training:
             nothing = np.zeros(len(clip_ids), np.int64)
             whole = np.stack([nothing, nothing, widths, heights], axis=1)
-            return _Crops(middle_frames(counts, count=self.preset.visual.frames), whole, nothing.astype(bool))
+            return Crops(middle_frames(counts, count=self.preset.visual.frames), whole, nothing.astype(bool))
         visual: VisualPreset = self.preset.visual
         key = {"seed": self.seed, "epoch": epoch}
-        return _Crops(
+        return Crops(
             random_frames(clip_ids, counts, count=visual.frames, **key),
             crop_boxes(clip_ids, widths, heights, scale=visual.scale, ratio=visual.ratio, **key),
             flips(clip_ids, **key),
@@ -375,7 +371,7 @@ class Loader:
             f"--sample-rate-hz {wanted_hz} it would cost half as much processor time, or less"
         )
 
-    def _finish(self, prepared: _Prepared, modalities: tuple[Modality, ...]) -> _Finished:
+    def _finish(self, prepared: Prepared, modalities: tuple[Modality, ...]) -> _Finished:
         """Wait for DALI and make the Batch."""
         taken: dict[Modality, torch.Tensor] = {}
         for modality in modalities:
@@ -402,7 +398,7 @@ class Loader:
         )
         return _Finished(batch, prepared.bad, ready=None if self._stream is None else self._stream.record_event())
 
-    def _take(self, modality: Modality, prepared: _Prepared) -> torch.Tensor:
+    def _take(self, modality: Modality, prepared: Prepared) -> torch.Tensor:
         """The modality's tensor of the batch."""
         visual = self.preset.visual
         if not prepared.feeds:
@@ -417,7 +413,7 @@ class Loader:
             return taken.to(self.dtype)
         return finish_frames(taken, frames=visual.frames).to(self.dtype)
 
-    def _undecodable(self, prepared: _Prepared, modality: Modality) -> DatasetError | None:
+    def _undecodable(self, prepared: Prepared, modality: Modality) -> DatasetError | None:
         """Decode the clips of a failed batch one by one; the error that names those that fail.
 
         None where none does, and where not even a stock clip can be decoded: that is no fault of the clips.
@@ -474,204 +470,9 @@ def _return_freed_memory() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Crops:
-    """frames: which of each clip, int64 [B, K]. boxes: left, top, width, height, int64 [B, 4]. flips: bool [B]."""
-
-    frames: np.ndarray
-    boxes: np.ndarray
-    flips: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class _Prepared:
-    """A rank's slice of one batch, checked and ready for DALI; no feeds where the slice is empty."""
-
-    position: int
-    clip_ids: np.ndarray
-    feeds: Mapping[Modality, AnyFeed]
-    valid: np.ndarray
-    bad: Mapping[int, str]
-
-
-@dataclass(frozen=True, slots=True)
 class _Finished:
     """A batch, and what was wrong with its invalid clips. ready: on a GPU, reached when the batch is complete."""
 
     batch: Batch
     bad: Mapping[int, str]
     ready: torch.cuda.Event | None
-
-
-class _Reader:
-    """Checked bytes of clips, with stock ones in place of the bad."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        preset: Preset,
-        modalities: Sequence[Modality],
-        *,
-        left_out: frozenset[int],
-        spectrogram: StoredSpectrogram | None,
-    ) -> None:
-        self.dataset = dataset
-        self.left_out = left_out
-        self.modalities = modalities
-        self._spectrogram = spectrogram
-        silence = stock_audio(preset.audio) if spectrogram is None else spectrogram.silence()
-        self._stock = _Encoded(silence, [stock_picture()] * preset.visual.frames)
-        self._preset = preset.audio
-
-    def prepare(self, position: int, clip_ids: np.ndarray, starts: np.ndarray, crops: _Crops) -> _Prepared:
-        """Check the chosen bytes of these clips; a clip of which anything is bad is replaced whole."""
-        bad: dict[int, str] = {}
-        clips = []
-        for clip_id, frames in zip(clip_ids.tolist(), crops.frames.tolist(), strict=True):
-            try:
-                clips.append(self._stock if clip_id in self.left_out else self._read(clip_id, frames))
-            except _BadBytesError as error:
-                bad[clip_id] = str(error)
-                clips.append(self._stock)
-        # Clip by clip: of all that is left out an array would have to be made for every batch.
-        valid = np.array([clip not in bad and clip not in self.left_out for clip in clip_ids.tolist()], bool)
-        return _Prepared(position, clip_ids, self._feeds(clip_ids, clips, starts, crops, valid), valid, bad)
-
-    def _feeds(
-        self,
-        clip_ids: np.ndarray,
-        clips: Sequence[_Encoded],
-        starts: np.ndarray,
-        crops: _Crops,
-        valid: np.ndarray,
-    ) -> dict[Modality, AnyFeed]:
-        feeds: dict[Modality, AnyFeed] = {}
-        if len(clips) and "audio" in self.modalities and self._spectrogram is not None:
-            feeds["audio"] = SpectrogramFeed([clip.audio for clip in clips])
-        elif len(clips) and "audio" in self.modalities:
-            audio = self._preset
-            feeds["audio"] = AudioFeed(
-                [clip.audio for clip in clips],
-                np.where(valid, self.dataset.sample_rates[clip_ids], audio.sample_rate_hz).astype(np.int64),
-                np.where(valid, self.dataset.samples[clip_ids], audio.samples),
-                np.where(valid, starts, 0),
-                audio,
-            )
-        if len(clips) and "visual" in self.modalities:
-            boxes = np.where(valid[:, None], crops.boxes, stock_box())
-            count = crops.frames.shape[1]
-            feeds["visual"] = VisualFeed(
-                [picture for clip in clips for picture in clip.pictures],
-                np.repeat(boxes, count, axis=0),
-                np.repeat(crops.flips, count),
-            )
-        return feeds
-
-    def _read(self, clip_id: int, frames: Sequence[int]) -> _Encoded:
-        """The clip's bytes of the modalities that are read; raises _BadBytesError where some are not as packed."""
-        data = self.dataset
-        shard = data.path / shard_name(int(data.shards[clip_id]))
-        # Reading a mapped file beyond its end kills the process: a shard cut short since it was opened must show here.
-        shard_size = _size_bytes(shard)
-        audio, pictures = _NOTHING, []
-        if "audio" in self.modalities:
-            end = int(data.audio_offsets[clip_id]) + int(data.audio_sizes[clip_id])
-            _check_end(end, shard, shard_size, what="audio")
-            audio = data.audio_bytes(clip_id)
-            _check(audio, int(data.audio_checksums[clip_id]), what="audio")
-        if "visual" in self.modalities:
-            for frame in frames:
-                row = int(data.frames.first[clip_id]) + frame
-                end = int(data.frames.offset[row]) + int(data.frames.size[row])
-                _check_end(end, shard, shard_size, what=f"frame {frame}")
-                picture = data.frame_bytes(clip_id, frame)
-                _check(picture, data.frame_checksum(clip_id, frame), what=f"frame {frame}")
-                pictures.append(picture)
-        return _Encoded(audio, pictures)
-
-
-_NOTHING = np.empty(0, np.uint8)
-
-
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A clip's bytes as they go into DALI: views of the mapped shard; empty for a modality that nobody reads."""
-
-    audio: np.ndarray
-    pictures: Sequence[np.ndarray]
-
-
-class _BadBytesError(Exception):
-    """A component of a clip is not as it was packed."""
-
-
-def _size_bytes(shard: Path) -> int:
-    try:
-        return shard.stat().st_size
-    except OSError as error:
-        raise DatasetError(
-            f"{shard}: cannot be read ({error.strerror}); restore it or pack the dataset again"
-        ) from None
-
-
-def _check_end(end: int, shard: Path, shard_size: int, *, what: str) -> None:
-    if end > shard_size:
-        raise _BadBytesError(f"{what} ends at byte {end} of {shard.name}, which has {shard_size}")
-
-
-def _check(data: np.ndarray, packed: int, *, what: str) -> None:
-    found = checksum(data)
-    if found != packed:
-        raise _BadBytesError(f"{what} has checksum {found:016x}, was packed with {packed:016x}")
-
-
-_END = object()
-
-
-class _Worker:
-    """Goes through an iterator in a thread of its own, one item ahead of whoever iterates over the worker."""
-
-    def __init__(self, work: Iterator[_Finished]) -> None:
-        self._items: queue.Queue[Any] = queue.Queue(maxsize=1)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(
-            target=_run, args=(work, self._items, self._stopping), name="avbench-loader", daemon=True
-        )
-        self._thread.start()
-        # A thread inside DALI must not outlive the interpreter.
-        self._finalizer = weakref.finalize(self, _stop, self._thread, self._items, self._stopping)
-
-    def __iter__(self) -> Iterator[_Finished]:
-        """Items until the work is done or stopped; raises what the work raised."""
-        while not self._stopping.is_set():
-            item = self._items.get()
-            if item is _END:
-                return
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def stop(self) -> None:
-        """Have the work closed, and wait for it."""
-        self._finalizer()
-
-
-def _run(work: Iterator[_Finished], items: queue.Queue[Any], stopping: threading.Event) -> None:
-    last: object = _END
-    try:
-        with closing(work):  # type: ignore[type-var]
-            for item in work:
-                if stopping.is_set():
-                    break
-                items.put(item)
-    except BaseException as error:  # whatever it is, it belongs to the consumer
-        last = error
-    if not stopping.is_set():
-        items.put(last)
-
-
-def _stop(thread: threading.Thread, items: queue.Queue[Any], stopping: threading.Event) -> None:
-    stopping.set()
-    # The garbage collector may close an abandoned epoch in any thread, in this one too.
-    while thread.is_alive() and thread is not threading.current_thread():
-        with suppress(queue.Empty):
-            items.get(timeout=0.05)  # the thread may wait for a place in the queue

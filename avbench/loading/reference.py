@@ -6,12 +6,16 @@ The oracles of sound are torchaudio's and SciPy's, that of pictures is torchvisi
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 from torch import Tensor
 
+from avbench.loading.feeds import AudioFeed
+from avbench.loading.pipeline import audio_buffers, audio_pipeline, finish_audio, resampling_of
 from avbench.loading.presets import AudioPreset, FilterBank, PowerSpectrogram, Stft, VisualPreset
 
 
@@ -104,3 +108,23 @@ def picture_oracle(picture: np.ndarray, preset: VisualPreset, *, box: np.ndarray
     resized = transforms.resized_crop(Image.fromarray(picture), top, left, height, width, size)  # bilinear
     tensor = transforms.to_tensor(transforms.hflip(resized) if flip else resized)
     return transforms.normalize(tensor, list(preset.mean), list(preset.deviation))
+
+
+def largest_difference(preset: AudioPreset, device: torch.device) -> float:
+    """The largest difference between what the loader's graph makes of noise on a device, and what the oracle says.
+
+    In the units of what the network sees; the noise is as long as the preset's sound, at its rate.
+    """
+    noise = np.random.default_rng(0).normal(0.0, 0.1, preset.samples).clip(-1, 1)
+    sound = np.round(noise * 32767).astype(np.int16)
+    file = io.BytesIO()
+    soundfile.write(file, sound, preset.sample_rate_hz, format="WAV", subtype="PCM_16")
+    rates, samples = np.array([preset.sample_rate_hz]), np.array([preset.samples])
+    encoded = np.frombuffer(file.getvalue(), np.uint8)
+    feed = AudioFeed([encoded], rates, samples, np.zeros(1, np.int64), preset)
+    resampling = resampling_of(rates, preset.sample_rate_hz)
+    pipeline = audio_pipeline(preset, resampling=resampling, max_batch_size=1, threads=1, device=device, depth=1)
+    pipeline.feed(feed)
+    seen = finish_audio(pipeline.take(), feed, buffers=audio_buffers(preset, 1))[0, 0].cpu().double()
+    expected = audio_oracle(torch.from_numpy(sound.astype(np.float64) / 32768), preset)
+    return float((seen - expected.double()).abs().max())

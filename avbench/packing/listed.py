@@ -11,7 +11,7 @@ import math
 import os
 import posixpath
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -233,12 +233,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:  # -sig: spreadsheets write a byte-order mark
             reader = csv.DictReader(file, restkey="", restval="", strict=True, skipinitialspace=True)
             header = [name.strip() for name in reader.fieldnames or ()]
-            for name in ("key", "label"):
-                if name not in header:
-                    columns = ", ".join(header) or "none"
-                    raise RecipeError(
-                        f"{path}: no column {name!r} (columns: {columns}); the first line must be key,label"
-                    )
+            _check_header(path, header, known)
             reader.fieldnames = header
             for read in reader:
                 line = reader.line_num
@@ -259,9 +254,26 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:
-        raise RecipeError(f"{path}: line {reader.line_num} is no CSV: {error}") from None
+        # The reader counts the lines of whole rows; the broken one begins after them.
+        raise RecipeError(f"{path}: line {reader.line_num + 1} is no CSV: {error}") from None
     if empty:
         raise RecipeError(f"{path}: lists no videos")
+
+
+def _check_header(path: Path, header: Sequence[str], known: Iterable[str]) -> None:
+    """Raise RecipeError where the first line does not name the columns, each of them once."""
+    if any("\0" in name for name in header):
+        raise RecipeError(f"{path}: not UTF-8 (a NUL in its first line); save it as UTF-8")
+    for name in known:
+        if header.count(name) > 1:
+            raise RecipeError(f"{path}: {header.count(name)} columns {name!r}; keep one")
+    for name in ("key", "label"):
+        if name not in header:
+            columns = ", ".join(header) or "none"
+            for separator, word in ((";", "semicolons"), ("\t", "tabs")):
+                if len(header) == 1 and {"key", "label"} <= {part.strip(' "') for part in columns.split(separator)}:
+                    raise RecipeError(f"{path}: its columns are separated by {word}; separate them by commas")
+            raise RecipeError(f"{path}: no column {name!r} (columns: {columns}); the first line must be key,label")
 
 
 def _quality(path: Path, line: int, name: str, row: Mapping[str, str]) -> float | None:

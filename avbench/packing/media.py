@@ -38,6 +38,7 @@ from avbench.packing.streams import (
     Reject,
     Unsure,
     best_streams,
+    cut_seconds,
     is_format,
     is_matroska_cut,
     opened,
@@ -69,7 +70,7 @@ _LEAST_OF_A_SECOND = Fraction(1, 2)
 _TRUNCATED_SECONDS = Fraction(1, 2)
 _LONGEST_PRIMING = Fraction(1, 10)
 # Containers whose duration runs to the last time stamp, from zero on, wherever the first one is.
-_COUNTS_FROM_ZERO = ("matroska", "asf", "nut")
+_COUNTS_FROM_ZERO = ("matroska", "asf", "nut", "flv", "ogg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,9 @@ def read_clip(
 def seconds_of(path: Path) -> float:
     """How long a video lasts, from its header; by reading it through where the header does not say. Raises Reject."""
     with opened(path) as container:
+        ends = _declared_ends(path, container)
         is_clear = _start(container) < _TRUNCATED_SECONDS or not is_format(container, *_COUNTS_FROM_ZERO)
+        is_clear &= not ends or max(ends) - min(ends) < _TRUNCATED_SECONDS
         # Of a transport stream FFmpeg finds the length by its first and last time stamp.
         is_clear &= not is_format(container, "mpegts", "mpeg") or clock_of(path).is_one
         if container.duration is not None and is_clear:
@@ -197,9 +200,22 @@ def _read(
 
 
 def _packets(
-    container: InputContainer, streams: tuple[av.AudioStream | av.VideoStream, ...], clock: Clock
+    container: InputContainer, streams: tuple[av.AudioStream | av.VideoStream, ...], clock: Clock, *, seeks: bool
 ) -> Iterator[tuple[av.Packet, int]]:
-    return on_one_clock(packets_of(container, streams), clock, container)
+    packets = packets_of(container, streams)
+    return on_one_clock(_from_a_key_picture(packets) if seeks else packets, clock, container)
+
+
+def _from_a_key_picture(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
+    """The packets without the pictures before the first that needs no other.
+
+    In a transport stream a seek lands anywhere, and some decoders (MPEG-4) make up what they do not have.
+    """
+    is_there = False
+    for packet in packets:
+        is_there |= packet.stream.type == "video" and packet.is_keyframe
+        if is_there or packet.stream.type != "video" or not packet.size:
+            yield packet
 
 
 # The first reading: sound, and when each picture is shown.
@@ -228,7 +244,7 @@ def _scan(path: Path, start: Fraction, length: Fraction | None, way: _Way, clock
         sound = Sound(begin, max(headers_ends, default=None) if end is None else end)
         shown = Shown(video, decodes=way.decodes)
         is_all = True
-        for packet, part in _packets(container, (audio, video), clock):
+        for packet, part in _packets(container, (audio, video), clock, seeks=way.seeks):
             if packet.stream is audio:
                 sound.take(packet, part)
             else:
@@ -293,7 +309,7 @@ def _decode_pictures(path: Path, wanted: set[Fraction], scan: _Scan, short_side:
         _, video = best_streams(container)
         if way.seeks:
             _seek(container, video, scan.begin)
-        packets = (packet for packet, _ in _packets(container, (video,), clock))
+        packets = (packet for packet, _ in _packets(container, (video,), clock, seeks=way.seeks))
         if scan.order is not None:
             return decode_counted(packets, wanted, scan.order, short_side)
         return decode_stamped(packets, wanted, video, short_side, skips=not way.decodes)
@@ -318,13 +334,20 @@ def _origin(container: InputContainer, video: av.VideoStream) -> Fraction:
 
 
 def _declared_ends(path: Path, container: InputContainer) -> tuple[Fraction, ...]:
-    """When the file ends by its header, on its own clock: none if it does not say, two if it may mean either."""
+    """When the file ends by its header, on its own clock: none if it does not say, several if it may mean any."""
+    duration = cut_seconds(path, container)
+    if duration:
+        return (duration, max(Fraction(0), _start(container)) + duration)
     if container.duration is None:
         return ()
     duration = Fraction(container.duration, av.time_base)
     start = max(Fraction(0), _start(container))
     if not is_format(container, *_COUNTS_FROM_ZERO):
         return (_start(container) + duration,)
+    # Where streams have durations, from zero on too (ASF, Ogg), FFmpeg adds the time at which each of them starts.
+    ends = [seconds(stream.duration, stream) for stream in container.streams if stream.duration]
+    if ends:
+        return (duration, start + duration, max(ends))
     if start < _TRUNCATED_SECONDS:
         return (duration,)
     # Some muxers count from the first time stamp all the same. Of a file that is cut, the later end is due.

@@ -3,7 +3,7 @@
 Stamps are rounded, and some stray: in WebM those of Vorbis by 11 ms at each switch of block size, those of a live
 recording by more. The decoder's samples belong in one run all the same. So, as in FFmpeg's resampler, only a jump of
 100 ms is followed at once; a smaller one is followed if the stamps do not come back to the run, because sound is then
-missing (or repeated) for good.
+missing (or repeated) for good. The first stamp of a run may stray as well: most of the first half second decide.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Sound:
         self._rate = 0
         self._pieces: list[_Piece] = []
         self._last: tuple[Fraction, Fraction, int] | None = None  # time, end and part of the last packet
+        self._decoded: tuple[Fraction, int] | None = None  # end and part of the last frame
 
     def take(self, packet: av.Packet, part: int) -> None:
         """Decode one packet, of that part of the file's clock. Raises Reject where sound is missing before it."""
@@ -78,7 +79,7 @@ class Sound:
         if stamp is None:  # the decoder's last frames, or a stream without time stamps: as it comes
             self.is_unstamped |= packet.size > 0
             for frame in decoded(packet, required=False):
-                self._add(frame)
+                self._add(frame, part)
             return
         time, duration = seconds(stamp, packet), seconds(packet.duration, packet)
         self.first = time if self.first is None else self.first
@@ -88,7 +89,7 @@ class Sound:
             self._check_no_gap(time, duration, part)
         if time >= self.begin - RUN_UP and (self.end is None or time < self.end):
             for frame in decoded(packet, required=time >= self.begin):
-                self._add(frame)
+                self._add(frame, part)
 
     def began_late(self, stream: av.AudioStream) -> bool:
         """Whether the first packet lies so late that the window's start lacks its run-up."""
@@ -117,17 +118,33 @@ class Sound:
         last_time, last_end, last_part = self._last
         # Some containers give no durations; a packet then lasts about as long as the one before.
         self._last = (time, time + (duration or min(max(Fraction(0), time - last_time), _LONGEST_GAP)), part)
-        stops, goes_on = max(last_end, self.begin), time if self.end is None else min(time, self.end)
+        goes_on = time if self.end is None else min(time, self.end)
         if part != last_part:
             return
-        if time - last_end > _LONGEST_GAP and goes_on > stops:
-            at = float(stops - self.begin)
-            raise Reject(Reason.GAP, f"no sound for {float(time - last_end):.2f} s from {at:.2f} s of the clip on")
+        self._check_nothing_missing(last_end, time)
         if last_time - time > _LONGEST_GAP and last_end > self.begin and time == goes_on:
             at = float(last_end - self.begin)
             raise Reject(Reason.GAP, f"the sound's clock goes back by {float(last_end - time):.2f} s at {at:.2f} s")
 
-    def _add(self, frame: av.AudioFrame) -> None:
+    def _check_nothing_missing(self, stops: Fraction, goes_on: Fraction) -> None:
+        """Raise Reject where there is no sound from `stops` to `goes_on`, that is long, and lies in the clip."""
+        first, last = max(stops, self.begin), goes_on if self.end is None else min(goes_on, self.end)
+        if goes_on - stops > _LONGEST_GAP and last > first:
+            at = float(first - self.begin)
+            raise Reject(Reason.GAP, f"no sound for {float(goes_on - stops):.2f} s from {at:.2f} s of the clip on")
+
+    def _check_frame(self, frame: av.AudioFrame, part: int) -> None:
+        """Raise Reject where sound is missing before this frame: in MP4 the packet before a hole lasts through it."""
+        last = self._decoded
+        time = seconds(frame.pts, frame) if frame.pts is not None else (last[0] if last is not None else None)
+        if time is None:
+            return
+        if last is not None and last[1] == part:
+            self._check_nothing_missing(last[0], time)
+        self._decoded = (time + Fraction(frame.samples, frame.sample_rate), part)
+
+    def _add(self, frame: av.AudioFrame, part: int) -> None:
+        self._check_frame(frame, part)
         if self._rate not in (0, frame.sample_rate):
             raise Reject(Reason.UNDECODABLE, f"the sample rate changes from {self._rate} to {frame.sample_rate} Hz")
         self._rate = frame.sample_rate
@@ -146,38 +163,53 @@ def places(stamps: list[int | None], lengths: list[int], rate_hz: int) -> list[i
     before = np.concatenate([[0], np.cumsum(lengths[:-1], dtype=np.int64)]) if lengths else np.zeros(0, np.int64)
     ahead = np.array([0 if stamp is None else stamp for stamp in stamps], np.int64) - before
     has_stamp = np.array([stamp is not None for stamp in stamps], bool)
-    found: list[int] = []
+    shifts = np.zeros(len(stamps), np.int64)
     shift: int | None = None  # of the run that is being laid out
     home = -1  # the piece with which straying stamps come back
-    for number in range(len(stamps)):
-        if has_stamp[number]:
-            off = 0 if shift is None else int(ahead[number]) - shift
-            if shift is None or abs(off) > _JUMP_SECONDS * rate_hz:
-                shift = int(ahead[number])
-            elif abs(off) > _ROUNDING_SECONDS * rate_hz and number > home:
-                back = _comes_back(ahead - shift, has_stamp, before, number, rate_hz)
-                if back is None:
-                    shift = int(ahead[number])
-                else:
-                    home = back
-        found.append((shift or 0) + int(before[number]))
-    return found
+    for number in np.flatnonzero(has_stamp).tolist():
+        off = 0 if shift is None else int(ahead[number]) - shift
+        is_far = abs(off) > _JUMP_SECONDS * rate_hz
+        if abs(off) > _ROUNDING_SECONDS * rate_hz and not is_far and number > home:
+            back = _comes_back(ahead, shift or 0, has_stamp, before, number, rate_hz)
+            is_far = back is None
+            home = home if back is None else back
+        if shift is None or is_far:
+            begins = 0 if shift is None else number  # what has no stamp before the first one, belongs right before it
+            shift = _said_of_run(ahead, has_stamp, before, number, rate_hz)
+            shifts[begins:] = shift
+    return (shifts + before).tolist()
 
 
-def _comes_back(off: np.ndarray, has_stamp: np.ndarray, before: np.ndarray, number: int, rate_hz: int) -> int | None:
+def _said_of_run(ahead: np.ndarray, has_stamp: np.ndarray, before: np.ndarray, number: int, rate_hz: int) -> int:
+    """How far a run that begins with this piece lies ahead: as its own stamp says, unless most others say otherwise.
+
+    The first stamp may stray like any other, so those of the next half second, up to a jump, are asked too.
+    """
+    last = int(np.searchsorted(before, before[number] + _LEAST_AWAY_SECONDS * rate_hz))
+    said = ahead[number:last][has_stamp[number:last]]
+    own = int(ahead[number])
+    jumps = np.flatnonzero(np.abs(said - own) > _JUMP_SECONDS * rate_hz)
+    ordered = sorted(said[: jumps[0]] if len(jumps) else said)
+    most = min(ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2], key=lambda one: abs(one - own))
+    return own if abs(most - own) <= _ROUNDING_SECONDS * rate_hz else int(most)
+
+
+def _comes_back(
+    ahead: np.ndarray, shift: int, has_stamp: np.ndarray, before: np.ndarray, number: int, rate_hz: int
+) -> int | None:
     """The piece with which stamps that stray from this one on are back at the run, or cross it; None if they stay away.
 
-    off: by how much each stamp is off, in samples. before: the samples before each piece.
+    ahead - shift is by how much each stamp is off, in samples. before: the samples before each piece.
     """
     last = int(np.searchsorted(before, before[number] + _AWAY_SECONDS * rate_hz))
-    later = np.arange(number + 1, min(last, len(off)))
+    later = np.arange(number + 1, min(last, len(ahead)))
     later = later[has_stamp[later]]
-    toward = off[later] * np.sign(off[number])
+    toward = (ahead[later] - shift) * np.sign(ahead[number] - shift)
     back = later[toward <= _ROUNDING_SECONDS * rate_hz]
     if len(back):
         return int(back[0])
     seen = (before[-1] - before[number]) / rate_hz
-    return len(off) if seen < _LEAST_AWAY_SECONDS else None
+    return len(ahead) if seen < _LEAST_AWAY_SECONDS else None
 
 
 def laid_out(pieces: list[np.ndarray], starts: list[int], limit: int | None) -> np.ndarray:

@@ -6,6 +6,7 @@ A time here is a Fraction of seconds on the file's own clock, as exact as its ti
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -153,3 +154,36 @@ def _ebml_number(file: BinaryIO, *, keeps_mark: bool) -> tuple[int, bool]:
     number = int.from_bytes(first + file.read(max(0, length - 1)))
     mark = 1 << 7 * length
     return (number if keeps_mark else number & (mark - 1)), number & (mark - 1) == mark - 1
+
+
+_ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_ASF_FIELDS = struct.Struct("<16x8x16x Q 8x 8x Q 8x Q I")  # size, play duration (100 ns), preroll (ms), flags
+_ASF_BROADCAST = 1  # size and duration mean nothing
+
+
+def cut_seconds(path: Path, container: InputContainer) -> Fraction | None:
+    """How long an ASF (WMV) or AVI file lasts by its header, where it has fewer bytes than its header says; else None.
+
+    FFmpeg does not believe the header of such a file, so it would not know that it is cut.
+    """
+    if is_format(container, "asf"):
+        return _cut_asf_seconds(path)
+    if not is_format(container, "avi"):
+        return None
+    with path.open("rb") as file:
+        riff, size, _ = struct.unpack("<4sI4s", file.read(12))
+    if riff != b"RIFF" or path.stat().st_size >= size:
+        return None
+    return max((seconds(stream.frames, stream) for stream in container.streams.video), default=None)
+
+
+def _cut_asf_seconds(path: Path) -> Fraction | None:
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or at + _ASF_FIELDS.size > len(head):
+        return None
+    size, play, preroll, flags = _ASF_FIELDS.unpack_from(head, at)
+    if flags & _ASF_BROADCAST or path.stat().st_size >= size:
+        return None
+    return Fraction(play, 10**7) - Fraction(preroll, 1000)

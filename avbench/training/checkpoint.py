@@ -30,13 +30,14 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.serialization import get_crc32_options, set_crc32_options
 
-from avbench.confidence import ConfidenceStore
+from avbench.confidence.store import ConfidenceStore
 from avbench.distributed import current_group, current_world, gather_objects, on_main, together
 from avbench.engine.random_state import random_state, set_random_state
 from avbench.errors import RunError
 from avbench.records import atomic_path, json_checksum, write_json
 from avbench.training.background import Background
 from avbench.training.run import Run
+from avbench.training.tensors import copies, put_tensors, share_of, take_tensors
 
 VERSION = 2
 
@@ -141,10 +142,10 @@ class Checkpoints:
         world = current_world()
         savings = {_store_name(store): store.saving() for store in stores}
         shared: dict[str, Tensor] = {}
-        skeleton = {run.name: _take_tensors(run.state_dict(), f"{_SHARED}/{run.name}", shared) for run in runs}
+        skeleton = {run.name: take_tensors(run.state_dict(), f"{_SHARED}/{run.name}", shared) for run in runs}
         own = {f"{_of_rank(world.rank)}/{name}": tensor for name, tensor in _rank_tensors(runs).items()}
-        share = {name: shared[name] for name in _share(shared, world.rank, world.size)}
-        self._copies = _copies({**share, **own}, kept=self._copies)
+        share = {name: shared[name] for name in share_of(shared, world.rank, world.size)}
+        self._copies = copies({**share, **own}, kept=self._copies)
         best = [self.best_file(run).name for run in runs]
         return _Staged(position, self._copies, skeleton if world.is_main else {}, savings, best)
 
@@ -212,7 +213,7 @@ class Checkpoints:
         manifest, skeleton, tensors = together(problem, lambda: _read(path))
         # On the CPU still: engines put each tensor where it belongs, and Adam's step counts stay where they were.
         for run in runs:
-            run.load_state_dict(_put_tensors(skeleton[run.name], tensors))
+            run.load_state_dict(put_tensors(skeleton[run.name], tensors))
         _load_rank(tensors, manifest["world_size"], runs, device)
         for store in stores:
             store.load(path / _store_name(store))
@@ -328,7 +329,6 @@ _PARTIAL = ".partial-"
 _TENSORS = "tensors"
 # Names of tensors begin with whose they are: of all ranks alike, or of one.
 _SHARED, _OF_RANK, _RANDOM = "shared", "rank", "random"
-_TENSOR = "the tensor"  # the one key of a dictionary that stands for a tensor
 _BLOCK_BYTES = 1 << 20
 _AT_EPOCHS_END = "-batch-000000"
 _WITHIN = "-pass-batch-"
@@ -369,19 +369,6 @@ def _without_crc32() -> Iterator[None]:
         set_crc32_options(before)
 
 
-def _copies(tensors: Mapping[str, Tensor], *, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU, in memory of the last ones where it fits; from a GPU by way of page-locked memory."""
-    copies = {}
-    for name, tensor in tensors.items():
-        copy = kept.get(name)
-        if copy is None or copy.shape != tensor.shape or copy.dtype != tensor.dtype:
-            copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda, requires_grad=False)
-        copies[name] = copy.copy_(tensor.detach(), non_blocking=True)
-    if any(tensor.is_cuda for tensor in tensors.values()):
-        torch.cuda.current_stream().synchronize()
-    return copies
-
-
 def _cause(error: BaseException, path: Path) -> BaseException:
     """What the operating system refused, where that is what an error of torch's writers comes from; else the error."""
     seen: list[BaseException] = [error]
@@ -392,42 +379,6 @@ def _cause(error: BaseException, path: Path) -> BaseException:
             seen.extend(failure for failure, _ in each.failures.values() if failure not in seen)
         seen.extend(cause for cause in (each.__cause__, each.__context__) if cause is not None and cause not in seen)
     return error
-
-
-def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """The value with each tensor moved to `tensors` and its name, wrapped, in its place."""
-    if isinstance(value, Tensor):
-        tensors[name] = value
-        return {_TENSOR: name}
-    if isinstance(value, dict):
-        return {key: _take_tensors(item, f"{name}/{key}", tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [_take_tensors(item, f"{name}/{number}", tensors) for number, item in enumerate(value)]
-        return tuple(items) if isinstance(value, tuple) else items
-    return value
-
-
-def _put_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The reverse of `_take_tensors`."""
-    if isinstance(value, dict):
-        if _TENSOR in value:
-            return tensors[value[_TENSOR]]
-        return {key: _put_tensors(item, tensors) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_put_tensors(item, tensors) for item in value)
-    return value
-
-
-def _share(tensors: Mapping[str, Tensor], rank: int, ranks: int) -> list[str]:
-    """Names of the tensors that a rank copies and writes, of those that all ranks have; about as many bytes each."""
-    filled = [0] * ranks
-    share = []
-    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].numel() * item[1].element_size(), item[0])):
-        least = filled.index(min(filled))
-        filled[least] += max(tensor.numel() * tensor.element_size(), 1)
-        if least == rank:
-            share.append(name)
-    return share
 
 
 def _rank_tensors(runs: Sequence[Run]) -> dict[str, Tensor]:

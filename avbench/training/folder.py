@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ import torch
 
 from avbench.dataset import Dataset
 from avbench.errors import RunError
-from avbench.machine import usable_cores
+from avbench.machine import processor_name, usable_cores, versions
 from avbench.records import DIVERGED_FILE, write_json
 from avbench.training.origin import describe_clips, describe_code
 
-_PACKAGES = ("avbench", "torch", "torchaudio", "torchvision", "nvidia-dali-cuda120", "numpy", "pyarrow", "deepspeed")
 # A writer touches its lock while it works; one of another host that is older than this has lost its process.
 _BEAT_SECONDS = 15.0
 _STALE_SECONDS = 600.0
@@ -75,6 +73,13 @@ class RunFolder:
             )
         elif self.path.exists() and _holds_something(self.path):
             raise RunError(f"{self.path}: exists and is no run folder; name another with --out")
+
+    def is_finished(self, *, epochs: int) -> bool:
+        """Whether a training of so many epochs has ended here, predictions and all."""
+        try:
+            return bool(json.loads(self.finished.read_text("utf-8"))["epochs"] == epochs)
+        except FileNotFoundError:
+            return False
 
     def check_resumable(self) -> None:
         """Raises RunError where there is no run to go on with."""
@@ -240,9 +245,9 @@ def describe_environment(
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "code": describe_code(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": versions(),
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": processor_name(),
         "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -258,19 +263,3 @@ def record_launch(folder: RunFolder, environment: dict[str, Any]) -> int:
     launches = json.loads(folder.environment.read_text("utf-8"))["launches"] if folder.environment.exists() else []
     write_json(folder.environment, {"launches": [*launches, environment]})
     return len(launches) + 1
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

@@ -12,7 +12,7 @@ from avbench.dataset import Dataset
 from avbench.errors import DatasetError
 from avbench.methods.base import Part
 from avbench.packing.splits import cut_parts
-from avbench.training.predict import counted_each
+from avbench.training.passes import counted_each
 from avbench.training.run import Run
 
 HELD_OUT = 0.1  # share of each class's videos

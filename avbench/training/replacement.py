@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from avbench.batch import Batch, Modality
 from avbench.distributed import gather_objects
 from avbench.loading.loader import Loader
-from avbench.training.parallel import SideBySide, longest_first
-from avbench.training.predict import evaluation_batches
+from avbench.training.parallel import longest_first
+from avbench.training.passes import Passes
 from avbench.training.run import Prediction, Run
 
 # For each modality, the mean output of each of its feature modules, without the batch's axis.
@@ -31,9 +31,7 @@ def is_joint(run: Run) -> bool:
     return len(run.method.modalities) > 1
 
 
-def feature_means(
-    loader: Loader, runs: Sequence[Run], *, dtype: torch.dtype, side_by_side: SideBySide
-) -> dict[str, Means]:
+def feature_means(loader: Loader, runs: Sequence[Run], passes: Passes) -> dict[str, Means]:
     """Mean features of every run over the loader's valid clips, in evaluation mode, by run name. A collective.
 
     A run whose network computes its features without calling the modules that its method names is left out.
@@ -54,10 +52,10 @@ def feature_means(
             before = sums[run.name].get(modality)
             sums[run.name][modality] = found if before is None else [a + b for a, b in zip(before, found, strict=True)]
 
-    for batch in evaluation_batches(loader, runs, dtype):
+    for batch in passes.batches(loader, runs):
         clips += len(batch)
         if len(batch):
-            side_by_side.each(longest_first(run for run in runs if run.name in sums), partial(add, batch=batch))
+            passes.side_by_side.each(longest_first(run for run in runs if run.name in sums), partial(add, batch=batch))
     gathered = gather_objects((clips, {name: _to_cpu(of_run) for name, of_run in sums.items()}))
     of_ranks = [(count, of_rank) for count, of_rank in gathered if count]
     names = [run.name for run in runs if all(run.name in of_rank for _, of_rank in of_ranks)]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs, true_label_confidence
-from avbench.confidence import ConfidenceStore
+from avbench.confidence.store import ConfidenceStore
 from avbench.distributed import sum_over_ranks
 from avbench.engine.batch_norm import over_the_global_batch
 from avbench.engine.choice import build_engine
@@ -65,7 +65,7 @@ class Taken:
     counted: Count
 
 
-def take_tallies(runs: Sequence[Run]) -> list[Taken]:
+def collect_tallies(runs: Sequence[Run]) -> list[Taken]:
     """What these runs have counted since last asked, one a run; kept confidences are handed to their stores.
 
     A collective, and the one device synchronization of a logging interval, whatever the number of runs: all of it comes
@@ -84,7 +84,7 @@ def take_tallies(runs: Sequence[Run]) -> list[Taken]:
     arrived = iter(torch.cat(pieces).cpu().split([len(piece) for piece in pieces]))
     totals = next(arrived).view(len(runs), -1).tolist()
     return [
-        run.take_in(of_run, [next(arrived) for _ in pieces_of_run])
+        run.settle(of_run, [next(arrived) for _ in pieces_of_run])
         for run, of_run, pieces_of_run in zip(runs, totals, kept, strict=True)
     ]
 
@@ -200,6 +200,11 @@ class Run:
         return f"{self.spec.name}-seed{self.seed}"
 
     @property
+    def key(self) -> dict[str, Any]:
+        """By which records in metrics.jsonl are told apart."""
+        return {"run": self.spec.name, "method": self.spec.method.name, "seed": self.seed}
+
+    @property
     def is_training(self) -> bool:
         """Whether the run takes part in the next step."""
         return not self.progress.finished
@@ -236,13 +241,13 @@ class Run:
         self.progress.step += 1
         for name, value in step.log.items():
             self._logged.setdefault(name, []).append(value)
-        self._take_in(batch, step.outputs, step.losses)
+        self._count(batch, step.outputs, step.losses)
 
     @torch.no_grad()
     def evaluate(self, batch: Batch, *, clock: Clock) -> None:
         """Tally an evaluation batch, and keep it for the store."""
         outputs = self.method.forward(self.engine, batch)
-        self._take_in(batch, outputs, self.method.loss(outputs, batch, clock))
+        self._count(batch, outputs, self.method.loss(outputs, batch, clock))
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Prediction:
@@ -258,7 +263,7 @@ class Run:
             uncertainty=None if uncertainty is None else uncertainty.float(),
         )
 
-    def _take_in(self, batch: Batch, outputs: Outputs, losses: Tensor) -> None:
+    def _count(self, batch: Batch, outputs: Outputs, losses: Tensor) -> None:
         with torch.no_grad():
             probabilities = self.method.probabilities(outputs)["prediction"]
             correct = probabilities.argmax(dim=1) == batch.label
@@ -272,7 +277,7 @@ class Run:
         """What this rank has counted and kept since last taken, float64 tensors: logged means, and of each batch.
 
         Of a batch kept for the store clip ids, confidences and correctness one after the other, [3 B]; all are exact in
-        float64. One piece of a transfer, see `take_tallies`.
+        float64. One piece of a transfer, see `collect_tallies`.
         """
         means = [torch.stack([self._on_device(value) for value in values]).mean() for values in self._logged.values()]
         logged = [torch.stack(means)] if means else []
@@ -287,7 +292,7 @@ class Run:
         sums = self.tally.sums
         return value.to(sums) if isinstance(value, Tensor) else torch.full_like(sums[0], value)
 
-    def take_in(self, sums: Sequence[float], kept: Sequence[Tensor]) -> Taken:
+    def settle(self, sums: Sequence[float], kept: Sequence[Tensor]) -> Taken:
         """Take up what has come from the device.
 
         sums: the tally and the words of what was counted, over all ranks. kept: as `kept_on_device` gave it.

@@ -5,211 +5,124 @@ Every rank computes; rank 0 writes. All runs of a pass see the same batches in t
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch.profiler import record_function
-from torch.utils.tensorboard import SummaryWriter
 
-from avbench.batch import Batch, Clock, Modality
-from avbench.confidence import ConfidenceStore, export
-from avbench.dataset import Dataset, checksum
+from avbench.batch import Batch, Clock
 from avbench.distributed import (
     current_world,
     gather_objects,
     on_main,
-    ranks_on_this_node,
 )
-from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.precision import pick_precision
 from avbench.engine.random_state import random_state, set_random_state
-from avbench.errors import AllDiverged, DatasetError, Interrupted, RunError, UsageError, unknown
-from avbench.loading.cores import Nearby, cores_near
+from avbench.errors import AllDiverged, Interrupted
 from avbench.loading.gpu import JPEG_ENGINE_SHARE
-from avbench.loading.loader import DEFAULT_PREFETCH, Loader
-from avbench.loading.pool import PipelinePool
-from avbench.loading.presets import Preset
-from avbench.machine import usable_cores
 from avbench.methods.base import Part
-from avbench.methods.choice import RunSpec
-from avbench.records import SPLITS, MetricsWriter, write_json
-from avbench.training.audit import Audit, Count, said_of
+from avbench.records import SPLITS, write_json
+from avbench.training.audit import Audit
 from avbench.training.background import Background
+from avbench.training.before_epoch import View
 from avbench.training.checkpoint import Checkpoints, Position, Within
+from avbench.training.clips import check_clips, fingerprint_of
 from avbench.training.closing import (
     all_diverged,
     closing_table,
-    divergence,
-    divergences,
-    end,
-    is_without_checkpoints,
     next_command,
-    tidied,
     what_is_kept,
 )
-from avbench.training.config import TrainerConfig
-from avbench.training.display import Display
+from avbench.training.decoding import Decoding
+from avbench.training.ending import Ending, all_diverged_of
 from avbench.training.folder import RunFolder, describe_environment, record_launch
 from avbench.training.interruption import Stop
-from avbench.training.memory import fits, largest_that_fits, memory_refused_in_one_line, too_large
-from avbench.training.monitor import Monitor, plotted
+from avbench.training.journal import Journal
+from avbench.training.judging import Judging
+from avbench.training.monitor import Monitor
+from avbench.training.out_of_memory import fits, largest_that_fits, too_large
 from avbench.training.parallel import SideBySide, longest_first
 from avbench.training.parts import OwnClips, parts_for
-from avbench.training.predict import evaluate, prepare
+from avbench.training.passes import Passes, prepare
 from avbench.training.profile import Profiler
-from avbench.training.pulse import Pulse
-from avbench.training.replacement import Means, feature_means, is_joint
-from avbench.training.run import DIVERGED, Run, Taken, modalities_read, take_tallies
-from avbench.training.tables import write_predictions
-from avbench.training.view import View
-
-
-def pick_loader_dtype(wanted: str, *, computed_in: torch.dtype, device: torch.device) -> torch.dtype:
-    """What batches are rounded to. Raises UsageError for bfloat16 where networks compute in more: it would be lost."""
-    if wanted == "bfloat16" and computed_in != torch.bfloat16:
-        raise UsageError(
-            f"loader-precision is bfloat16, but networks compute in {str(computed_in).removeprefix('torch.')}; "
-            f"leave it out, or add --precision bfloat16"
-        )
-    is_rounded = wanted == "bfloat16" or (wanted == "auto" and device.type == "cuda")
-    return torch.bfloat16 if is_rounded and computed_in == torch.bfloat16 else torch.float32
-
-
-def cores_of_a_rank() -> int:
-    """This rank's share of the cores that it may use."""
-    return max(1, usable_cores() // ranks_on_this_node())
-
-
-def is_finished(folder: RunFolder, *, epochs: int) -> bool:
-    """Whether a training of so many epochs has ended in this folder, predictions and all."""
-    try:
-        return json.loads(folder.finished.read_text("utf-8"))["epochs"] == epochs
-    except FileNotFoundError:
-        return False
-
-
-def train(
-    dataset: Dataset,
-    *,
-    clip_ids: dict[str, np.ndarray],
-    specs: Sequence[RunSpec],
-    seeds: Sequence[int],
-    preset: Preset,
-    config: TrainerConfig,
-    optimizer: OptimizerConfig,
-    engine: EngineConfig,
-    folder: RunFolder,
-    device: torch.device,
-    save_config: Callable[[Path], None],
-    resume: bool = False,
-    overwrite: bool = False,
-) -> str:
-    """Train every run in one pass, into a run folder that is new or, with `resume`, interrupted. A collective.
-
-    save_config writes config.toml. overwrite: an earlier run in the folder is removed, once nothing can refuse the new.
-    Returns what a person wants to read at the end: a table of the runs, what is kept, what to do next.
-    Raises RunError, UsageError or DatasetError, on every rank, with the folder as it was; AllDiverged, with it
-    complete, where no run is left.
-    """
-    where = str(folder.path)
-    on_main(where, folder.check_resumable if resume else partial(folder.check_new, overwrite=overwrite))
-    if resume and (text := on_main(where, lambda: all_diverged(folder))):
-        raise RunError(text)
-    keep = config.keep_checkpoints
-    if resume and on_main(where, lambda: is_without_checkpoints(folder, epochs=config.epochs, keep_checkpoints=keep)):
-        return on_main(where, lambda: tidied(folder, epochs=config.epochs, save_config=save_config))
-    with ExitStack() as stack:
-        stack.enter_context(memory_refused_in_one_line())
-        trainer = Trainer(
-            dataset,
-            clip_ids=clip_ids,
-            specs=specs,
-            seeds=seeds,
-            preset=preset,
-            config=config,
-            optimizer=optimizer,
-            engine=engine,
-            folder=folder,
-            device=device,
-        )
-        on_main(where, lambda: stack.enter_context(folder.locked()))
-        if overwrite and not resume:
-            on_main(where, folder.clear)
-        return trainer.fit(resume=resume, save_config=save_config)
-    raise AssertionError("the stack swallows no exception")
+from avbench.training.run import Run, modalities_read
+from avbench.training.stores import stores_for
+from avbench.training.training import Training
+from avbench.training.watchdog import Watchdog
 
 
 class Trainer:
-    """One pass over a dataset that trains every run.
+    """One pass that trains every run; call `fit` once.
 
-    clip_ids: per split ("train", "val", "test") the ids to use. Call `fit` once.
+    A step, in order:
+    1. The loader hands a batch over; before that the watchdog's beat has all ranks agree to go on.
+    2. Clips with bad bytes are dropped, and the others are laid out as networks read them (`prepare`).
+    3. The valid clips of all ranks are counted, for each part of train that some run trains on (`OwnClips.of`).
+    4. Every run takes its step, side by side with the others: forward, loss, backward, what its method does with the
+       gradients, optimizer (`Run.train_step`). It tallies on the device, and nothing waits for it.
+    5. After --log-steps the tallies of all runs come to the processor in one copy, and are written (`_log_steps`).
+    6. After --checkpoint-steps all of it is saved, in the background (`_save`).
+    After an epoch's last step the runs are evaluated, and each goes on or stops (judging.py).
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        clip_ids: dict[str, np.ndarray],
-        specs: Sequence[RunSpec],
-        seeds: Sequence[int],
-        preset: Preset,
-        config: TrainerConfig,
-        optimizer: OptimizerConfig,
-        engine: EngineConfig,
-        folder: RunFolder,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, training: Training, folder: RunFolder) -> None:
         self.world = current_world()
-        self.dataset, self.clip_ids, self.config, self.folder, self.device = dataset, clip_ids, config, folder, device
+        self.training, self.folder = training, folder
+        config, engine, device, dataset = training.config, training.engine, training.device, training.dataset
+        self.config, self.device, self.dataset, self.clip_ids = config, device, dataset, training.clip_ids
         self.dtype: torch.dtype = getattr(torch, pick_precision(engine.precision, device))
         if device.type == "cuda":
             # Reproducible, and float32 where float32 is asked for: by default convolutions would be TF32.
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.allow_tf32 = False
-        self.nearby = cores_near(device) if device.type == "cuda" else Nearby(None, "")
-        self.loader_dtype = pick_loader_dtype(config.loader_precision, computed_in=self.dtype, device=device)
-        check_clips(dataset, clip_ids)
-        self.stores = _stores(
-            specs, seeds, dataset=dataset, folder=folder, buffer_bytes=config.exchange_megabytes << 20
+        self.decoding = Decoding(
+            dataset,
+            preset=training.preset,
+            config=config,
+            device=device,
+            computed_in=self.dtype,
+            beat=lambda text: self.watchdog.beat(text),
+        )
+        check_clips(dataset, training.clip_ids)
+        self.stores = stores_for(
+            training.specs,
+            training.seeds,
+            dataset=dataset,
+            folder=folder,
+            buffer_bytes=config.exchange_megabytes << 20,
         )
         self.runs = [
             Run(
                 spec,
                 seed=seed,
                 classes=len(dataset.classes),
-                optimizer=optimizer,
+                optimizer=training.optimizer,
                 engine=engine,
                 device=device,
                 dtype=self.dtype,
                 width=config.width,
                 store=self.stores.get((spec.name, seed)),
             )
-            for seed in seeds
-            for spec in specs
+            for seed in training.seeds
+            for spec in training.specs
         ]
-        self.preset, self.optimizer = preset, optimizer
-        self.accumulation, self.compiles = engine.accumulation, engine.compile
         self.bad_clips: dict[int, str] = {}  # of all ranks
         # (epoch, batches): that were trained on, that were logged, that the newest checkpoint holds.
         self.done = self.logged = self.saved = (0, 0)
         # The passes before an epoch that are under way, and how many runs are done with theirs.
         self.preparing: tuple[View, int] | None = None
         self.is_trained = False  # predictions are what is left
-        self.began = time.monotonic()  # all launches together
-        self.pool = PipelinePool()  # of all loaders: they take turns
         self.loaders = {
-            split: self._loader(split, clip_ids[split], config.order_seed, split == "train", modalities_read(self.runs))
+            split: self.decoding.loader(
+                split, training.clip_ids[split], config.order_seed, split == "train", modalities_read(self.runs)
+            )
             for split in SPLITS
         }
-        self.parts = parts_for(self.runs, dataset, clip_ids["train"])
+        self.parts = parts_for(self.runs, dataset, training.clip_ids["train"])
         self.own_clips = OwnClips(self.parts, clips=len(dataset))
         self.audit = Audit(self.parts)
         self.background = Background("avbench-background")
@@ -220,21 +133,20 @@ class Trainer:
             identity={
                 "dataset": dataset.fingerprint,
                 "runs": [run.name for run in self.runs],
-                "files of own methods": {spec.name: spec.checksum for spec in specs if spec.checksum},
+                "files of own methods": {spec.name: spec.checksum for spec in training.specs if spec.checksum},
                 "share of pictures for JPEG engines": JPEG_ENGINE_SHARE,
             },
-            clips=_fingerprint_of(clip_ids),
+            clips=fingerprint_of(training.clip_ids),
             may_publish=folder.check_held,
         )
-        self.pulse = Pulse(
+        self.watchdog = Watchdog(
             hang_seconds=config.hang_seconds,
             failed=lambda: self.background.failed,
             on_failure=self.background.wait,
         )
-        self.latest: dict[str, dict[str, Any]] = {}  # per run name its newest numbers, for the display
-        self.launch = 0  # which of the folder's, from 1; of rank 0
-        self.metrics: MetricsWriter | None = None  # of rank 0
-        self.board: SummaryWriter | None = None
+        self.journal = Journal(
+            folder, epochs=config.epochs, steps_per_epoch=len(self.loaders["train"]), is_main=self.world.is_main
+        )
 
     def fit(self, *, resume: bool, save_config: Callable[[Path], None]) -> str:
         """Train to the end, write predictions and confidences; returns what is said at the end. A collective.
@@ -246,22 +158,33 @@ class Trainer:
             if not resume:
                 # Before anything else is written: from here on there is a run to be resumed.
                 on_main(str(self.folder.path), lambda: self._describe_launch(save_config))
-            if self.world.is_main:
-                self.metrics = stack.enter_context(closing(MetricsWriter(self.folder.metrics)))
+            stack.enter_context(self.journal)
             self.side_by_side = stack.enter_context(
                 SideBySide(
                     threads=self.config.compute_threads,
                     device=self.device,
                     streams=self.config.streams,
-                    compiles=self.compiles,
+                    compiles=self.training.engine.compile,
                 )
             )
-            self.display = stack.enter_context(Display(epochs=self.config.epochs, shown=self.world.is_main))
+            self.passes = Passes(self.dtype, self.side_by_side, self.bad_clips)
+            self.judging = Judging(
+                self.runs,
+                self.loaders,
+                self.passes,
+                self.audit,
+                self.background,
+                self.checkpoints,
+                self.journal,
+                epochs=self.config.epochs,
+                patience=self.config.patience,
+                began=time.monotonic(),
+            )
             for loader in self.loaders.values():
                 stack.callback(loader.close)
-            stack.callback(self.pool.close)
+            stack.callback(self.decoding.close)
             stack.callback(self.background.close)
-            stack.enter_context(self.pulse)
+            stack.enter_context(self.watchdog)
             position = Position(0, 0, 0, {})
             if resume:
                 position = self._go_on()
@@ -278,21 +201,17 @@ class Trainer:
                     self.folder.profile / f"rank-{self.world.rank}.json",
                     steps=self.config.profile,
                     device=self.device,
-                    say=self._event,
+                    say=self.journal.event,
                 )
             )
-            if self.world.is_main:
-                step = position.epoch * len(self.loaders["train"]) + position.batch
-                # What was logged at this step itself was logged before the checkpoint, and is not logged again.
-                board = SummaryWriter(str(self.folder.tensorboard), purge_step=step + 1 if resume else None)
-                self.board = stack.enter_context(board)
+            self.journal.draw_from(position.epoch * len(self.loaders["train"]) + position.batch, is_resumed=resume)
             try:
                 self._train(position)
                 self._finish()
             except Interrupted as interrupted:
                 raise self._interrupted(interrupted) from None
         # All that was open is closed: what follows is the last word.
-        if self._all_diverged():
+        if all_diverged_of(self.runs):
             raise AllDiverged(on_main(str(self.folder.path), lambda: all_diverged(self.folder)))
         return on_main(str(self.folder.path), self._closing_words)
 
@@ -300,17 +219,14 @@ class Trainer:
         table = closing_table(self.runs, epochs=self.config.epochs)
         return "\n".join([table, what_is_kept(self.folder), next_command(self.folder)])
 
-    def _all_diverged(self) -> bool:
-        return all(run.progress.finished == DIVERGED for run in self.runs)
-
     def _say_what_makes_it_slower(self) -> None:
         """Once a launch, so that nothing is slower than it could be without a word."""
         modalities = modalities_read(self.runs)
         texts = [self.loaders["train"].resampling_text] if "audio" in modalities else []
         if self.device.type == "cuda":
-            texts += [self.nearby.text, self.monitor.no_gpu_numbers]
+            texts += [self.decoding.nearby.text, self.monitor.no_gpu_numbers]
         for text in filter(None, texts):
-            self.display.say(text)  # not in the metrics: a resumed run would have it twice
+            self.journal.say(text)
 
     def _train(self, position: Position) -> None:
         for epoch in range(position.epoch, self.config.epochs):
@@ -321,7 +237,9 @@ class Trainer:
             if first_batch == 0:
                 self._prepare_epoch(epoch, position if epoch == position.epoch else Position(epoch, 0, 0, {}))
             self._train_epoch(epoch, first_batch=first_batch)
-            self._judge_epoch(epoch)
+            self.judging.collect()
+            self._collect_bad_clips()  # those of this epoch are expected nowhere
+            self.judging.judge(epoch)
             self._save(epoch + 1, 0)
 
     def _interrupted(self, interrupted: Interrupted) -> Interrupted:
@@ -337,11 +255,11 @@ class Trainer:
             within, is_kept = view.within, view.run.method.resumes_passes
             if is_kept and not view.is_saved:
                 self._save(epoch, 0, prepared=prepared, within=within)
-        self.pulse.at("writing the last checkpoint")
+        self.watchdog.at("writing the last checkpoint")
         self.background.wait()
         batches = len(self.loaders["train"])
         stop = Stop(interrupted.signal, epoch, done, batches, within, is_kept, is_trained=self.is_trained)
-        self._write({"kind": "event", "text": f"interrupted by {stop.signal}", "epoch": epoch, "batch": done})
+        self.journal.write({"kind": "event", "text": f"interrupted by {stop.signal}", "epoch": epoch, "batch": done})
         on_main(str(self.folder.path), lambda: write_json(self.folder.interrupted, stop.marker()))
         return Interrupted(stop.signal, stop.text(self.folder.path))
 
@@ -377,7 +295,7 @@ class Trainer:
         if view.passes:
             done = view.within
             numbers = {"before_epoch_seconds": done.seconds, "passes": done.passes, "clips": done.clips}
-            self._write({"kind": "performance", **_key(run), "epoch": epoch, "batch": 0, **numbers})
+            self.journal.write({"kind": "performance", **run.key, "epoch": epoch, "batch": 0, **numbers})
             self._save(epoch, 0, prepared=prepared + 1)
 
     def _view(self, run: Run, clock: Clock, *, within: Within, save: Callable[[], None]) -> View:
@@ -385,17 +303,14 @@ class Trainer:
             run,
             clock,
             parts=self.parts,
-            loader=self._loader,
-            order_seed=self.config.order_seed,
-            optimizer=self.optimizer,
+            decoding=self.decoding,
+            optimizer=self.training.optimizer,
             steps_per_epoch=len(self.loaders["train"]),
-            dtype=self.dtype,
-            side_by_side=self.side_by_side,
-            display=self.display,
-            say=lambda text, numbers: self._event(f"{run.name}: {text}", run=run, epoch=clock.epoch, **numbers),
+            passes=self.passes,
+            display=self.journal.display,
+            say=lambda text, numbers: self.journal.event(f"{run.name}: {text}", run=run, epoch=clock.epoch, **numbers),
             within=within,
             save=save,
-            save_batches=self.config.checkpoint_steps,
         )
 
     def _train_epoch(self, epoch: int, *, first_batch: int) -> None:
@@ -406,12 +321,10 @@ class Trainer:
 
     def _train_batches(self, epoch: int, *, first_batch: int) -> int:
         """Train to the epoch's end, or until less needs to be decoded than at the start; returns the batches done."""
-        loader = self.loaders["train"]
-        loader.modalities = modalities_read(self._training())
+        loader, modalities = self.loaders["train"], modalities_read(self._training())
         # A clip that was left out stays so, though its bad bytes may be of a modality that nobody reads any more.
-        for each in self.loaders.values():
-            each.left_out = self.bad_clips
-        for batch in self.monitor.watch(self.profiler.watch(loader.epoch(epoch, first_batch=first_batch))):
+        batches = loader.epoch(epoch, first_batch=first_batch, modalities=modalities, left_out=self.bad_clips)
+        for batch in self.monitor.watch(self.profiler.watch(batches)):
             self._train_batch(batch, epoch)
             done = batch.position + 1
             self.done = (epoch, done)
@@ -421,7 +334,7 @@ class Trainer:
                 self._log_steps(epoch, done)
             if is_due:
                 self._save(epoch, done)
-            if modalities_read(self._training()) != loader.modalities:
+            if modalities_read(self._training()) != modalities:
                 return done
         return len(loader)
 
@@ -433,7 +346,7 @@ class Trainer:
         total_steps = epochs * len(self.loaders["train"])
 
         def step(run: Run, ready: Mapping[Part, Batch] = ready) -> None:
-            self.pulse.at(f"epoch {epoch}, batch {batch.position} of train, {run.name}")
+            self.watchdog.at(f"epoch {epoch}, batch {batch.position} of train, {run.name}")
             with record_function(run.name):
                 run.train_step(ready[run.trains_on], epoch=epoch, epochs=epochs, total_steps=total_steps)
 
@@ -448,128 +361,40 @@ class Trainer:
             clips, ranks = len(prepared), self.world.size
             # A step is a collective, and the others are in the middle of this one.
             largest = largest_that_fits(step_on, too_many=clips) if ranks == 1 else None
-            raise too_large(clips, largest=largest, ranks=ranks, accumulation=self.accumulation)
-
-    def _take_tallies(self) -> dict[str, dict[str, float]]:
-        """Each training run's means since last asked, its sums added to its open epoch; says so when one diverges."""
-        means = {}
-        for run, taken in self._tallies_of(self._training()):
-            run.progress.count(taken)
-            if taken.totals[-1]:  # else no clip was its own since then
-                means[run.name] = {**_means(taken.totals), "learning_rate": run.learning_rate, **taken.log}
-        return means
-
-    def _tallies_of(self, runs: Sequence[Run]) -> list[tuple[Run, Taken]]:
-        """What the runs have counted, of those that did not diverge; the others stop here."""
-        for run in runs:
-            run.progress.seconds = time.monotonic() - self.began
-        tallies = list(zip(runs, take_tallies(runs), strict=True))
-        for run in runs:
-            if not run.is_training:
-                run.release()
-                text = f"{run.name} stopped: {run.progress.finished}, {divergence(run)}"
-                self._event(text, run=run, **(run.progress.diverged or {}))
-        return [(run, taken) for run, taken in tallies if run.is_training]
+            raise too_large(clips, largest=largest, ranks=ranks, accumulation=self.training.engine.accumulation)
 
     def _log_steps(self, epoch: int, done: int) -> None:
         self.logged = (epoch, done)
-        taken = self._take_tallies()
-        speed = self.monitor.report()
-        step = epoch * len(self.loaders["train"]) + done
-        self._write({"kind": "performance", "launch": self.launch, "epoch": epoch, "batch": done, **speed})
-        self._plot("performance", plotted(speed), step)
-        for run in self.runs:
-            if run.name in taken:
-                numbers = taken[run.name]
-                self.latest.setdefault(run.name, {}).update(numbers)
-                self._write({"kind": "step", **_key(run), "epoch": epoch, "batch": done, **numbers})
-                self._plot(run.name, numbers, step)
-        self.display.update(self.runs, self.latest, done=epoch + done / len(self.loaders["train"]), speed=speed)
-
-    def _judge_epoch(self, epoch: int) -> None:
-        """Evaluate, commit the confidences of the epoch, and let each run stop or go on."""
-        self._take_tallies()
-        self._collect_bad_clips()  # those of this epoch are expected nowhere
-        runs = self._training()
-        training = {run.name: _means(run.progress.open_epoch) for run in runs}
-        clock = Clock(epoch, runs[0].progress.step if runs else 0, self.config.epochs)
-        before = [{name: buffer.clone() for name, buffer in run.buffers().items()} for run in runs]
-        for run in runs:
-            run.engine.average_buffers()
-        try:
-            validation = self._evaluate("val", runs, clock)
-            # Test clips are looked at for their confidence only: no number of theirs is shown or chosen by.
-            self._evaluate("test", [run for run in self._training() if run.store is not None], clock)
-        except Interrupted:
-            # They are averaged again when the epoch is judged after all, to the same bits.
-            for run, buffers in zip(runs, before, strict=True):
-                for name, buffer in run.buffers().items():
-                    buffer.copy_(buffers[name])
-            raise
-        for run in self._training():
-            audited = self._audited(run, epoch)
-            run.progress.close_epoch()
-            if run.store is not None:
-                # To their ranks and to the history beside the next epoch, and before the checkpoint that holds it.
-                self.background.do(run.store.committing(epoch))
-            numbers = {**training[run.name], **{f"val_{name}": value for name, value in validation[run.name].items()}}
-            if run.progress.judge(epoch=epoch, accuracy=numbers["val_accuracy"], patience=self.config.patience):
-                self.checkpoints.save_best(run)
-            self.latest.setdefault(run.name, {}).update(numbers)
-            self._write({"kind": "epoch", **_key(run), "epoch": epoch, **numbers, **audited})
-            step = (epoch + 1) * len(self.loaders["train"])
-            self._plot(run.name, {f"epoch_{name}": value for name, value in numbers.items()}, step)
-            if not run.is_training:
-                run.release()
-                self._event(f"{run.name} stopped after epoch {epoch}: {run.progress.finished}", run=run)
-
-    def _audited(self, run: Run, epoch: int) -> dict[str, Any]:
-        """What the epoch's record says of the clips that the run has counted."""
-        counted = run.progress.counted
-        record = self.audit.record(
-            run.trains_on, None if counted is None else Count(*counted), left_out=self.bad_clips.keys()
-        )
-        if text := said_of(run.name, epoch, record):
-            self._event(text, run=run, epoch=epoch)
-        return record
-
-    def _evaluate(self, split: str, runs: Sequence[Run], clock: Clock) -> dict[str, dict[str, float]]:
-        if not runs:
-            return {}
-        evaluate(self.loaders[split], runs, clock=clock, dtype=self.dtype, side_by_side=self.side_by_side)
-        return {run.name: _means(taken.totals) for run, taken in self._tallies_of(runs)}
+        means = self.judging.collect()
+        self.journal.steps(epoch, done, runs=self.runs, means=means, speed=self.monitor.report())
 
     def _save(self, epoch: int, batch: int, *, prepared: int = 0, within: Within | None = None) -> None:
         self._collect_bad_clips()
-        if self.board is not None:
-            self.board.flush()  # what a resumed run does not log again
-        offset = self.metrics.offset() if self.metrics is not None else 0
-        position = Position(epoch, batch, offset, dict(self.bad_clips), prepared, within)
+        position = Position(epoch, batch, self.journal.flushed(), dict(self.bad_clips), prepared, within)
         self.saved = (epoch, batch)
-        self.pulse.at(f"copying checkpoint {position.name}")
+        self.watchdog.at(f"copying checkpoint {position.name}")
         self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
 
     def _go_on(self) -> Position:
         on_main(str(self.folder.path), lambda: self.folder.check_dataset(self.dataset))
         path, complaints = on_main(str(self.folder.checkpoints), self.checkpoints.newest)
         for complaint in complaints:
-            self.display.say(f"not resumed from {complaint}")
+            self.journal.say(f"not resumed from {complaint}")
         if path is None:
             position = Position(0, 0, 0, {})
-            self.display.say("no checkpoint was made yet: starting from the beginning")
+            self.journal.say("no checkpoint was made yet: starting from the beginning")
         else:
             on_main(str(self.folder.checkpoints), lambda: self.checkpoints.set_newer_aside(path))
             position = self.checkpoints.load(
                 path, runs=self.runs, stores=list(self.stores.values()), device=self.device
             )
-            self.display.say(f"resumed from {path.name}")
+            self.journal.say(f"resumed from {path.name}")
         for run in self.runs:
             if not run.is_training:
-                self.display.say(f"{run.name} had stopped and stays so: {run.progress.finished}")
-        self.bad_clips = position.bad_clips
-        self.began -= max(run.progress.seconds for run in self.runs)
-        if self.metrics is not None:
-            self.metrics.cut_back(position.metrics_offset)
+                self.journal.say(f"{run.name} had stopped and stays so: {run.progress.finished}")
+        self.bad_clips.update(position.bad_clips)
+        self.judging.began -= max(run.progress.seconds for run in self.runs)
+        self.journal.cut_back(position.metrics_offset)
         return position
 
     def _finish(self) -> None:
@@ -577,57 +402,17 @@ class Trainer:
         self.done = self.logged = self.saved
         self.is_trained = True
         self.background.wait()
-        self.pulse.at("writing confidence.parquet")
-        runs = [run for run in self.runs if run.progress.finished != DIVERGED and run.progress.best_epoch >= 0]
-        # A network that diverged is in no table, and cuts no subset either: not even with what it left when it was
-        # trained for fewer epochs.
-        stores = [run.store for run in runs if run.store is not None]
-        stale = [] if stores else [self.folder.confidence]
-        for run in self.runs:
-            if run not in runs:
-                stale += [self.folder.prediction_file(run.spec.name, run.seed, split) for split in SPLITS]
-        on_main(str(self.folder.path), lambda: [path.unlink(missing_ok=True) for path in stale])
-        if stores:
-            missed = export(self.folder.confidence, stores=stores, dataset=self.dataset)
-            unused = len(self.dataset) - len(self.dataset.quarantined) - sum(map(len, self.clip_ids.values()))
-            for store, clips in missed.items():
-                if clips:
-                    self._event(_missing_text(store, clips, unused=unused, bad=len(self.bad_clips)))
-        for run in runs:
-            self.checkpoints.load_best(run, self.device)
-        means = self._feature_means([run for run in runs if is_joint(run)])
-        for run in runs:
-            if is_joint(run) and run.name not in means:
-                text = "is not predicted without a modality: its feature modules were not called"
-                self._event(f"{run.name} {text}", run=run)
-        for split in ("val", "test"):
-            if runs:
-                paths = [self.folder.prediction_file(run.spec.name, run.seed, split) for run in runs]
-                write_predictions(
-                    self.loaders[split],
-                    runs,
-                    means=means,
-                    dataset=self.dataset,
-                    split=split,
-                    paths=paths,
-                    dtype=self.dtype,
-                    side_by_side=self.side_by_side,
-                )
-        if self._all_diverged():
-            self._write({"kind": "event", "text": "no run is left: all diverged"})
-            on_main(str(self.folder.path), lambda: write_json(self.folder.diverged, divergences(self.runs)))
-            return
-        self._write({"kind": "event", "text": "finished"})
-        epochs, keep = self.config.epochs, self.config.keep_checkpoints
-        on_main(str(self.folder.path), lambda: end(self.folder, epochs=epochs, keep_checkpoints=keep))
-
-    def _feature_means(self, runs: Sequence[Run]) -> dict[str, Means]:
-        """What replaces a modality's features: their mean over train, as evaluation sees it."""
-        if not runs:
-            return {}
-        modalities = modalities_read(runs)
-        with closing(self._loader("train, for means", self.clip_ids["train"], 0, False, modalities)) as loader:
-            return feature_means(loader, runs, dtype=self.dtype, side_by_side=self.side_by_side)
+        self.watchdog.at("writing confidence.parquet")
+        Ending(
+            self.training,
+            self.folder,
+            self.runs,
+            self.loaders,
+            self.decoding,
+            self.passes,
+            self.checkpoints,
+            self.journal,
+        ).write()
 
     def _describe_launch(self, save_config: Callable[[Path], None]) -> None:
         self.folder.interrupted.unlink(missing_ok=True)
@@ -638,7 +423,7 @@ class Trainer:
         environment = describe_environment(
             world_size=self.world.size, device=self.device, dtype=self.dtype, clip_ids=self.clip_ids
         )
-        self.launch = record_launch(self.folder, environment)
+        self.journal.launch = record_launch(self.folder, environment)
 
     def _collect_bad_clips(self) -> None:
         """Make every rank's newly found bad clips known to all, and say so once for each."""
@@ -648,137 +433,7 @@ class Trainer:
                 if clip not in self.bad_clips:
                     self.bad_clips[clip] = reason
                     text = f"clip {self.dataset.key(clip)} is left out: {reason}"
-                    self._event(text, clip_id=clip, epoch=self.done[0])
+                    self.journal.event(text, clip_id=clip, epoch=self.done[0])
 
     def _training(self) -> list[Run]:
         return [run for run in self.runs if run.is_training]
-
-    def _loader(
-        self, name: str, clip_ids: np.ndarray, seed: int, training: bool, modalities: tuple[Modality, ...]
-    ) -> Loader:
-        """A loader of these clips, whose every batch is a beat. name: of the clips, said where a rank hangs."""
-        loader = Loader(
-            self.dataset,
-            clip_ids,
-            preset=self.preset,
-            batch_size=self.config.batch_size,
-            seed=seed,
-            training=training,
-            modalities=modalities,
-            device=self.device,
-            world=self.world,
-            threads=self.config.loader_threads or cores_of_a_rank(),
-            prefetch=self.config.prefetch or DEFAULT_PREFETCH,
-            dtype=self.loader_dtype,
-            cores=self.nearby.cores,
-            pool=self.pool,
-        )
-        loader.left_out = self.bad_clips
-        loader.before_batch = lambda epoch, batch: self.pulse.beat(f"epoch {epoch}, batch {batch} of {name}")
-        return loader
-
-    def _write(self, record: dict[str, Any]) -> None:
-        if self.metrics is not None:
-            self.metrics.write(record)
-
-    def _event(self, text: str, *, run: Run | None = None, **numbers: float) -> None:
-        self._write({"kind": "event", **(_key(run) if run else {}), "text": text, **numbers})
-        self.display.say(text)
-
-    def _plot(self, group: str, numbers: dict[str, Any], step: int) -> None:
-        if self.board is not None:
-            for name, value in numbers.items():
-                self.board.add_scalar(f"{group}/{name}", float(value), step)
-
-
-def select_clips(dataset: Dataset, *, classes: Sequence[str], fraction: float) -> dict[str, np.ndarray]:
-    """Per split the ids to use: of these classes only (all where none is named), and of train this share of each class.
-
-    A dataset is packed in a random order, so the first clips of a class are a random choice that grows with `fraction`.
-    Raises UsageError for a class that the dataset does not have.
-    """
-    if len(set(classes)) < len(classes):
-        raise UsageError(f"--classes names one twice: {', '.join(classes)}")
-    for name in classes:
-        if name not in dataset.classes:
-            raise UsageError(unknown(f"class of {dataset.path}", name, dataset.classes))
-    if len(classes) == 1:
-        raise UsageError(f"--classes names {classes[0]!r} alone; there is nothing to tell apart with less than two")
-    wanted = [dataset.classes.index(name) for name in classes] or range(len(dataset.classes))
-    selected = {}
-    for split in SPLITS:
-        ids = dataset.clip_ids(split)
-        share = fraction if split == "train" else 1.0
-        of_class = [ids[dataset.labels[ids] == label] for label in wanted]
-        selected[split] = np.sort(np.concatenate([part[: math.ceil(share * len(part))] for part in of_class]))
-    return selected
-
-
-def check_clips(dataset: Dataset, clip_ids: dict[str, np.ndarray]) -> None:
-    """Raises DatasetError where a split has no clips, or the test split has one class only."""
-    for split in SPLITS:
-        if len(clip_ids[split]) == 0:
-            raise DatasetError(f"{dataset.path}: the {split} split has no clips; pack it again with some")
-    if len(np.unique(dataset.labels[clip_ids["test"]])) < 2:
-        raise DatasetError(
-            f"{dataset.path}: the test split has clips of one class only, so every accuracy would be meaningless; "
-            f"pack it again with more classes in it"
-        )
-
-
-def _stores(
-    specs: Sequence[RunSpec], seeds: Sequence[int], *, dataset: Dataset, folder: RunFolder, buffer_bytes: int
-) -> dict[tuple[str, int], ConfidenceStore]:
-    """A store for each unimodal run. Raises UsageError where two runs would feed one."""
-    feeding: dict[str, str] = {}
-    for spec in specs:
-        modality = spec.method.confidence_of
-        if modality in feeding:
-            raise UsageError(
-                f"--methods: runs {feeding[modality]!r} and {spec.name!r} would both be the {modality} confidence; "
-                f"train one of them into another run folder"
-            )
-        if modality is not None:
-            feeding[modality] = spec.name
-    return {
-        (spec.name, seed): ConfidenceStore(
-            len(dataset),
-            modality=spec.method.confidence_of,
-            seed=seed,
-            history=folder.history,
-            buffer_bytes=buffer_bytes,
-            key_of=dataset.key,
-        )
-        for seed in seeds
-        for spec in specs
-        if spec.method.confidence_of is not None
-    }
-
-
-def _missing_text(store: str, clips: int, *, unused: int, bad: int) -> str:
-    """Why so many clips have no confidence: what --classes and --fraction leave out, and of the others bad bytes.
-
-    bad: clips that were found bad in any epoch, so some of them may have a confidence of an epoch before.
-    """
-    bad = min(bad, clips - unused)
-    reasons = [
-        (unused, "not used, since --classes or --fraction leaves them out"),
-        (bad, "with bad bytes"),
-        (clips - unused - bad, "that no epoch recorded"),
-    ]
-    parts = ", ".join(f"{count} {why}" for count, why in reasons if count)
-    return f"{clips} clip{' has' if clips == 1 else 's have'} no {store} confidence: {parts}"
-
-
-def _fingerprint_of(clip_ids: dict[str, np.ndarray]) -> str:
-    joined = np.concatenate([np.append(np.int64(len(clip_ids[split])), clip_ids[split]) for split in SPLITS])
-    return f"{checksum(joined):016x}"
-
-
-def _key(run: Run) -> dict[str, Any]:
-    return {"run": run.spec.name, "method": run.spec.method.name, "seed": run.seed}
-
-
-def _means(totals: Sequence[float]) -> dict[str, float]:
-    loss, correct, clips = totals
-    return {"loss": loss / max(clips, 1.0), "accuracy": correct / max(clips, 1.0), "clips": clips}

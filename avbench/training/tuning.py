@@ -17,12 +17,11 @@ import torch
 
 from avbench.batch import Modality
 from avbench.dataset import Dataset
-from avbench.distributed import barrier, broadcast_object, current_world, gather_objects
-from avbench.loading.cores import cores_near
+from avbench.distributed import barrier, broadcast_object, gather_objects
 from avbench.loading.loader import DEFAULT_PREFETCH, Loader
 from avbench.loading.presets import Preset
 from avbench.training.config import TrainerConfig
-from avbench.training.trainer import cores_of_a_rank, pick_loader_dtype
+from avbench.training.decoding import Decoding, cores_of_a_rank
 
 _SECONDS = 1.5  # of each candidate
 _WARM_UP_BATCHES = 3
@@ -44,27 +43,13 @@ def tuned(
 
     clip_ids: of train. Both are the same on every rank. A collective.
     """
-    dtype = pick_loader_dtype(config.loader_precision, computed_in=computed_in, device=device)
-    cores = cores_near(device).cores if device.type == "cuda" else None
 
     def clips_per_second(threads: int, prefetch: int) -> float:
-        loader = Loader(
-            dataset,
-            clip_ids,
-            preset=preset,
-            batch_size=config.batch_size,
-            seed=config.order_seed,
-            training=True,
-            modalities=modalities,
-            device=device,
-            world=current_world(),
-            threads=threads,
-            prefetch=prefetch,
-            dtype=dtype,
-            cores=cores,
-        )
+        tried = replace(config, loader_threads=threads, prefetch=prefetch)
+        decoding = Decoding(dataset, preset=preset, config=tried, device=device, computed_in=computed_in)
+        loader = decoding.loader("train", clip_ids, config.order_seed, True, tuple(modalities))
         barrier()
-        with closing(loader):
+        with closing(decoding), closing(loader):
             measured = _clips_per_second(loader, device)
         return min(gather_objects(measured))  # a step waits for the slowest
 

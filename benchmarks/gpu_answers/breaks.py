@@ -21,7 +21,7 @@ from avbench.errors import AvbenchError
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
 from avbench.methods.choice import parse_methods
-from avbench.training.predict import prepare
+from avbench.training.passes import prepare
 from gpu_answers import Row
 from gpu_answers.setting import Setting
 from gpu_answers.training import fit, trainer_of

@@ -98,14 +98,14 @@ def resumed(setting: Setting) -> dict[str, Any]:
     whole = trainer_of(setting, "flac", straight, **options)
     fit(whole)
     cut = trainer_of(setting, "flac", stopped, **options)
-    beat = cut.loaders["train"].before_batch
+    beat = cut.watchdog.beat
 
-    def stop(epoch: int, position: int) -> None:
-        if (epoch, position) == (0, _STOPPED_AT):
+    def stop(place: str) -> None:
+        if place == f"epoch 0, batch {_STOPPED_AT} of train":
             raise Interrupted("the benchmark")
-        beat(epoch, position)
+        beat(place)
 
-    cut.loaders["train"].before_batch = stop
+    cut.watchdog.beat = stop  # type: ignore[method-assign]
     try:
         fit(cut)
     except Interrupted:

@@ -27,8 +27,8 @@ from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.methods.choice import RunSpec, parse_methods
 from avbench.packing.pack import pack
 from avbench.packing.recipes import load_recipe
-from avbench.training.predict import prepare
-from avbench.training.trainer import cores_of_a_rank, pick_loader_dtype
+from avbench.training.decoding import cores_of_a_rank, pick_loader_dtype
+from avbench.training.passes import prepare
 
 _PLAIN = EngineConfig()
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from avbench.batch import MODALITIES, Modality
 from avbench.loading.loader import Loader
-from avbench.training.trainer import cores_of_a_rank
+from avbench.training.decoding import cores_of_a_rank
 from gpu_answers import Row
 from gpu_answers.setting import Setting
 

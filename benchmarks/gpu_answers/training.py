@@ -27,8 +27,10 @@ from avbench.loading.presets import preset
 from avbench.methods.choice import RunSpec, parse_methods
 from avbench.records import read_metrics
 from avbench.training.config import TrainerConfig
+from avbench.training.decoding import cores_of_a_rank
 from avbench.training.folder import RunFolder
-from avbench.training.trainer import Trainer, cores_of_a_rank
+from avbench.training.trainer import Trainer
+from avbench.training.training import Training
 from gpu_answers import Row
 from gpu_answers.setting import Setting
 
@@ -87,7 +89,7 @@ def trainer_of(
     """As `avbench train` makes it, for an epoch of repeated clips."""
     dataset = setting.dataset(codec)
     splits = {split: dataset.clip_ids(split) for split in ("val", "test")}
-    return Trainer(
+    training = Training(
         dataset,
         clip_ids={"train": setting.tiled(codec, clips or setting.config.epoch_clips), **splits},
         specs=specs,
@@ -96,9 +98,9 @@ def trainer_of(
         config=TrainerConfig(epochs=epochs, batch_size=batch_size or setting.config.batch_size, **options),
         optimizer=OptimizerConfig(),
         engine=EngineConfig(),
-        folder=RunFolder(folder),
         device=setting.device,
     )
+    return Trainer(training, RunFolder(folder))
 
 
 def fit(trainer: Trainer, *, resume: bool = False) -> None:
@@ -150,7 +152,7 @@ def predicted(setting: Setting) -> float:
                     seconds = time.perf_counter() - begun
         finally:
             loader.close()
-            trainer.pool.close()
+            trainer.decoding.close()
     return clips / seconds
 
 

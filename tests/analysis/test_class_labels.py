@@ -189,3 +189,35 @@ def test_the_report_says_the_order_of_classes_that_are_numbers(run):
     (note,) = (note for note in evaluation.notes if "names of the classes are numbers" in note)
     assert "0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9" in note
     assert "lists of class probabilities are not taken" in note
+
+
+class TestAccents:
+    """Letters with accents are one letter or two, as whoever wrote a file wrote them; the class is the same."""
+
+    ONE, TWO = "H\u00fcndin", "Hu\u0308ndin"
+
+    @pytest.mark.parametrize("classes", [(ONE, "cat"), (TWO, "cat"), (ONE, "3")])
+    def test_either_form_names_the_class(self, classes):
+        assert places([self.ONE, self.TWO, classes[1]], classes) == [0, 0, 1]
+
+    def test_two_classes_that_differ_by_form_alone_are_told_apart(self):
+        assert places([self.ONE, self.TWO], (self.ONE, self.TWO)) == [0, 1]
+
+    def test_columns_named_in_the_other_form_are_the_classes(self, tmp_path):
+        confidence = {"key": list("abc"), "label": [self.ONE, "cat", self.ONE], "audio": [0.5] * 3, "visual": [0.1] * 3}
+        mine = {"key": list("abc"), "cat": [0.1, 0.9, 0.6], self.TWO: [0.9, 0.1, 0.4]}
+        for name, columns in (("confidence", confidence), ("mine", mine)):
+            pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+        (score,) = read_results(
+            [],
+            predictions=[tmp_path / "mine.parquet"],
+            confidence=tmp_path / "confidence.parquet",
+            split="test",
+            epochs="all",
+        ).scores
+        assert score.correct.tolist() == [True, True, False]
+
+
+def test_numbered_classes_are_not_said_to_have_no_names_where_they_have():
+    with pytest.raises(RunError, match=r"'nan' is no class; the classes here are the numbers from 0 to 11 \("):
+        places([float("nan")], NATURAL)

@@ -118,3 +118,24 @@ def test_an_average_over_nothing_is_an_error():
         average_over_epochs([])
     with pytest.raises(ValueError, match="at least one seed"):
         average_over_seeds({})
+
+
+@pytest.mark.parametrize(
+    ("audio", "visual", "threshold"),
+    [(0.9, 0.7, 0.2), (0.6, 0.4, 0.2), (0.7, 0.5, 0.2), (0.8, 0.6, 0.2), (0.9, 0.5, 0.4), (1.0, 0.6, 0.4)],
+)
+def test_a_clip_that_lies_on_a_threshold_in_decimals_is_beyond_it_on_no_side(audio, visual, threshold):
+    for one, other in ((audio, visual), (visual, audio)):
+        parts = subsets(discrepancy(np.array([one]), np.array([other])), threshold)
+        assert {name: bool(mask[0]) for name, mask in parts.items()} == {"audio": False, "visual": False, "tie": True}
+    (beyond,) = subsets(discrepancy(np.array([audio]), np.array([visual - 1e-12])), threshold)["audio"]
+    assert beyond
+
+
+def test_equal_means_of_decimals_are_ties_and_tiny_differences_are_not():
+    audio = average_over_seeds({0: np.array([0.1, 1e-20, 0.3]), 1: np.array([0.2, 1e-20, 0.3])})
+    visual = average_over_seeds({0: np.array([0.15, 1e-21, 0.3]), 1: np.array([0.15, 1e-21, np.nextafter(0.3, 1)])})
+    assert audio[0] != visual[0]  # by rounding
+    found = subsets(discrepancy(audio, visual), 0)
+    np.testing.assert_array_equal(found["tie"], [True, False, True])
+    np.testing.assert_array_equal(found["audio"], [False, True, False])

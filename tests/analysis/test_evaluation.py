@@ -15,6 +15,7 @@ from avbench.analysis.evaluation import (
     rank_correlation,
     verdict,
 )
+from avbench.analysis.seeds import seed_table
 from avbench.analysis.statistics import binomial_interval
 
 DISCREPANCY = np.array([0.9, 0.5, 0.1, 0.0, -0.1, -0.3, -0.5, -0.9])
@@ -184,3 +185,20 @@ def test_an_empty_subset_or_no_multimodal_method_leaves_the_question_open():
     assert empty.sentence == "At T = 0, the question has no answer: no clip is visual-preferred."
     alone = verdict(accuracy_table(three_runs()[1:], DISCREPANCY, [0.0]), 0.0)
     assert not alone.answered
+
+
+def test_a_method_does_not_beat_its_equal_however_their_seeds_differ():
+    """Found by search: as sums of floats, the mean of the first five shares is above that of the other five."""
+    of_method, of_networks = (11, 12, 10, 11, 15), (15, 9, 18, 16, 1)  # of 18, 59 together either way
+    assert sum(of_method) == sum(of_networks)
+    assert np.mean(np.divide(of_method, 18)) > np.mean(np.divide(of_networks, 18))
+    found = []
+    for run, rights in (("audio", of_networks), ("visual", of_networks), ("baseline", of_method)):
+        for seed, right in enumerate(rights):
+            found.append(scores(run, np.tile(np.arange(18) < right, 2), seed=seed))
+    sides = np.repeat([0.5, -0.5], 18)
+    table = accuracy_table(found, sides, [0.0])
+    assert table.mean("baseline", "audio", 0.0) == table.mean("audio", "audio", 0.0) == 59 / 90
+    assert verdict(table, 0.0).winners == ()
+    cells = seed_table(found, sides, [0.0])
+    assert {cells.cell(run, "audio", 0.0).mean for run in ("audio", "visual", "baseline")} == {59 / 90}

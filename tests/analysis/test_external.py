@@ -401,7 +401,7 @@ class TestMistakes:
     def test_names_of_classes_where_nothing_names_them(self, tmp_path):
         confidence = write(tmp_path / "c.csv", {**CONFIDENCE, "label": LABELS})
         files = [write(tmp_path / "mine.csv", {"key": KEYS, "prediction": ["dog"] * 6})]
-        message = "'dog' is no class number, .* give the run folder too, or class numbers from 0 to 2"
+        message = "'dog' is no class; the classes here are the numbers from 0 to 2 .*a run folder says so: give it too"
         self.fails(message, predictions=files, confidence=confidence)
 
     def test_hints_at_spaces_and_separators(self, run, tmp_path):
@@ -472,7 +472,7 @@ class TestExport:
         assert [row["key"] for row in rows] == KEYS
         assert [row["subset_0"] for row in rows] == ["audio", "audio", "tie", "visual", "visual", "tie"]
         assert [row["subset_0.4"] for row in rows] == ["audio", "tie", "tie", "tie", "visual", "tie"]
-        assert [float(row["discrepancy"]) for row in rows] == [a - v for a, v in zip(AUDIO, VISUAL, strict=True)]
+        assert [row["discrepancy"] for row in rows] == ["0.8", "0.3", "0.0", "-0.25", "-0.7", "0.0"]
         assert rows[0]["label"] == "cat"
         assert counts == {0.0: {"audio": 2, "visual": 2, "tie": 2}, 0.4: {"audio": 1, "visual": 1, "tie": 4}}
         assert counts_text(counts).splitlines()[1] == "T = 0.4: 1 audio-dominated, 1 visual-dominated, 4 tied"
@@ -546,3 +546,108 @@ class TestExport:
     def test_another_kind_of_file(self, run, tmp_path):
         with pytest.raises(UsageError, match=r"unknown kind of file '.xlsx'; give .csv, .parquet or a folder"):
             self.export(run, tmp_path / "s.xlsx")
+
+
+class TestTwoKindsOfProbabilities:
+    """Accuracy would be one column's and average precision the other's."""
+
+    CHANCES = np.full((6, 3), 0.1) + 0.7 * np.eye(3)[SAID]
+
+    def test_columns_that_agree_are_taken(self, run, tmp_path):
+        columns = {"probabilities": self.CHANCES.tolist(), "log_probabilities": np.log(self.CHANCES).tolist()}
+        results = read(run, predictions=[write(tmp_path / "mine.parquet", {"key": KEYS, **columns})])
+        np.testing.assert_array_equal(score_of(results, "mine").predictions, SAID)
+
+    @pytest.mark.parametrize("other", [np.log(CHANCES[::-1]), 10 * CHANCES], ids=["of other clips", "logits"])
+    def test_columns_that_do_not_are_refused(self, run, tmp_path, other):
+        columns = {"probabilities": self.CHANCES.tolist(), "log_probabilities": other.tolist()}
+        with pytest.raises(
+            RunError, match=r"in \d of 6 clips log_probabilities are not the logarithms of probabilities"
+        ):
+            read(run, predictions=[write(tmp_path / "mine.parquet", {"key": KEYS, **columns})])
+
+    def test_logarithms_of_zero_are_said_to_be(self, run, tmp_path):
+        with np.errstate(divide="ignore"):
+            columns = {"log_probabilities": np.log(np.eye(3)[SAID]).tolist()}
+        with pytest.raises(
+            RunError, match="of 6 clips are minus infinity, the first are those of 'clip0': the logarithm"
+        ):
+            read(run, predictions=[write(tmp_path / "mine.parquet", {"key": KEYS, **columns})])
+
+    def test_lists_of_lists_are_refused(self, run, tmp_path):
+        lists = [json.dumps([[number] for number in numbers]) for numbers in self.CHANCES.tolist()]
+        with pytest.raises(RunError, match="column 'probabilities' holds other things than numbers"):
+            read(run, predictions=[write(tmp_path / "mine.csv", {"key": KEYS, "probabilities": lists})])
+
+
+class TestLargeFiles:
+    """Class probabilities are read some rows at a time; here 256, over row groups of 100 and of all."""
+
+    CLIPS = 700
+    ORDER = np.random.default_rng(0).permutation(CLIPS)  # of the clips in the file
+    LABELS = np.arange(CLIPS) % 3
+    CHANCES = np.random.default_rng(1).dirichlet([1.0] * 3, CLIPS)
+
+    @pytest.fixture
+    def confidence(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("avbench.analysis.probabilities._BATCH_BYTES", 1)
+        numbers = {name: np.linspace(0, 1, self.CLIPS) for name in ("audio", "visual")}
+        columns = {"key": [f"clip{row:03d}" for row in range(self.CLIPS)], "label": [CLASSES[n] for n in self.LABELS]}
+        return write(tmp_path / "confidence.csv", {**columns, **numbers})
+
+    def columns(self, **more):
+        chances = self.CHANCES[self.ORDER]
+        return {"key": [f"clip{row:03d}" for row in self.ORDER], "probabilities": chances.tolist(), **more}
+
+    @pytest.mark.parametrize("held", [0, 1 << 30])
+    @pytest.mark.parametrize("rows", [100, 1000])
+    @pytest.mark.parametrize("kind", ["lists", "columns", "csv"])
+    def test_parts_are_put_together_in_the_clips_order(self, tmp_path, monkeypatch, confidence, held, rows, kind):
+        monkeypatch.setattr("avbench.analysis.probabilities._HELD_BYTES", held)
+        columns = self.columns()
+        if kind != "lists":
+            columns.pop("probabilities")
+            columns |= {name: self.CHANCES[self.ORDER, place] for place, name in enumerate(CLASSES)}
+        if kind == "csv":
+            mine = write(tmp_path / "mine.csv", columns)
+        else:
+            mine = tmp_path / "mine.parquet"
+            pq.write_table(pa.table(columns), mine, row_group_size=rows)
+        score = score_of(read(predictions=[mine], confidence=confidence), "mine")
+        np.testing.assert_array_equal(np.asarray(score.probabilities), self.CHANCES)
+        np.testing.assert_array_equal(score.predictions, self.CHANCES.argmax(axis=1))
+
+    def test_runs_and_replaced_rows_that_are_mixed_are_told_apart(self, tmp_path, confidence):
+        three = pa.concat_tables(
+            pa.table(self.columns(run=[run] * self.CLIPS, replaced=[replaced] * self.CLIPS))
+            if run == "one"
+            else pa.table(
+                {
+                    **self.columns(run=[run] * self.CLIPS, replaced=[replaced] * self.CLIPS),
+                    "probabilities": self.CHANCES[self.ORDER][:, ::-1].tolist(),
+                }
+            )
+            for run, replaced in (("one", "none"), ("other", "audio"), ("other", "none"))
+        )
+        mixed = three.take(pa.array(np.random.default_rng(2).permutation(3 * self.CLIPS)))
+        mine = tmp_path / "mine.parquet"
+        pq.write_table(mixed, mine, row_group_size=300)
+        results = read(predictions=[mine], confidence=confidence)
+        np.testing.assert_array_equal(np.asarray(score_of(results, "one").probabilities), self.CHANCES)
+        np.testing.assert_array_equal(np.asarray(score_of(results, "other").probabilities), self.CHANCES[:, ::-1])
+
+    def test_what_is_wrong_far_down_is_found_and_counted(self, tmp_path, confidence):
+        columns = self.columns()
+        columns["probabilities"][600] = [0.5, 0.5, 0.5]
+        with pytest.raises(RunError, match=rf"1 of 700 clips .* the first is 'clip{self.ORDER[600]:03d}'"):
+            read(predictions=[write(tmp_path / "mine.parquet", columns)], confidence=confidence)
+        columns["probabilities"][300] = [0.5, 0.5, 0.5]
+        with pytest.raises(RunError, match=rf"1 of the first 512 clips .* the first is 'clip{self.ORDER[300]:03d}'"):
+            read(predictions=[write(tmp_path / "mine.parquet", columns)], confidence=confidence)
+
+    def test_a_column_that_is_empty_in_a_part_is_refused(self, tmp_path, confidence):
+        columns = self.columns()
+        logarithms = np.log(self.CHANCES[self.ORDER]).tolist()
+        columns["log_probabilities"] = [*logarithms[:256], *[None] * (self.CLIPS - 256)]
+        with pytest.raises(RunError, match="column 'log_probabilities' is empty in some rows and not in others"):
+            read(predictions=[write(tmp_path / "mine.parquet", columns)], confidence=confidence)

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from avbench.analysis.metrics import centred_interval
-from avbench.analysis.probabilities import HeldScores, held_or_parked
+from avbench.analysis.probabilities import HeldScores, Park
 from avbench.analysis.ranking import Subsets, rankings
 from avbench.analysis.statistics import resamples_of
 from avbench.errors import RunError
@@ -84,7 +84,12 @@ def test_clips_with_the_number_of_another_are_counted():
 def test_parked_numbers_are_what_they_were(monkeypatch):
     values, rows = np.random.default_rng(0).random((50, 3)), np.arange(49, -1, -2)
     monkeypatch.setattr("avbench.analysis.probabilities._HELD_BYTES", 0)
-    parked = held_or_parked(values, rows, rounded=False)
+    park = Park(clips=len(rows), classes=3)
+    places = np.full(50, -1)
+    places[rows] = np.arange(len(rows))
+    for part in np.array_split(np.arange(50), 3):
+        park.add(places[part], values[part])
+    parked = park.scores(rounded=False)
     assert not isinstance(parked, HeldScores)
     for _ in range(2):  # again and again
         np.testing.assert_array_equal(np.asarray(parked), values[rows])

@@ -20,6 +20,7 @@ from avbench.analysis.folder import check_report_folder, replace_report
 from avbench.analysis.report import assess, evaluate
 from avbench.analysis.runs import parse_epochs, read_runs
 from avbench.analysis.tables import table_files, terminal_table
+from avbench.cli import main
 from avbench.errors import AvbenchError, RunError, UsageError
 from avbench.records import write_json, write_text
 
@@ -630,7 +631,7 @@ class TestMistakes:
         place = table.schema.get_field_index("prediction")
         for values, message in (
             (pa.array([None] * 12, pa.int32()), "prediction has 6 empty values"),
-            (pa.array(["cat"] * 12), "prediction holds string, not whole numbers"),
+            (pa.array(["cat"] * 12), "column .prediction. holds string, expected int32"),
         ):
             pq.write_table(table.set_column(place, "prediction", values), path)
             with pytest.raises(RunError, match=message):
@@ -794,3 +795,58 @@ def test_a_report_is_made_without_importing_torch(run):
     )
     subprocess.run([sys.executable, "-c", code, str(run)], check=True)
     assert (run / "report" / "index.html").exists()
+
+
+def test_thresholds_that_would_be_called_alike_are_refused():
+    with pytest.raises(UsageError, match=r"0\.1 and 0\.1000000[0-9]* would both be called 0\.1; leave one out"):
+        report.checked_thresholds([0.1, 0.10000004])
+    assert report.checked_thresholds([0.4, 0.1, 0.1]) == (0.1, 0.4)
+
+
+@pytest.mark.parametrize("name", ["a[/b]", "[red]", ":smile:"])
+def test_a_terminal_shows_names_as_they_are(run, tmp_path, capsys, monkeypatch, name):
+    mine = pa.table({"key": [f"clip{row}" for row in range(6)], "prediction": [0] * 6, "run": [name] * 6})
+    pq.write_table(mine, tmp_path / "mine.parquet")
+    made, _ = assess([run], predictions=[tmp_path / "mine.parquet"], resamples=20)
+    monkeypatch.setattr(report, "evaluate", lambda *_, **__: made)
+    main(["evaluate", str(run)])
+    assert name in capsys.readouterr().out
+
+
+class TestDamage:
+    """A file that holds another kind of thing than it was written with is named in one line."""
+
+    @pytest.mark.parametrize(
+        ("file", "field", "value"),
+        [
+            ("dataset.json", "name", None),
+            ("dataset.json", "classes", 3),
+            ("dataset.json", "classes", [0, 1, 2]),
+            ("dataset.json", "clips_per_class", [1]),
+            ("dataset.json", "recipe", "x"),
+            ("environment.json", "launches", {"a": 1}),
+        ],
+    )
+    def test_in_json(self, run, file, field, value):
+        said = json.loads((run / file).read_text())
+        write_json(run / file, {**said, field: value})
+        with pytest.raises(RunError, match=rf"{file}: .*damaged"):
+            assess([run], resamples=20)
+
+    @pytest.mark.parametrize("file", ["confidence.parquet", "predictions/audio-seed0-test.parquet"])
+    @pytest.mark.parametrize("column", ["split", "clip_id", "label"])
+    @pytest.mark.parametrize("value", [[1.0], {"a": 1}, True])
+    def test_in_a_table(self, run, file, column, value):
+        table = pq.read_table(run / file)
+        place = table.column_names.index(column)
+        pq.write_table(table.set_column(place, column, pa.array([value] * len(table))), run / file)
+        with pytest.raises(RunError, match=rf"column '{column}' holds .*damaged"):
+            assess([run], resamples=20)
+
+    def test_a_run_without_a_name(self, run):
+        file = run / "predictions" / "audio-seed0-test.parquet"
+        table = pq.read_table(file)
+        place = table.column_names.index("run")
+        pq.write_table(table.set_column(place, "run", pa.nulls(len(table), pa.string())), file)
+        with pytest.raises(RunError, match="must hold one run, one seed"):
+            assess([run], resamples=20)

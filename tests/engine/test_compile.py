@@ -26,7 +26,7 @@ from avbench.engine.plain import Engine
 from avbench.errors import UsageError
 from avbench.methods.choice import parse_methods
 from avbench.records import read_table
-from avbench.training.predict import counted, prepare
+from avbench.training.passes import counted, prepare
 from avbench.training.run import Run
 from tests.engine.small import ADAM, CPU, Small, alone, batch_of, engine_of, flat, own_slice, take_steps
 from tests.methods import steps

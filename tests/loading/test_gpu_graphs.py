@@ -14,17 +14,11 @@ from avbench.dataset import Dataset
 from avbench.distributed import World
 from avbench.errors import DatasetError
 from avbench.loading import loader as loader_module
-from avbench.loading import pipeline, transforms
+from avbench.loading import pipeline, reading, transforms
+from avbench.loading.feeds import AudioFeed, VisualFeed
 from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.loading.loader import Loader
-from avbench.loading.pipeline import (
-    AudioFeed,
-    FeaturePipeline,
-    VisualFeed,
-    _transformed,
-    audio_pipeline,
-    visual_pipeline,
-)
+from avbench.loading.pipeline import FeaturePipeline, _transformed, audio_pipeline, visual_pipeline
 from avbench.loading.pool import PipelinePool, pool_sizes
 from avbench.loading.presets import PRESETS, preset
 
@@ -208,7 +202,7 @@ def test_one_pipeline_finds_a_bad_clip(dataset: Dataset, tmp_path: Path, monkeyp
         return junk if clip_id == 4 else whole(self, clip_id)
 
     monkeypatch.setattr(Dataset, "audio_bytes", audio_bytes)
-    monkeypatch.setattr(loader_module, "_check", lambda data, packed, what: None)
+    monkeypatch.setattr(reading, "_check", lambda data, packed, what: None)
     built = built_by(monkeypatch)
     options: dict[str, Any] = {"preset": TINY, "batch_size": 9, "seed": 0, "training": True, "modalities": ["audio"]}
     with pytest.raises(DatasetError, match=r"audio of train-0004 is as it was packed but cannot be decoded"):

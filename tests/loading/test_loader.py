@@ -22,9 +22,10 @@ from avbench.batch import MODALITIES, Batch
 from avbench.dataset import DESCRIPTION_FILE, Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError
-from avbench.loading.loader import Loader, _Crops, _Reader
+from avbench.loading.loader import Loader
 from avbench.loading.order import random_windows
 from avbench.loading.presets import PRESETS, Preset, VisualPreset, preset
+from avbench.loading.reading import Crops, Reader
 from avbench.loading.reference import audio_oracle
 
 TINY = preset("tiny")
@@ -197,7 +198,7 @@ def test_a_preset_that_wants_the_middle_of_each_second_refuses_other_frames(copi
     loader = loader_of(copied, preset=balanced, modalities=["audio"])  # hears what it always does
     assert collected(loader.epoch(0)).audio.shape[1:] == (1, 257, 1003)
     with pytest.raises(DatasetError, match="balanced-av"):
-        loader.modalities = MODALITIES
+        next(loader.epoch(0, modalities=MODALITIES))
     description = json.loads((copied.path / DESCRIPTION_FILE).read_text())
     (copied.path / DESCRIPTION_FILE).write_text(json.dumps(description | {"frame_phase_seconds": 0.5}))
     batch = collected(loader_of(Dataset(copied.path), preset=balanced).epoch(0))
@@ -285,17 +286,13 @@ def test_one_modality_touches_nothing_of_the_other(copied, modality, other):
     assert not collected(loader_of(copied).epoch(0)).valid.any()  # the damage is real
 
 
-def test_a_change_of_modalities_takes_effect_at_the_next_epoch(dataset):
+def test_each_epoch_may_decode_other_modalities(dataset):
     loader = loader_of(dataset)
-    iterator = loader.epoch(0)
-    next(iterator)
-    loader.modalities = ["visual"]
-    assert all(batch.audio is not None for batch in iterator)
-    assert all(batch.audio is None and batch.frames is not None for batch in loader.epoch(1))
-    loader.modalities = ()
-    assert all(batch.audio is None and batch.frames is None and len(batch) for batch in loader.epoch(2))
+    assert all(batch.audio is not None and batch.frames is not None for batch in loader.epoch(0))
+    assert all(batch.audio is None and batch.frames is not None for batch in loader.epoch(1, modalities=["visual"]))
+    assert all(batch.audio is None and batch.frames is None and len(batch) for batch in loader.epoch(2, modalities=()))
     with pytest.raises(UsageError, match=r"unknown modality 'vidual'.*'visual'"):
-        loader.modalities = ["vidual"]
+        next(loader.epoch(3, modalities=["vidual"]))
 
 
 @pytest.mark.parametrize(("harm", "what"), [(damage_audio, "audio has checksum"), (damage_frames, "frame .* checksum")])
@@ -360,8 +357,8 @@ def test_sound_bytes_that_cannot_be_decoded_name_the_clip_and_leave_a_usable_loa
     loader = loader_of(dataset, batch_size=4)
     with pytest.raises(DatasetError, match=rf"{modality} of train-0004 .*cannot be decoded.*avbench verify"):
         collected(loader.epoch(0))
-    loader.modalities = [other for other in MODALITIES if other != modality]
-    assert len(collected(loader.epoch(0))) == 9
+    others = [other for other in MODALITIES if other != modality]
+    assert len(collected(loader.epoch(0, modalities=others))) == 9
 
 
 def test_leaving_an_epoch_before_a_clip_that_cannot_be_decoded_harms_nothing(undecodable):
@@ -445,12 +442,12 @@ def test_what_is_left_out_is_looked_up_and_not_listed_for_every_batch(copied):
             raise AssertionError("a list of all that is left out was made")
 
     ids = copied.clip_ids("train")[:6]
-    reader = _Reader(copied, TINY, ("audio", "visual"), left_out=OnlyAsked(ids[[1, 4]].tolist()), spectrogram=None)
+    reader = Reader(copied, TINY, ("audio", "visual"), left_out=OnlyAsked(ids[[1, 4]].tolist()), spectrogram=None)
     damage_audio(copied, int(ids[2]))
     nothing, boxes = np.zeros(6, np.int64), np.tile([0, 0, 8, 8], (6, 1))
-    crops = _Crops(nothing[:, None], boxes, nothing.astype(bool))
+    crops = Crops(nothing[:, None], boxes, nothing.astype(bool))
     prepared = reader.prepare(3, ids, nothing, crops)
     assert prepared.valid.tolist() == [True, False, False, True, False, True]
     assert list(prepared.bad) == [ids[2]]
-    none = reader.prepare(4, ids[:0], nothing[:0], _Crops(nothing[:0, None], boxes[:0], nothing[:0].astype(bool)))
+    none = reader.prepare(4, ids[:0], nothing[:0], Crops(nothing[:0, None], boxes[:0], nothing[:0].astype(bool)))
     assert none.valid.tolist() == [] and none.valid.dtype == bool

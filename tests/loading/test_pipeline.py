@@ -15,20 +15,19 @@ from PIL import Image
 from synthetic import CODECS, picture, waveform
 
 from avbench.errors import UsageError
+from avbench.loading import reference
+from avbench.loading.feeds import AudioFeed, VisualFeed, window_samples
 from avbench.loading.pipeline import (
-    AudioFeed,
     Buffers,
-    VisualFeed,
     audio_buffers,
     audio_pipeline,
     finish_audio,
     finish_frames,
     resampling_of,
     visual_pipeline,
-    window_samples,
 )
 from avbench.loading.presets import PRESETS, AudioPreset, FilterBank, PowerSpectrogram, Stft, VisualPreset, preset
-from avbench.loading.reference import audio_oracle, log_oracle, picture_oracle, stft_oracle
+from avbench.loading.reference import audio_oracle, largest_difference, log_oracle, picture_oracle, stft_oracle
 from avbench.loading.transforms import filter_bank, power_spectrogram
 
 STFT = sorted(name for name in PRESETS if isinstance(PRESETS[name].audio.transform, Stft))
@@ -383,3 +382,12 @@ def test_a_buffer_is_used_again_only_after_the_last_tensor_that_shares_it():
 def test_an_unknown_preset_names_the_near_ones():
     with pytest.raises(UsageError, match=r"unknown preset 'papper'; did you mean 'paper'\?"):
         preset("papper")
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_the_difference_that_doctor_shows_is_that_to_the_oracle(name, monkeypatch):
+    audio = PRESETS[name].audio
+    found = largest_difference(audio, torch.device("cpu"))
+    assert 0 < found < 1e-3
+    monkeypatch.setattr(reference, "audio_oracle", lambda waveform, preset: audio_oracle(waveform, preset) + 1.0)
+    assert largest_difference(audio, torch.device("cpu")) == pytest.approx(1.0, abs=2 * found)

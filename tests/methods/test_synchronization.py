@@ -13,8 +13,8 @@ from avbench.engine.batch_norm import over_the_global_batch
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.methods.base import Method
 from avbench.methods.choice import parse_methods
-from avbench.training.predict import counted, prepare
-from avbench.training.run import Run, take_tallies
+from avbench.training.passes import counted, prepare
+from avbench.training.run import Run, collect_tallies
 from tests.methods.steps import CLASSES, CPU, batch_of
 from tests.methods.test_every_method import CONFIGURED
 
@@ -124,6 +124,6 @@ def test_what_all_runs_have_counted_comes_in_one_copy(monkeypatch: pytest.Monkey
     to_cpu = torch.Tensor.cpu
     monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: copies.append(tensor) or to_cpu(tensor))
     with Waits() as waits:
-        baseline, ogm_ge = take_tallies(runs)
+        baseline, ogm_ge = collect_tallies(runs)
     assert len(copies) == 1 and not waits.found
     assert baseline.totals[2] == 12.0 and set(ogm_ge.log) > {"ratio/audio"}

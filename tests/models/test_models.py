@@ -4,7 +4,7 @@ from torch import nn
 from avbench.batch import MODALITIES, Batch
 from avbench.models.fusion import LateFusion, Unimodal
 from avbench.models.resnet import Encoder, _folded
-from avbench.training.predict import prepare
+from avbench.training.passes import prepare
 
 
 def batch_of(clips: int = 3, frames: int = 2) -> Batch:

@@ -1,6 +1,6 @@
 """Small real videos for tests: every frame shows its own number, and a click sounds at a known second."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -53,13 +53,15 @@ def make_video(
     frames: int | None = None,
     picture: Callable[[int], np.ndarray] | None = None,
     pixel_aspect: Fraction | None = None,
+    times: Sequence[float] | None = None,
     edit: Callable[[av.Packet], av.Packet | None] = lambda packet: packet,
 ) -> Path:
     """Write one video. Returns the path.
 
     sound: float32 [channels, S], at `rate`; a click at 1 s where None. frames: how many; as many as fit where None.
-    picture: uint8 [height, width, 3] of each; `numbered_frame` where None. edit: changes each packet that is written,
-    or leaves it out (None).
+    picture: uint8 [height, width, 3] of each; `numbered_frame` where None. times: when each picture is shown, seconds,
+    in the place of fps; the file then says nothing of how long one lasts (1 ms at best). edit: changes each packet that
+    is written, or leaves it out (None).
     """
 
     def write(packets: list[av.Packet]) -> None:
@@ -70,7 +72,8 @@ def make_video(
         sound = click_track(seconds, rate, min(1.0, seconds / 2))
     with av.open(str(path), "w", options=container_options or {}) as container:
         if has_pictures:
-            video = container.add_stream(video_codec, rate=fps, options={"g": "250", **(options or {})})
+            rates = Fraction(fps) if times is None else Fraction(1000)
+            video = container.add_stream(video_codec, rate=rates, options={"g": "250", **(options or {})})
             video.width, video.height, video.pix_fmt = width, height, "yuv420p"
             video.codec_context.thread_count = 1
             if pixel_aspect is not None:
@@ -80,9 +83,11 @@ def make_video(
             audio = container.add_stream(audio_codec, rate=rate, layout=layout)
         if has_pictures:
             draw = picture or (lambda number: numbered_frame(number % 256, width, height))
-            for number in range(round(seconds * fps) if frames is None else frames):
+            count = len(times or ()) or (round(seconds * fps) if frames is None else frames)
+            for number in range(count):
                 frame = av.VideoFrame.from_ndarray(draw(number), format="rgb24")
-                frame.pts, frame.time_base = number, 1 / Fraction(fps)
+                frame.pts = number if times is None else round(1000 * times[number])
+                frame.time_base = 1 / rates
                 write(video.encode(frame))
             write(video.encode(None))
         if has_sound:

@@ -242,6 +242,23 @@ def test_a_truncated_matroska_is_rejected(tmp_path, name):
     assert reason(path) == Reason.TRUNCATED
 
 
+@pytest.mark.parametrize("kept", [0.4, 0.7])
+@pytest.mark.parametrize("name", ["a.wmv", "a.asf", "a.avi", "a.flv"])
+def test_other_truncated_files_whose_header_says_how_long_they_are_are_rejected(tmp_path, name, kept):
+    video_codec = "wmv2" if name.endswith("wmv") else "mpeg4" if name != "a.flv" else "flv"
+    rate = 44100
+    path = make_video(
+        tmp_path / name, seconds=6.0, video_codec=video_codec, audio_codec="libmp3lame", rate=rate,
+        sound=click_track(6.0, rate, 1.0),
+    )  # fmt: skip
+    assert len(read(path).frames) == 6
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    assert reason(path) == Reason.TRUNCATED
+    if kept == 0.7:
+        assert len(read(path, seconds=2.0).frames) == 2
+
+
 def test_a_window_before_the_cut_of_a_truncated_video_is_kept(tmp_path):
     path = make_video(tmp_path / "a.mkv", seconds=6.0)
     data = path.read_bytes()

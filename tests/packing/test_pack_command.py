@@ -17,7 +17,7 @@ from avbench.packing.pack import pack
 from avbench.packing.planted import PlantedConfig
 from avbench.packing.recipes import Recipe, load_recipe
 from avbench.records import SPLITS
-from avbench.training.trainer import check_clips
+from avbench.training.clips import check_clips
 from tests.conftest import REPOSITORY
 
 TRAIN_ONLY = Recipe(short_side=32, val_fraction=0.0, test_fraction=0.0)

@@ -63,7 +63,12 @@ def test_planted_qualities_are_read(tmp_path):
         ("key,label,split\na,x,tset\n", ["line 2", "unknown split 'tset'", "did you mean 'test'"]),
         ("key,label,split\na,x,test\nb,x,\n", ["line 3", "every line a split, or none"]),
         ("key,label\na,barking, loud\n", ["line 2", "quote what holds a comma"]),
-        ('key,label\na,"x\n', ["no CSV"]),
+        ('key,label\na,"x\n', ["line 2", "no CSV"]),
+        ('key,label\na,x\nb,"y"z\nc,x\n', ["line 3", "no CSV"]),
+        ('key,"label\na,x\n', ["line 1", "no CSV"]),
+        ("\ufeffkey;label;split\na;x;train\n", ["separated by semicolons", "by commas"]),
+        ("key\tlabel\na\tx\n", ["separated by tabs", "by commas"]),
+        ("key,label,label\na,x,y\n", ["2 columns 'label'", "keep one"]),
         ("key,label,planted_audio\na,x,1.5\n", ["line 2", "planted_audio is '1.5'", "0 to 1"]),
         ("key,label,planted_audio\na,x,loud\n", ["planted_audio is 'loud'"]),
     ],
@@ -77,6 +82,9 @@ def test_each_mistake_in_a_list_is_one_clear_line(tmp_path, text, parts):
 
 def test_a_list_that_is_not_utf_8_is_refused(tmp_path):
     assert "not UTF-8" in refusal(tmp_path, "key,label\na,fl\u00f6te\n", encoding="latin-1")
+    for encoding in ("utf-16", "utf-16-le"):  # as Excel's "Unicode text", with or without its mark
+        message = refusal(tmp_path, "key,label\na,x\n", encoding=encoding)
+        assert "not UTF-8" in message and "\0" not in message
 
 
 def test_videos_are_found_by_name_without_suffix_even_with_dots(tmp_path):

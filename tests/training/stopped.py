@@ -12,25 +12,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from avbench.cli import main
-from avbench.training.pulse import Pulse
+from avbench.training.watchdog import Watchdog
 
 
 @contextmanager
 def stopped_after(beats: int, number: int = signal.SIGTERM) -> Iterator[list[str]]:
     """Meanwhile this process sends itself the signal before the batch that comes then; yields where it was by then."""
-    original, places = Pulse.beat, []
+    original, places = Watchdog.beat, []
 
-    def beat(self: Pulse, where: str) -> None:
+    def beat(self: Watchdog, where: str) -> None:
         places.append(where)
         if len(places) == beats + 1:
             os.kill(os.getpid(), number)
         original(self, where)
 
-    Pulse.beat = beat  # type: ignore[method-assign]
+    Watchdog.beat = beat  # type: ignore[method-assign]
     try:
         yield places
     finally:
-        Pulse.beat = original  # type: ignore[method-assign]
+        Watchdog.beat = original  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

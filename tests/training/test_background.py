@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from avbench.cli import main
-from avbench.confidence import ConfidenceStore
+from avbench.confidence.store import ConfidenceStore
 from avbench.errors import RunError
 from avbench.records import read_table
 from avbench.training.background import Background

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from avbench.cli import main
 from avbench.records import read_table
-from avbench.training.checkpoint import _copies, _put_tensors, _share, _take_tensors
+from avbench.training.tensors import copies, put_tensors, share_of, take_tensors
 from tests.synthetic import make_dataset
 
 FLAGS = ["--preset", "tiny", "--width", "8", "--batch-size", "8", "--learning-rate", "0.01", "--schedule", "constant"]
@@ -22,7 +22,7 @@ def test_every_tensor_is_written_by_exactly_one_rank_and_none_writes_much_more_t
     sizes: list[int], ranks: int
 ) -> None:
     tensors = {f"t{number}": torch.zeros(size) for number, size in enumerate(sizes)}
-    shares = [_share(tensors, rank, ranks) for rank in range(ranks)]
+    shares = [share_of(tensors, rank, ranks) for rank in range(ranks)]
     assert sorted(name for share in shares for name in share) == sorted(tensors)
     heaviest = max(sum(tensors[name].numel() for name in share) for share in shares)
     assert heaviest <= sum(sizes) / ranks + max(sizes, default=0)
@@ -30,11 +30,11 @@ def test_every_tensor_is_written_by_exactly_one_rank_and_none_writes_much_more_t
 
 def test_copies_are_of_now_and_in_the_memory_of_the_last_ones_where_it_fits() -> None:
     weight = torch.rand(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    first = _copies({"weight": weight, "grown": torch.zeros(2), "gone": torch.zeros(1)}, kept={})
+    first = copies({"weight": weight, "grown": torch.zeros(2), "gone": torch.zeros(1)}, kept={})
     assert torch.equal(first["weight"], weight) and first["weight"].data_ptr() != weight.data_ptr()
     memory = first["weight"].data_ptr()
     weight += 1
-    second = _copies({"weight": weight, "grown": torch.ones(3)}, kept=first)
+    second = copies({"weight": weight, "grown": torch.ones(3)}, kept=first)
     assert second["weight"].data_ptr() == memory and torch.equal(second["weight"], weight)
     assert torch.equal(second["grown"], torch.ones(3)) and list(second) == ["weight", "grown"]
 
@@ -43,10 +43,10 @@ def test_tensors_taken_out_of_a_state_are_put_back() -> None:
     weight, step = torch.arange(3.0), torch.tensor(4)
     state = {"model": {"a": weight}, "optimizer": {"state": {0: {"step": step}}, "groups": [{"betas": (0.9, 1.0)}]}}
     tensors: dict[str, torch.Tensor] = {}
-    skeleton = _take_tensors(state, "shared/run", tensors)
+    skeleton = take_tensors(state, "shared/run", tensors)
     assert tensors == {"shared/run/model/a": weight, "shared/run/optimizer/state/0/step": step}
     assert skeleton["model"] == {"a": {"the tensor": "shared/run/model/a"}}
-    assert _put_tensors(skeleton, tensors) == state
+    assert put_tensors(skeleton, tensors) == state
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from avbench.dataset import Dataset
 from avbench.errors import AvbenchError
 from avbench.records import read_metrics, read_table
 from avbench.start import _opened
-from avbench.training.trainer import _missing_text
+from avbench.training.ending import _missing_text
 from tests.processes import run_on_ranks
 from tests.synthetic import make_dataset
 

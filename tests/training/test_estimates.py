@@ -19,7 +19,7 @@ from avbench.methods.baseline import Baseline
 from avbench.records import read_metrics, read_table
 from avbench.training.checkpoint import Within
 from avbench.training.interruption import Stop
-from avbench.training.pulse import Pulse
+from avbench.training.watchdog import Watchdog
 from tests.conftest import REPOSITORY
 from tests.synthetic import make_dataset
 from tests.training.stopped import stopped_after
@@ -110,7 +110,7 @@ def test_a_run_killed_within_an_estimate_goes_on_from_its_last_checkpoint_there(
     """Killed: as far as the run folder can tell."""
     words = ["train", str(dataset), "--out", str(tmp_path / "run"), *words_for(), "--checkpoint-steps", "4"]
     with monkeypatch.context() as patch:
-        patch.setattr(Pulse, "beat", killing_after(23, tmp_path / "run/checkpoints", Pulse.beat))
+        patch.setattr(Watchdog, "beat", killing_after(23, tmp_path / "run/checkpoints", Watchdog.beat))
         with pytest.raises(SystemExit):
             main(words)
     newest = max((tmp_path / "run/checkpoints").glob("epoch-*"))
@@ -119,11 +119,13 @@ def test_a_run_killed_within_an_estimate_goes_on_from_its_last_checkpoint_there(
     check_equal(tmp_path / "run", whole)
 
 
-def killing_after(beats: int, checkpoints: Path, beat: Callable[[Pulse, str], None]) -> Callable[[Pulse, str], None]:
+def killing_after(
+    beats: int, checkpoints: Path, beat: Callable[[Watchdog, str], None]
+) -> Callable[[Watchdog, str], None]:
     """A beat that ends the training, once what is being written beside it has its name."""
     left = iter(range(beats))
 
-    def counted(self: Pulse, where: str) -> None:
+    def counted(self: Watchdog, where: str) -> None:
         if next(left, None) is None:
             while list(checkpoints.glob(".partial-*")) or not list(checkpoints.glob("*-0000020")):
                 time.sleep(0.01)

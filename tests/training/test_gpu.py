@@ -24,8 +24,8 @@ from avbench.loading.loader import Loader, _Finished
 from avbench.loading.pipeline import FeaturePipeline
 from avbench.loading.presets import preset
 from avbench.start import device_of_this_rank
-from avbench.training.memory import largest_that_fits, too_large
 from avbench.training.monitor import Monitor
+from avbench.training.out_of_memory import largest_that_fits, too_large
 from avbench.training.parallel import SideBySide
 from avbench.training.run import Run
 from tests.synthetic import make_dataset

@@ -13,7 +13,7 @@ from avbench.engine.plain import Engine
 from avbench.errors import UsageError
 from avbench.methods.base import Log, Method
 from avbench.methods.choice import RunSpec
-from avbench.training.run import Run, take_tallies
+from avbench.training.run import Run, collect_tallies
 from tests.methods.steps import CLASSES, CPU, batch_of
 
 
@@ -137,7 +137,7 @@ def test_a_rank_without_clips_refuses_what_the_others_do() -> None:
 def test_what_a_method_logs_is_taken_under_its_name() -> None:
     run = run_of(logging({"gate/audio": torch.tensor([0.5]), "gate/visual": 2, "a/b/c": 1.0}))
     two_steps(run)
-    (taken,) = take_tallies([run])
+    (taken,) = collect_tallies([run])
     assert taken.log == {"gate/audio": 0.5, "gate/visual": 2.0, "a/b/c": 1.0}
 
 

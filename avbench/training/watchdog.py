@@ -1,4 +1,4 @@
-"""The pulse of a pass: one beat a batch, on every rank alike; so ranks stop together and one that hangs is found.
+"""The watchdog of a pass: one beat a batch, on every rank alike; so ranks stop together and one that hangs is found.
 
 A signal reaches ranks at different moments, and some not at all; a beat tells all of them, and each leaves before the
 same batch. Between beats a thread pins up where this rank is, so that when nothing moves any more, every rank can say
@@ -105,7 +105,7 @@ class Pinned:
     at: float
 
 
-class Pulse:
+class Watchdog:
     """Beats of this rank; a context manager, which every rank enters and leaves together.
 
     hang_seconds: after so long without a beat this rank says on stderr which ranks hang and where, and exits with
@@ -125,7 +125,7 @@ class Pulse:
         self._left = threading.Event()
         self._watch = threading.Thread(target=self._watched, name="avbench-watchdog", daemon=True)
 
-    def __enter__(self) -> Pulse:
+    def __enter__(self) -> Watchdog:
         self._signals.__enter__()
         self._watch.start()
         return self

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,8 +28,8 @@ import xxhash
 from torch import Tensor
 
 from avbench import records
-from avbench.batch import MODALITIES, Modality
-from avbench.dataset import Dataset
+from avbench.batch import Modality
+from avbench.confidence.pending import COLUMNS, LAST_POSITION, Block, Pending, first_of_each_clip
 from avbench.distributed import all_to_all, broadcast_object, current_world, gather_objects, together
 from avbench.errors import RunError
 
@@ -50,15 +49,12 @@ ROW = np.dtype(
 )
 # Of a recorded value, waiting to be sent: clip id and value (see _pack). Positions are kept once a call of record.
 PENDING_BYTES = 8
-# What travels to the owner: columns of clip id, value and batch position, uint32 [3, n].
-_COLUMNS = 3
 
 # Most that an exchange takes for each value of the block it sends: the value in the order of clips, cut into pieces,
 # the pieces in one (12 bytes each), and two values that arrive (24). Finding the order and keeping them take less.
 _BYTES_IN_FLIGHT = 64
-_LAST_POSITION = 2**32 - 1
 _CORRECT = np.uint32(1 << 31)
-_CHUNK_ROWS = 1 << 18  # rows handled at a time wherever a whole range is gone through
+CHUNK_ROWS = 1 << 18  # rows handled at a time wherever a whole range is gone through
 _BLOCK_ROWS = 1 << 15  # 1 MiB of a saved file: what one checksum covers
 
 T = TypeVar("T")
@@ -103,7 +99,7 @@ class ConfidenceStore:
         self._key_of = key_of
         self._first, self._stop = owned_range(self.world.rank, self.world.size, clips=clips)
         self.block_values = max(1, buffer_bytes // _BYTES_IN_FLIGHT)
-        self._pending = _Pending(self.block_values)
+        self._pending = Pending(self.block_values)
         self._is_discarded = False
         self._rows = np.zeros(self._stop - self._first, ROW)
 
@@ -130,7 +126,7 @@ class ConfidenceStore:
         ids, values, right = (_array(values) for values in (clip_id, confidence, correct))
         if ids.ndim != 1 or ids.shape != values.shape or ids.shape != right.shape:
             raise ValueError(f"wants three arrays of one length, not shapes {ids.shape}, {values.shape}, {right.shape}")
-        if not 0 <= position <= _LAST_POSITION:
+        if not 0 <= position <= LAST_POSITION:
             raise ValueError(f"position {position} is not in 0 to 2**32 - 1")
         if len(ids) == 0:
             return
@@ -218,7 +214,7 @@ class ConfidenceStore:
             blocks.reverse()  # popped from the end, first recorded first: memory is given back as the exchange goes on
             for _ in range(count):
                 # Not under a name: a block is given back before what it became is sent.
-                self._send(_first_of_each_clip(*(blocks.pop() if blocks else _Block(0)).columns()))
+                self._send(first_of_each_clip(*(blocks.pop() if blocks else Block(0)).columns()))
 
         return exchange
 
@@ -243,7 +239,7 @@ class ConfidenceStore:
             problem = f"{history}: cannot remove newer epochs"
             together(problem, lambda: self._remove_stale(history, self.epochs, ranks=0))
 
-    def _on_main_rank(self, start: int, stop: int) -> np.ndarray:
+    def on_main_rank(self, start: int, stop: int) -> np.ndarray:
         """The rows of clips `start` to `stop`, on rank 0; none elsewhere. A collective."""
         lower, upper = (min(max(clip, self._first), self._stop) - self._first for clip in (start, stop))
         nobody = [np.empty(0, ROW)] * (self.world.size - 1)
@@ -277,7 +273,7 @@ class ConfidenceStore:
             lower, upper = (cuts[:-1] + counts * part // rounds for part in (number, number + 1))
             pieces = [ordered[:, start:stop].ravel() for start, stop in zip(lower, upper, strict=True)]
             for rank, piece in enumerate(all_to_all(pieces)):
-                self._keep(piece.reshape(_COLUMNS, -1), rank)
+                self._keep(piece.reshape(COLUMNS, -1), rank)
 
     def _keep(self, columns: np.ndarray, rank: int) -> None:
         """Of each clip that a rank sent, once, and the value held of it, keep the first in global order."""
@@ -296,8 +292,8 @@ class ConfidenceStore:
 
     def _chunks(self) -> Iterator[np.ndarray]:
         """Views of the rows, some at a time, in order of clip id."""
-        for start in range(0, len(self._rows), _CHUNK_ROWS):
-            yield self._rows[start : start + _CHUNK_ROWS]
+        for start in range(0, len(self._rows), CHUNK_ROWS):
+            yield self._rows[start : start + CHUNK_ROWS]
 
     def _write_history(self, folder: Path) -> None:
         problem = f"{folder}: cannot write the history of epoch {self.epochs}"
@@ -317,7 +313,7 @@ class ConfidenceStore:
                 for chunk, rows in enumerate(self._chunks()):
                     recorded = np.flatnonzero(rows["precedence"])
                     confidence, correct = _unpack(rows["value"][recorded])
-                    ids = recorded + (self._first + chunk * _CHUNK_ROWS)
+                    ids = recorded + (self._first + chunk * CHUNK_ROWS)
                     writer.write_table(pa.table([ids, confidence, correct], schema=records.HISTORY_SCHEMA))
 
     def _remove_stale(self, folder: Path, epoch: int, *, ranks: int) -> None:
@@ -408,158 +404,6 @@ class ConfidenceStore:
                     f"{path}: saved with {field} {manifest[field]}, this run has {value}; resume the run it is of"
                 )
         return manifest
-
-
-class _Block:
-    """Recorded values, up to a fixed number, so that growing copies nothing."""
-
-    def __init__(self, capacity: int) -> None:
-        self._clips_and_values = np.empty((2, capacity), np.uint32)
-        # Runs of values of one batch position, and how many. 8 bytes a run, where a column would take 4 a value.
-        self._positions, self._counts = array("I"), array("I")
-        self._filled = 0
-
-    def append(self, clip_id: np.ndarray, value: np.ndarray, position: int) -> int:
-        """Take the first values, as many as there is room for; how many that are."""
-        count = min(len(clip_id), self._clips_and_values.shape[1] - self._filled)
-        if count:
-            free = self._clips_and_values[:, self._filled : self._filled + count]
-            free[0] = clip_id[:count]
-            free[1] = value[:count]
-            self._positions.append(position)
-            self._counts.append(count)
-            self._filled += count
-        return count
-
-    def columns(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Clip id, value and batch position of each, in the order of recording."""
-        clip, value = self._clips_and_values[:, : self._filled]
-        positions, counts = (np.array(numbers, np.uint32) for numbers in (self._positions, self._counts))
-        return clip, value, np.repeat(positions, counts)
-
-
-class _Pending:
-    """What was recorded and not sent yet, in blocks."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._blocks: list[_Block] = []
-
-    def append(self, clip_id: np.ndarray, value: np.ndarray, position: int) -> None:
-        """Keep values of one batch position."""
-        start = self._blocks[-1].append(clip_id, value, position) if self._blocks else 0
-        while start < len(clip_id):
-            self._blocks.append(_Block(self._capacity))
-            start += self._blocks[-1].append(clip_id[start:], value[start:], position)
-
-    def take(self) -> list[_Block]:
-        """All blocks, in the order of recording; none is left here."""
-        blocks, self._blocks = self._blocks, []
-        return blocks
-
-
-def _first_of_each_clip(clip: np.ndarray, value: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Columns by clip id, so that owners follow each other and each goes through its rows from one end to the other.
-
-    Of a clip that is there twice, the value of the lower position, then the one that was recorded first.
-    """
-    # Sorting numbers that hold the place too is stable and ten times faster than a stable argsort.
-    keys = clip.astype(np.uint64) << np.uint64(32)
-    keys |= np.arange(len(clip), dtype=np.uint32)
-    keys.sort()
-    keys &= np.uint64(2**32 - 1)
-    ordered = _taken((clip, value, position), keys.view(np.intp))
-    again = ordered[0, 1:] == ordered[0, :-1]
-    if not again.any():
-        return ordered
-    ordered = _taken((clip, value, position), np.lexsort((position, clip)))
-    return ordered[:, np.concatenate([[True], ~again])]
-
-
-def _taken(columns: Sequence[np.ndarray], order: np.ndarray) -> np.ndarray:
-    taken = np.empty((len(columns), len(order)), np.uint32)
-    for column, values in zip(taken, columns, strict=True):
-        np.take(values, order, out=column, mode="clip")  # the default mode would take them into a buffer first
-    return taken
-
-
-def export(path: Path, *, stores: Sequence[ConfidenceStore], dataset: Dataset) -> dict[str, int]:
-    """Write the totals of some stores, committed epochs only, as records.CONFIDENCE_SCHEMA. A collective.
-
-    One row a clip and seed, by seed and clip id; rows pass through rank 0 some at a time. Columns of a modality without
-    a store of that seed are null; so are mean and deviation of a clip that no epoch recorded (its epochs are 0).
-    The deviation is over epochs, by sums of squares, so exact to about 1e-8.
-    Returns, on every rank, how many clips no epoch recorded, quarantined ones apart, by store name (`audio-seed0`).
-    Raises RunError on every rank where rank 0 cannot write.
-    """
-    by_place = {(store.seed, store.modality): store for store in stores}
-    if len(by_place) < len(stores):
-        raise ValueError(f"two stores of one modality and seed: {', '.join(store.name for store in stores)}")
-    if wrong := [store.name for store in stores if store.clips != len(dataset)]:
-        raise ValueError(f"the dataset has {len(dataset)} clips, other than the stores {', '.join(wrong)}")
-    missing = {store.name: 0 for store in stores}
-    chunks = _gathered(by_place, clips=len(dataset), missing=missing, quarantined=dataset.quarantined)
-    failure = None
-    if current_world().is_main:
-        try:
-            with records.atomic_path(path) as partial, pq.ParquetWriter(partial, records.CONFIDENCE_SCHEMA) as writer:
-                for seed, ids, totals in chunks:
-                    writer.write_table(_confidence_table(dataset, seed, ids, totals))
-        except OSError as error:
-            failure = str(error)
-    for _ in chunks:  # the other ranks' part; on rank 0, what is left where writing failed
-        pass
-    failure, missing = broadcast_object((failure, missing))
-    if failure:
-        raise RunError(f"{path}: cannot export confidences: {failure}")
-    return missing
-
-
-def _gathered(
-    stores: dict[tuple[int, Modality], ConfidenceStore], *, clips: int, missing: dict[str, int], quarantined: np.ndarray
-) -> Iterator[tuple[int, np.ndarray, dict[Modality, np.ndarray]]]:
-    """Chunks of (seed, clip ids, rows by modality) on rank 0, empty ones elsewhere; a collective each.
-
-    Counts into `missing`, on rank 0, the clips of each store that no epoch recorded.
-    """
-    for seed in sorted({seed for seed, _ in stores}):
-        for start in range(0, clips, _CHUNK_ROWS):
-            ids = np.arange(start, min(start + _CHUNK_ROWS, clips))
-            totals = {}
-            for modality in MODALITIES:
-                if store := stores.get((seed, modality)):
-                    totals[modality] = rows = store._on_main_rank(start, start + len(ids))
-                    if len(rows):
-                        unseen = ids[rows["epochs"] == 0]
-                        missing[store.name] += len(unseen) - int(np.isin(unseen, quarantined).sum())
-            yield seed, ids, totals
-
-
-def _confidence_table(dataset: Dataset, seed: int, ids: np.ndarray, totals: dict[Modality, np.ndarray]) -> pa.Table:
-    columns: dict[str, Any] = {
-        "clip_id": ids,
-        "key": dataset.column("key", ids),
-        "split": pa.DictionaryArray.from_arrays(dataset.splits[ids], records.SPLITS),
-        "label": dataset.labels[ids],
-        "source": dataset.column("source", ids),
-        "seed": np.full(len(ids), seed),
-    }
-    for modality in MODALITIES:
-        names = [f"{modality}_{what}" for what in ("mean", "std", "epochs", "correct_epochs")]
-        values = _averages(totals[modality]) if modality in totals else [pa.nulls(len(ids))] * len(names)
-        columns.update(zip(names, values, strict=True))
-        columns[f"planted_{modality}"] = dataset.column(f"planted_{modality}", ids)
-    return pa.table(columns).select(records.CONFIDENCE_SCHEMA.names).cast(records.CONFIDENCE_SCHEMA)
-
-
-def _averages(rows: np.ndarray) -> list[Any]:
-    """Mean, population standard deviation, epochs, correct epochs; the first two null where epochs is 0."""
-    epochs = rows["epochs"]
-    unseen = epochs == 0
-    count = np.maximum(epochs, 1).astype(np.float64)
-    mean = rows["sum"] / count
-    variance = np.maximum(rows["sum_of_squares"] / count - mean**2, 0.0)  # rounding may go below 0
-    return [pa.array(mean, mask=unseen), pa.array(np.sqrt(variance), mask=unseen), epochs, rows["correct_epochs"]]
 
 
 def _fold(rows: np.ndarray) -> None:

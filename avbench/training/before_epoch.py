@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from avbench.batch import Batch, Clock, Modality
+from avbench.batch import Batch, Clock
 from avbench.dataset import checksum
 from avbench.engine.config import OptimizerConfig
 from avbench.engine.optimizer import learning_rate_at
@@ -21,9 +20,9 @@ from avbench.engine.plain import Engine
 from avbench.loading.loader import Loader
 from avbench.methods.base import Part
 from avbench.training.checkpoint import Within
+from avbench.training.decoding import Decoding
 from avbench.training.display import Display
-from avbench.training.parallel import SideBySide
-from avbench.training.predict import counted, prepare
+from avbench.training.passes import Passes, counted, prepare
 from avbench.training.run import Run, check_log
 
 T = TypeVar("T")
@@ -32,9 +31,8 @@ T = TypeVar("T")
 class View:
     """One run before one epoch; methods.base.RunView says what each member is for. Close it afterwards.
 
-    loader: makes a loader of clips, given (name, clip_ids, seed, training, modalities). within: where the run was with
-    its passes when it was saved. save: saves the run between two batches, each time that `save_batches` of all passes
-    are done; where the method cannot go on from there, nothing is saved.
+    within: where the run was with its passes when it was saved. save: saves the run between two batches, each time that
+    --checkpoint-steps of all passes are done; where the method cannot go on from there, nothing is saved.
     """
 
     def __init__(
@@ -43,17 +41,14 @@ class View:
         clock: Clock,
         *,
         parts: Mapping[Part, np.ndarray],
-        loader: Callable[[str, np.ndarray, int, bool, tuple[Modality, ...]], Loader],
-        order_seed: int,
+        decoding: Decoding,
         optimizer: OptimizerConfig,
         steps_per_epoch: int,
-        dtype: torch.dtype,
-        side_by_side: SideBySide,
+        passes: Passes,
         display: Display,
         say: Callable[[str, dict[str, float]], None],
         within: Within,
         save: Callable[[], None],
-        save_batches: int,
     ) -> None:
         self.engine = run.engine
         self.clock = clock
@@ -63,15 +58,13 @@ class View:
         self.saved_batches = within.batches
         self._clips: Tensor | int = within.clips  # over all ranks
         self._parts = parts
-        self._make_loader = loader
-        self._order_seed = order_seed
+        self._decoding = decoding
         self._optimizer = optimizer
-        self._dtype = dtype
-        self._side_by_side = side_by_side
+        self._how = passes
         self._display = display
         self._say = say
         self._loaders: dict[tuple[Part, bool], Loader] = {}
-        self._save, self._save_batches = save, save_batches
+        self._save, self._save_batches = save, decoding.config.checkpoint_steps
         self._started = time.perf_counter() - within.seconds
 
     @property
@@ -91,13 +84,13 @@ class View:
     def batches(self, part: Part, *, epoch: int, training: bool, first_batch: int = 0) -> Iterator[Batch]:
         """A pass over a part's clips."""
         loader = self._loader(part, training=training)
-        for batch in loader.epoch(epoch, first_batch=first_batch):
+        for batch in loader.epoch(epoch, first_batch=first_batch, left_out=self._how.left_out):
             self.passes += batch.position == 0
             self._display.note(
                 f"{self.run.name}, before epoch {self.clock.epoch}: pass {self.passes}, over the {part} part, "
                 f"batch {batch.position + 1}/{len(loader)}"
             )
-            ready = counted(prepare(batch, self._dtype))
+            ready = counted(prepare(batch, self._how.dtype))
             if ready is not None:
                 assert ready.global_valid is not None
                 self._clips = self._clips + ready.global_valid
@@ -114,7 +107,7 @@ class View:
 
     def each(self, items: Iterable[T], action: Callable[[T], None]) -> None:
         """Side by side where there are cores for it."""
-        self._side_by_side.each(items, action)
+        self._how.side_by_side.each(items, action)
 
     def say(self, text: str, **numbers: float) -> None:
         """An event of the run. Raises UsageError for a number of another name than group/name."""
@@ -129,8 +122,8 @@ class View:
     def _loader(self, part: Part, *, training: bool) -> Loader:
         if (part, training) not in self._loaders:
             # Another stream than training's for every part: a method that knew the order to come would not be probing.
-            seed = checksum(f"{part} {self._order_seed}".encode()) >> 1
+            seed = checksum(f"{part} {self._decoding.config.order_seed}".encode()) >> 1
             modalities = tuple(self.run.method.modalities)
             name = f"{self.run.name}, {part} part"
-            self._loaders[part, training] = self._make_loader(name, self._parts[part], seed, training, modalities)
+            self._loaders[part, training] = self._decoding.loader(name, self._parts[part], seed, training, modalities)
         return self._loaders[part, training]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -55,20 +55,35 @@ def counted_each(batches: Sequence[Batch]) -> list[Batch | None]:
     ]
 
 
-def evaluate(
-    loader: Loader, runs: Sequence[Run], *, clock: Clock, dtype: torch.dtype, side_by_side: SideBySide
-) -> None:
-    """Pass over a loader's clips once, every run tallying (and recording) what it makes of them."""
-    for batch in evaluation_batches(loader, runs, dtype):
-        if len(batch):
-            side_by_side.each(longest_first(runs), partial(Run.evaluate, batch=batch, clock=clock))
+@dataclass(frozen=True)
+class Passes:
+    """How runs go over batches without training on them.
+
+    dtype: what they compute in. left_out: ids of clips that are known to be bad; it may grow meanwhile.
+    """
+
+    dtype: torch.dtype
+    side_by_side: SideBySide
+    left_out: Collection[int]
+
+    def each(self, loader: Loader, runs: Sequence[Run], action: Callable[[Run, Batch], None]) -> None:
+        """`action(run, batch)` for every run on every batch of a loader, side by side, in evaluation mode."""
+        for batch in self.batches(loader, runs):
+            if len(batch):
+                self.side_by_side.each(longest_first(runs), partial(_acted, action, batch))
+
+    def evaluate(self, loader: Loader, runs: Sequence[Run], *, clock: Clock) -> None:
+        """Pass over a loader's clips once, every run tallying (and recording) what it makes of them."""
+        self.each(loader, runs, lambda run, batch: run.evaluate(batch=batch, clock=clock))
+
+    def batches(self, loader: Loader, runs: Sequence[Run]) -> Iterator[Batch]:
+        """The loader's batches once, decoded for what these runs read, with their networks in evaluation mode."""
+        with ExitStack() as stack:
+            for run in runs:
+                stack.enter_context(run.engine.evaluating())
+            for batch in loader.epoch(0, modalities=modalities_read(runs), left_out=self.left_out):
+                yield prepare(batch, self.dtype)
 
 
-def evaluation_batches(loader: Loader, runs: Sequence[Run], dtype: torch.dtype) -> Iterator[Batch]:
-    """The loader's batches once, decoded for what these runs read, with their networks in evaluation mode."""
-    loader.modalities = modalities_read(runs)
-    with ExitStack() as stack:
-        for run in runs:
-            stack.enter_context(run.engine.evaluating())
-        for batch in loader.epoch(0):
-            yield prepare(batch, dtype)
+def _acted(action: Callable[[Run, Batch], None], batch: Batch, run: Run) -> None:
+    action(run, batch)

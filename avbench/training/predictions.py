@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from avbench.batch import MODALITIES, Batch
 from avbench.dataset import Dataset
@@ -18,8 +16,7 @@ from avbench.distributed import current_world, gather_objects
 from avbench.errors import DatasetError
 from avbench.loading.loader import Loader
 from avbench.records import LOG_PROBABILITIES, SPLITS, predictions_schema, write_table
-from avbench.training.parallel import SideBySide, longest_first
-from avbench.training.predict import evaluation_batches
+from avbench.training.passes import Passes
 from avbench.training.replacement import Means, predict_without_each
 from avbench.training.run import Prediction, Run
 
@@ -36,8 +33,7 @@ def write_predictions(
     dataset: Dataset,
     split: str,
     paths: Sequence[Path],
-    dtype: torch.dtype,
-    side_by_side: SideBySide,
+    passes: Passes,
 ) -> None:
     """Each run's predictions of every valid clip of a split, one Parquet table a run. A collective.
 
@@ -54,9 +50,7 @@ def write_predictions(
                 del columns[LOG_PROBABILITIES]  # nobody ranks by them
             collected[run.name][replaced].append(columns)
 
-    for batch in evaluation_batches(loader, runs, dtype):
-        if len(batch):
-            side_by_side.each(longest_first(runs), partial(collect, batch=batch))
+    passes.each(loader, runs, collect)
     for run, path in zip(runs, paths, strict=True):
         of_ranks = gather_objects({replaced: _joined(parts) for replaced, parts in collected[run.name].items()})
         if not any(of_ranks):

@@ -18,8 +18,8 @@ from avbench.errors import Interrupted
 from avbench.methods.baseline import Baseline
 from avbench.methods.gradient_blending import GradientBlending
 from avbench.records import read_table
-from avbench.training.pulse import HANGS_STATUS, Pinned, Pulse, report
 from avbench.training.run import Run
+from avbench.training.watchdog import HANGS_STATUS, Pinned, Watchdog, report
 from tests.processes import RanksFailed, run_on_ranks
 from tests.synthetic import make_dataset
 
@@ -66,9 +66,9 @@ def test_a_rank_that_no_longer_pins_is_stopped_or_gone() -> None:
 
 
 def beat_until_one_hangs(how: str) -> None:
-    with Pulse(hang_seconds=8.0, failed=lambda: False, on_failure=lambda: None) as pulse:
+    with Watchdog(hang_seconds=8.0, failed=lambda: False, on_failure=lambda: None) as watchdog:
         for batch in range(4):
-            pulse.beat(f"epoch 0, batch {batch} of train")
+            watchdog.beat(f"epoch 0, batch {batch} of train")
             if batch == 2 and current_world().rank == 1:
                 if how == "stops":
                     time.sleep(1.5)  # so that it has been heard of
@@ -89,12 +89,12 @@ def test_a_rank_that_hangs_is_named_with_where_and_not_waited_for(how: str, word
 
 
 def stop_one(rank: int, at: int) -> int:
-    with Pulse(hang_seconds=60.0, failed=lambda: False, on_failure=lambda: None) as pulse:
+    with Watchdog(hang_seconds=60.0, failed=lambda: False, on_failure=lambda: None) as watchdog:
         for batch in range(at + 5):
             if batch == at and current_world().rank == rank:
                 os.kill(os.getpid(), signal.SIGUSR1)
             try:
-                pulse.beat("")
+                watchdog.beat("")
             except Interrupted:
                 return batch
     return -1
@@ -113,9 +113,9 @@ def fail_on_one(rank: int) -> list[str]:
         raise RuntimeError("a checkpoint could not be written")
 
     def beat_on() -> None:
-        with Pulse(hang_seconds=60.0, failed=lambda: current_world().rank == rank, on_failure=complain) as pulse:
+        with Watchdog(hang_seconds=60.0, failed=lambda: current_world().rank == rank, on_failure=complain) as watchdog:
             for _ in range(5):
-                pulse.beat("")
+                watchdog.beat("")
 
     with pytest.raises(RuntimeError, match="could not be written"):
         beat_on()
