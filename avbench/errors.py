@@ -4,6 +4,7 @@
 its traceback.
 """
 
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -46,6 +47,9 @@ class AllDiverged(Exception):  # noqa: N818  what was asked for was done, and ca
 class RankLost(Exception):  # noqa: N818  not the fault of whoever reads it
     """Another rank is gone, so this one cannot go on; `cli.main` exits with status 1, and the launcher may restart."""
 
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+"""What asks a training to stop. SIGUSR1 is what Slurm sends ahead of a preemption where the job script asks for it."""
 
 INTERRUPTED_STATUS = 75
 """EX_TEMPFAIL of sysexits.h, "try again later": what a job script turns into a requeue."""

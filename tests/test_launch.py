@@ -173,6 +173,7 @@ def starts_of(folder: Path) -> int:
     return len((folder / "starts").read_text().splitlines())
 
 
+DIVERGED = "mkdir -p run; touch run/diverged.json"
 SAVE = "mkdir -p run; touch run/interrupted.json"
 
 
@@ -183,6 +184,8 @@ SAVE = "mkdir -p run; touch run/interrupted.json"
         (f"{SAVE}; exit 75", 0, 1, True),
         (f"{SAVE}; kill -KILL $$", 0, 1, True),  # ended by srun for the sake of one that had stopped before it
         ("exit 2", 2, 1, False),
+        ("exit 3", 3, 1, False),
+        (f"{DIVERGED}; kill -KILL $$", 3, 1, False),
         ("exit 1", 1, 3, False),
         ("((start == 1)) && kill -KILL $$; exit 0", 0, 2, False),
     ],
@@ -242,6 +245,53 @@ def test_a_finished_run_ends_at_once_when_started_again(dataset: Path, finished:
     assert all(results(finished)[name].equals(table) for name, table in before.items())
     epochs = read_metrics(finished / "metrics.jsonl", kinds=["epoch"])
     assert [record["epoch"] for record in epochs] == [0, 1, 2, 3]
+
+
+# A method of one's own that has nothing but NaN for a loss; in a training of two, the other goes on.
+NOT_FINITE = """
+from avbench.methods.baseline import Baseline
+
+
+class NotFinite(Baseline):
+    name = "not-finite"
+
+    def loss(self, outputs, batch, clock):
+        return outputs.logits.sum(dim=1) * float("nan")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["one_node.sh", "deepspeed.sh", "slurm.sbatch"])
+def test_a_training_all_of_whose_runs_diverged_is_not_started_again(
+    script: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.py").write_text(NOT_FINITE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(REPOSITORY)]))
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "extensions"))
+    run = tmp_path / "run"
+
+    def ended(run: Path, methods: str) -> tuple[int, str]:
+        words = [str(dataset), str(run), *FLAGS, "--epochs", "1", "--methods", methods]
+        if script == "slurm.sbatch":
+            cluster = Cluster(tmp_path / f"slurm-{len(list(tmp_path.glob('slurm-*')))}")
+            job = cluster.submit(LAUNCH / script, *words, options=("--ntasks-per-node=2", "--cpus-per-task=1"))
+            status = job.wait()
+            assert not job.is_requeued
+            return status, cluster.log
+        start = begin(script, *words, RANKS="2", PORT=str(20000 + os.getpid() % 10000))
+        _, log = start.communicate(timeout=300)
+        return start.returncode, log
+
+    for _ in range(2):  # an earlier start's end is this one's, too
+        status, log = ended(run, "broken:NotFinite")
+        assert status == 3, log
+        assert "its only run diverged (not-finite-seed0 in epoch 0 by step 1 " in log
+        # It trained once, and nobody tried it again.
+        assert len(json.loads((run / "environment.json").read_text())["launches"]) == 1
+    assert (run / "diverged.json").exists() and not (run / "finished.json").exists()
+    status, log = ended(tmp_path / "some", "audio,broken:NotFinite")
+    assert status == 0, log
+    assert (tmp_path / "some/finished.json").exists() and not (tmp_path / "some/diverged.json").exists()
 
 
 @pytest.mark.slow

@@ -98,6 +98,9 @@ def replace_report(folder: Path, files: Mapping[str, bytes]) -> None:
         if folder.exists():
             folder.rename(partial / "old")
         fresh.rename(folder)
+    except OSError as error:
+        # The file in it has a name of the moment, and where a disk is full the error names none.
+        raise OSError(error.errno, error.strerror, str(folder)) from None
     finally:
         if (partial / "old").exists() and not folder.exists():
             (partial / "old").rename(folder)

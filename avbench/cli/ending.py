@@ -65,7 +65,9 @@ def _is_first_rank() -> bool:
 def _written_to(argv: Sequence[str], *, is_full: bool) -> str:
     """The folder or file that a command writes to, for an error that names none; of several the one that is full."""
     named = [value_of(argv, flag) for flag in ("--out", "--export", "--json")]
-    places = [place for place in named if place] or [word for word in argv[1:] if not word.startswith("-")][:1] or ["."]
+    # Else it is a positional one, which is there already; a value of some option seldom is.
+    there = [word for word in argv[1:] if not word.startswith("-") and Path(word).exists()]
+    places = [place for place in named if place and not place.startswith("-")] or there or ["."]
     full = [place for place in (*places, tempfile.gettempdir()) if is_full and _free_bytes(Path(place)) < _NEARLY_FULL]
     return (full or places)[0]
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +20,7 @@ from torch import Tensor, nn
 from avbench.batch import Batch, Outputs
 from avbench.distributed import current_world, gather_objects
 from avbench.engine.batch_norm import GlobalBatchNorm2d
-from avbench.errors import UsageError
+from avbench.errors import STOP_SIGNALS, UsageError
 
 BACKEND = "inductor"
 
@@ -36,7 +39,8 @@ class CompiledNetwork(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self._dynamo = _configured_dynamo()
+        with _signals_spare_compilers():  # torch starts those that it will ask
+            self._dynamo = _configured_dynamo()
         self.network = network
         # Random numbers, where a network draws any, are those that it draws when it is not compiled.
         if BACKEND == "inductor":
@@ -52,7 +56,8 @@ class CompiledNetwork(nn.Module):
             if tensor is not None:
                 self._dynamo.maybe_mark_dynamic(tensor, 0)
         try:
-            return self._compiled(batch)
+            with _signals_spare_compilers():
+                return self._compiled(batch)
         except (self._dynamo.exc.TorchDynamoException, self._dynamo.exc.FailOnRecompileLimitHit) as error:
             raise UsageError(
                 f"compile is asked for, and torch cannot compile {type(self.network).__name__} as a whole "
@@ -80,7 +85,8 @@ def check_compiles(model: nn.Module, device: torch.device) -> None:
 def _why_nothing_compiles(device: torch.device) -> str:
     """What is wrong with the compiler here, found by trying it; empty where it works."""
     try:
-        torch.compile(_anything, fullgraph=True)(torch.ones(2, device=device))
+        with _signals_spare_compilers():
+            torch.compile(_anything, fullgraph=True)(torch.ones(2, device=device))
     except Exception as error:  # whatever compilers and linkers come up with
         return _said(error)
     return ""
@@ -88,6 +94,21 @@ def _why_nothing_compiles(device: torch.device) -> str:
 
 def _anything(tensor: Tensor) -> Tensor:
     return tensor.sin() + 1.0
+
+
+@contextmanager
+def _signals_spare_compilers() -> Iterator[None]:
+    """Meanwhile what this thread starts does not hear the signals that ask a training to stop.
+
+    A terminal's Ctrl-C, a batch system and `kill -- -GROUP` send them to compilers too. One that died of it would look
+    like a network that cannot be compiled, and end a training that was only to stop. Processes inherit what their
+    starter's thread blocks; this process itself hears of a signal by its other threads, or afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _configured_dynamo() -> Any:

@@ -76,7 +76,8 @@ def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: boo
     with _room(out):
         _check_ours(out, overwrite=overwrite)
         # Before anything is made or removed: a recipe that cannot become clips leaves everything as it was.
-        videos = videos_of(recipe, media, workers=workers)
+        with _room(media):  # planted clips are rendered there
+            videos = videos_of(recipe, media, workers=workers)
         for line in plan_lines(videos, recipe, media, where=str(out)):
             print(f"avbench: {out}: {line}", file=sys.stderr, flush=True)
         clips, classes = cut_clips(videos, recipe, media), videos.classes
@@ -547,16 +548,16 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
-def _room(out: Path) -> Iterator[None]:
-    """Turn a full disk into one clear line."""
+def _room(folder: Path) -> Iterator[None]:
+    """Turn a full disk, when files are made in this folder, into one clear line."""
     try:
         yield
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        there = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+        there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
         free = shutil.disk_usage(there).free
         raise DatasetError(
-            f"{out}: the disk is full ({free / 1e6:.1f} MB free); make room and run the same command again: it goes on "
-            f"where it stopped"
+            f"{folder}: the disk is full ({free / 1e6:.1f} MB free); make room and run the same command again: it goes "
+            f"on where it stopped"
         ) from None

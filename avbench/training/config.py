@@ -10,6 +10,10 @@ from avbench.errors import UsageError
 from avbench.models.width import WIDTH
 from avbench.settings import setting
 
+# Of fewer channels, channels last, the gradient of a strided 1 x 1 convolution in float32 ended the process with a
+# segmentation fault or a corrupted heap (torch 2.11 on a CPU with AVX2; 9, 12 and 16 ran).
+_LEAST_WIDTH = 8
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
@@ -24,7 +28,8 @@ class TrainerConfig:
     order_seed: int = setting(0, moves_numbers=False)
     """Of the order of clips and their augmentation, shared by all runs."""
     width: int = WIDTH
-    """Channels of every ResNet-18's first stage. 64 is the published network; fewer make a quick trial on a laptop."""
+    """Channels of every ResNet-18's first stage, at least 8. 64 is the published network; fewer make a quick trial on a
+    laptop."""
     checkpoint_steps: int = setting(1000, resumable=True, moves_numbers=False)
     """Steps between checkpoints within an epoch; one is always made at each epoch's end."""
     keep_checkpoints: int = setting(2, resumable=True, moves_numbers=False)
@@ -59,10 +64,11 @@ class TrainerConfig:
             "log_steps",
             "compute_threads",
             "streams",
-            "width",
         ):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
+        if self.width < _LEAST_WIDTH:
+            raise UsageError(f"width is {self.width}, expected at least {_LEAST_WIDTH}")
         if self.exchange_megabytes < 1:
             raise UsageError(f"exchange-megabytes is {self.exchange_megabytes}, expected at least 1")
         if not 1.0 <= self.hang_seconds < math.inf:

@@ -130,8 +130,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._set_stale_lock_aside()
-            with self.lock.open("x", encoding="utf-8") as file:
-                json.dump(holder, file)
+            self._make_lock(holder)
         except FileExistsError:
             raise RunError(f"{self.path}: another training holds it ({self._described_lock()})") from None
         except OSError as error:
@@ -157,6 +156,15 @@ class RunFolder:
                 f"{self.path}: another training has taken it over ({self.lock}: {holder}), since this one was silent "
                 f"for too long; this one stops"
             )
+
+    def _make_lock(self, holder: Mapping[str, Any]) -> None:
+        file = self.lock.open("x", encoding="utf-8")
+        try:
+            with file:
+                json.dump(holder, file)
+        except OSError:
+            self.lock.unlink()  # a full disk: an empty lock, which names nobody, would keep all out for ten minutes
+            raise
 
     def _beat(self, done: threading.Event) -> None:
         while not done.wait(_BEAT_SECONDS):

@@ -22,10 +22,8 @@ from types import FrameType
 from typing import Any
 
 from avbench.distributed import Board, Flags, current_world
-from avbench.errors import Interrupted
+from avbench.errors import STOP_SIGNALS, Interrupted
 
-# SIGUSR1 is what Slurm sends ahead of a preemption where the job script asks for it.
-_ASKED_TO_STOP = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 # A terminal and a launcher may both pass on one Ctrl-C.
 _ONE_CTRL_C_SECONDS = 1.0
 HANGS_STATUS = 70
@@ -48,7 +46,7 @@ class Signals:
             self._write_end.setblocking(False)
             threading.Thread(target=self._count, args=(self._read_end,), name="avbench-signals", daemon=True).start()
             self._wakeup_before = signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
-            self._before = {number: signal.signal(number, self._take) for number in _ASKED_TO_STOP}
+            self._before = {number: signal.signal(number, self._take) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -4,7 +4,12 @@ import copy
 import importlib
 import os
 import shutil
-from collections.abc import Sequence
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +28,13 @@ from avbench.engine.choice import build_engine
 from avbench.engine.compiled import check_compiles
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.plain import Engine
-from avbench.errors import UsageError
+from avbench.errors import INTERRUPTED_STATUS, STOP_SIGNALS, UsageError
 from avbench.methods.choice import parse_methods
 from avbench.records import read_table
 from avbench.training.passes import counted, prepare
 from avbench.training.run import Run
+from avbench.training.watchdog import Signals
+from tests.conftest import REPOSITORY
 from tests.engine.small import ADAM, CPU, Small, alone, batch_of, engine_of, flat, own_slice, take_steps
 from tests.methods import steps
 from tests.methods.test_every_method import CONFIGURED
@@ -223,6 +230,69 @@ def test_a_compiled_training_goes_on_to_the_same_bits(tmp_path: Path, monkeypatc
     train("--out", "resumed", "--resume")
     whole, resumed = (read_table(Path(run, "predictions/cut-seed0-test.parquet")) for run in ("whole", "resumed"))
     assert whole.equals(resumed)
+
+
+def test_signals_to_the_whole_group_spare_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that is asked to stop goes on; this process hears of it."""
+    said = []
+
+    def compiler(graph: torch.fx.GraphModule, inputs: Sequence[torch.Tensor]) -> Callable[..., object]:
+        told = "".join(f"kill -{signal.Signals(number).name[3:]} $$; " for number in STOP_SIGNALS)
+        said.append(subprocess.run(["sh", "-c", f"{told}echo compiled"], capture_output=True, text=True).stdout)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return graph.forward
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(compiling, "BACKEND", compiler)
+    with Signals() as signals:
+        take_steps(built(Small()), [4], [0])
+    assert said == ["compiled\n"]
+    assert signals.asked == signal.SIGTERM
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & set(STOP_SIGNALS)
+
+
+def compilers_of(cache: Path) -> list[str]:
+    """Processes of g++ that work on files of this cache."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if "cc1plus" in words[0] and any(str(cache) in word for word in words):
+                found.append(entry.name)
+    return found
+
+
+@pytest.mark.slow
+@needs_a_compiler
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_training_that_is_asked_to_stop_while_it_compiles_saves_and_says_one_line(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """The whole process group is, as by a terminal, when a compiler works for the first step."""
+    (tmp_path / "narrow.py").write_text(NARROW, encoding="utf-8")
+    make_dataset(tmp_path / "data", clips={"train": 20, "val": 3, "test": 6})
+    words = ["--methods", "narrow:Cut", "--preset", "tiny", "--batch-size", "7", "--epochs", "2", "--compile"]
+    cache = tmp_path / "cache"
+    paths = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "avbench", "train", "data", "--out", "run", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(cache)},
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    # The board is opened right before training; what was compiled before was only to see that anything can be.
+    while not (tmp_path / "run/tensorboard").exists() or not compilers_of(cache):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, number)
+    _, log = process.communicate(timeout=300)
+    assert process.returncode == INTERRUPTED_STATUS, log
+    *rest, line = log.splitlines()
+    assert line.startswith(f"avbench: interrupted by {number.name} in epoch 0 after 1 of 3 batches; nothing is lost")
+    assert len(rest) < 10, log
+    assert (tmp_path / "run/interrupted.json").exists() and list((tmp_path / "run/checkpoints").glob("epoch-*"))
 
 
 class Breaking(Small):

@@ -500,6 +500,7 @@ def test_a_second_training_in_the_same_folder_is_refused(
         (("--preset", "tyny"), "unknown preset 'tyny'; did you mean 'tiny'"),
         (("--epochs", "0"), "epochs is 0, expected at least 1"),
         (("--epochs", "many"), "--epochs"),
+        (("--width", "7"), "width is 7, expected at least 8"),
         (("--learning-rte", "1"), "--learning-rte"),
         (("--momentum", "2"), "momentum is 2.0, expected a number in [0, 1)"),
         (("--learning-rate", "inf"), "learning-rate is inf"),
