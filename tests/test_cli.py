@@ -1,9 +1,6 @@
-"""The command line as users meet it: help, mistakes, the README's examples."""
+"""The command line as users meet it: help, mistakes, what is shipped."""
 
-import json
 import os
-import re
-import shlex
 import subprocess
 import sys
 import tomllib
@@ -19,9 +16,7 @@ from avbench.dataset import Dataset, shard_name
 from avbench.errors import UsageError
 from avbench.packing.planted import PlantedConfig, render
 from tests.conftest import REPOSITORY
-from tests.synthetic import make_dataset
-
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+from tests.documents import DOCUMENTS
 
 
 def line_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -160,52 +155,6 @@ def test_shipped_configurations_name_only_fields_that_exist() -> None:
         assert load_config(path).methods == tuple(tomllib.loads(path.read_text())["methods"])
 
 
-def readme_commands(heading: str) -> list[list[str]]:
-    section = README.split(f"## {heading}")[1].split("\n## ")[0]
-    return [shlex.split(line, comments=True)[1:] for line in re.findall(r"^    (avbench .*)$", section, re.MULTILINE)]
-
-
-def test_the_readmes_commands_work_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    render(PlantedConfig(classes=2, train=12, val=4, test=6), tmp_path / "VIDEOS", workers=2)
-    commands = readme_commands("Your own videos")
-    assert [words[0] for words in commands] == ["pack", "verify", "train", "evaluate", "train"]
-    for words in commands:
-        # The same commands, only shorter than 100 epochs of ten seconds.
-        short = (
-            ["--preset", "tiny", "--width", "8", "--epochs", "1"]
-            if words[0] == "train" and "--resume" not in words
-            else []
-        )
-        main([*words, *short])
-    assert (tmp_path / "RUN/report/index.html").exists()
-    assert json.loads((tmp_path / "DATASET/dataset.json").read_text())["clips"]["train"] == 12
-
-
-@pytest.mark.slow
-def test_the_readmes_commands_for_all_methods_work_in_their_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    make_dataset(tmp_path / "DATASET", clips={"train": 12, "val": 4, "test": 6})
-    commands = readme_commands("Methods")
-    assert [words[0] for words in commands] == ["train", "train", "evaluate"]
-    for words in commands:
-        # Two of the three seeds: all runs of a pass are in memory at once.
-        fewer = ["0,1" if word == "0,1,2" else word for word in words]
-        main([*fewer, *(["--preset", "tiny", "--width", "8", "--epochs", "1"] if words[0] == "train" else [])])
-    table = (tmp_path / "ALL/report/accuracy.csv").read_text()
-    assert all(f"\n{run}," in table for run in ("tmc", "gradient-blending", "greedy", "ogm", "hard", "film"))
-
-
-def test_readme_names_every_method_preset_and_command() -> None:
-    from avbench.loading.presets import PRESETS
-    from avbench.methods import METHODS
-
-    for name in (*METHODS, *PRESETS, *COMMANDS):
-        assert f"`{name}`" in README or f"avbench {name}" in README or f"make {name}" in README, name
-
-
 @pytest.mark.slow
 def test_the_wheel_holds_recipes_launch_files_and_benchmarks(tmp_path: Path) -> None:
     subprocess.run(
@@ -218,4 +167,7 @@ def test_the_wheel_holds_recipes_launch_files_and_benchmarks(tmp_path: Path) -> 
     for name in ("shards/folder.toml", "shards/planted.toml", "launch/demo.toml", "benchmarks/loader.py"):
         assert f"avbench/shipped/{name}" in names
     assert "avbench/analysis/report.html.jinja" in names
+    for document in DOCUMENTS:
+        place = document if document.startswith("avbench/") else f"avbench/shipped/{document}"
+        assert "/" not in document or place in names
     assert not any(name.startswith("tests/") for name in names)

@@ -44,7 +44,7 @@ def imported(path: Path) -> set[str]:
 @pytest.mark.parametrize("module", [module for module in MODULES if module != "__init__.py"])
 def test_a_module_imports_only_from_layers_below(module: str) -> None:
     own = part_of(module)
-    assert own in LAYER_OF, f"{module} has no layer; give it one in the design and here"
+    assert own in LAYER_OF, f"{module} has no layer; give it one in avbench/README.md and here"
     for name in imported(PACKAGE / module):
         package, _, rest = name.partition(".")
         part = rest.split(".")[0]

@@ -152,11 +152,11 @@ class ConfidenceStore:
         self.committing(epoch)()
 
     def committing(self, epoch: int) -> Callable[[], None]:
-        """Take what was recorded by now out of the way of recording; what is returned commits it, as `commit` says.
+        """Set aside what was recorded until now, and return a function that commits it, as `commit` says.
 
-        It may be called in another thread, while the next epoch is recorded here, and so may what `saving` returns: one
-        after the other, in the order in which they were taken, by every rank. Until all were called, nothing else but
-        `record`, `discard` and taking is.
+        The function may be called in another thread while the next epoch is recorded here. The same holds for what
+        `saving` returns. Every rank calls these functions one after the other, in the order in which it got them. Until
+        all of them were called, nothing but `record`, `discard`, `committing` and `saving` may be called here.
         """
         exchange = self._exchanging()
 
@@ -191,7 +191,7 @@ class ConfidenceStore:
         self.saving()(folder)
 
     def saving(self) -> Callable[[Path], None]:
-        """Take what was recorded by now; what is returned saves it to a folder, as `committing` says of itself."""
+        """Set aside what was recorded until now, and return a function that saves it to a folder; see `committing`."""
         exchange = self._exchanging()
 
         def save(folder: Path) -> None:

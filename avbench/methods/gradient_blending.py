@@ -74,9 +74,10 @@ class GradientBlending(Method):
     What the run itself is trained on is an option, since what the paper does with held-out clips is not known to us. On
     all of train, the default, later online estimates hold out clips that the network has trained on, so that what it
     has overfitted by then, O_N, hardly shows; on the estimation part it shows, and a tenth of the clips is not learnt
-    from. The measurement in README.md could not tell which is better: accuracies are as near as seeds are, and the
-    default has the smaller spread and gets the clips that all other methods get. Estimates are noisy either way where
-    few clips are held out: there, with 48 of them, the first gave the joint head 0.16, 0.55 and 0.84 in three seeds.
+    from. The measurement in the README of this folder could not tell which is better: accuracies are as near as seeds
+    are, and the default has the smaller spread and gets the clips that all other methods get. Estimates are noisy
+    either way where few clips are held out: there, with 48 of them, the first gave the joint head 0.16, 0.55 and 0.84
+    in three seeds.
     """
 
     @dataclass(frozen=True)

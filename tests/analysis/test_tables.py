@@ -3,10 +3,8 @@
 import csv
 import json
 import re
-import shlex
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +17,7 @@ from avbench.analysis.tables import markdown, table_files, terminal_table
 from avbench.cli import main
 from avbench.errors import RunError
 from avbench.records import write_json, write_text
+from tests.documents import commands
 
 CLIPS = 40
 NETWORKS = {
@@ -384,11 +383,9 @@ class TestCommands:
             write_text(tmp_path / name, said + "\n")
         confidence = ["key,label,audio,visual", *(f"clip{row},{row % 3},0.{row % 7},0.4" for row in range(CLIPS))]
         write_text(tmp_path / "clips.csv", "\n".join(confidence) + "\n")
-        readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-        section = readme.split("\n## Your own predictions\n")[1].split("\n## ")[0]
-        commands = [shlex.split(line, comments=True)[1:] for line in re.findall(r"^    (avbench .*)$", section, re.M)]
-        assert [words[0] for words in commands] == ["evaluate", "evaluate", "subsets"]
-        for words in commands:
+        shown = commands("avbench/analysis/README.md", "Your own predictions")
+        assert [words[0] for words in shown] == ["evaluate", "evaluate", "subsets"]
+        for words in shown:
             main([*words, *(["--resamples", "20"] if words[0] == "evaluate" else [])])
             assert "mine" in capsys.readouterr().out or words[0] == "subsets"
         for report, rows in (("RUN/report", 9 * 3 * 4), ("mine.csv-report", 2 * 3 * 4)):
