@@ -217,5 +217,5 @@ def test_json_stands_alone_on_stdout(dataset: Path, tmp_path: Path) -> None:
 def test_doctor_answers_as_json(capfd: pytest.CaptureFixture[str]) -> None:
     main(["doctor", "--json"])
     found = json.loads(capfd.readouterr().out)
-    assert set(found) == {"versions", "machine", "gpus", "codecs", "paths", "presets"}
+    assert set(found) == {"versions", "machine", "gpus", "codecs", "paths", "presets", "exactness"}
     assert found["codecs"]["flac"] == "yes, on the CPU" and re.match(r"\d+\.\d+", found["versions"]["python"])
