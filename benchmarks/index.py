@@ -45,7 +45,7 @@ from avbench.errors import UsageError
 from avbench.integrity import check_contents, content_problems, row_problems
 from avbench.packing import pack, verify
 from avbench.packing.media import ClipMedia
-from avbench.packing.recipes import Clip, Recipe
+from avbench.packing.recipes.recipe import Clip, Recipe
 
 CLASSES = tuple(f"class {number:03d}" for number in range(100))
 

@@ -17,7 +17,7 @@ from avbench.cli import COMMANDS, main
 from avbench.config import TrainConfig, load_config
 from avbench.dataset import Dataset, shard_name
 from avbench.errors import UsageError
-from avbench.packing.planted import PlantedConfig, render
+from avbench.packing.recipes.planted import PlantedConfig, render
 from tests.conftest import REPOSITORY
 from tests.synthetic import make_dataset
 

@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> None:
     args, rest = parse_known(PackArgs, argv, "avbench pack")
     with json_errors(asked=args.json):
         from avbench.packing.pack import pack
-        from avbench.packing.recipes import load_recipe
+        from avbench.packing.recipes.recipe import load_recipe
         from avbench.packing.summary import as_json, lines
 
         recipe = load_recipe(args.recipe, overrides(rest))
@@ -71,8 +71,8 @@ def _pack_help(argv: Sequence[str]) -> NoReturn:
     options: type[Any] = PackArgs
     default: Any = None
     if name:
-        from avbench.packing.recipe_help import with_fields
-        from avbench.packing.recipes import load_recipe
+        from avbench.packing.recipes.help import with_fields
+        from avbench.packing.recipes.recipe import load_recipe
 
         more = ""
         options, default = with_fields(PackArgs(tyro.MISSING, tyro.MISSING), load_recipe(name))

@@ -46,10 +46,10 @@ from avbench.dataset import (
 from avbench.description import DIGEST, contents_digest
 from avbench.errors import DatasetError, UsageError
 from avbench.packing.clips import Clip
-from avbench.packing.folders import NO_VIDEO_SUFFIXES, WORK_FOLDER, LeftOut, suffix_of
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
 from avbench.packing.quality import quality_of, write_quality
-from avbench.packing.recipes import STFT_SUFFIX, Recipe, cut_clips, videos_of
+from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, WORK_FOLDER, LeftOut, suffix_of
+from avbench.packing.recipes.recipe import STFT_SUFFIX, Recipe, cut_clips, videos_of
 from avbench.packing.splits import check_splits
 from avbench.packing.splits import per_class as _per_class
 from avbench.packing.summary import plan_lines

@@ -14,8 +14,8 @@ from avbench.cli import main
 from avbench.dataset import Dataset
 from avbench.errors import DatasetError, RecipeError
 from avbench.packing.pack import pack
-from avbench.packing.planted import PlantedConfig
-from avbench.packing.recipes import Recipe, load_recipe
+from avbench.packing.recipes.planted import PlantedConfig
+from avbench.packing.recipes.recipe import Recipe, load_recipe
 from avbench.records import SPLITS
 from avbench.training.clips import check_clips
 from tests.conftest import REPOSITORY
@@ -40,7 +40,7 @@ def decodes_nothing(monkeypatch):
         raise AssertionError("a video was decoded, or rendered")
 
     monkeypatch.setattr("avbench.packing.pack.read_clip", refuse)
-    monkeypatch.setattr("avbench.packing.recipes.render", refuse)
+    monkeypatch.setattr("avbench.packing.recipes.recipe.render", refuse)
 
 
 def test_classes_that_are_numbers_are_numbered_by_their_value_and_said(tmp_path, capsys):

@@ -11,7 +11,7 @@ from make_video import make_labelled_folder, make_video
 
 from avbench.errors import RecipeError
 from avbench.packing.clips import LONGEST_KEY, encoded_key
-from avbench.packing.recipes import Recipe, classes_of, clips_of, load_recipe
+from avbench.packing.recipes.recipe import Recipe, classes_of, clips_of, load_recipe
 from avbench.packing.splits import check_splits, cut_parts
 
 FRACTIONS = {"test": 0.1, "val": 0.1}

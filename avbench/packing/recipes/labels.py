@@ -19,7 +19,7 @@ from unicodedata import normalize
 
 from avbench.errors import RecipeError, unknown
 from avbench.packing.clips import Clip, encoded_key
-from avbench.packing.folders import (
+from avbench.packing.recipes.files import (
     VIDEO_SUFFIXES,
     LeftOut,
     Tally,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from avbench.packing.recipes import Recipe
+from avbench.packing.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)

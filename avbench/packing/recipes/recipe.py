@@ -21,10 +21,10 @@ from avbench import shipped
 from avbench.class_names import in_order
 from avbench.errors import RecipeError, UsageError, unknown
 from avbench.packing.clips import Clip, encoded_key
-from avbench.packing.folders import NO_VIDEO_SUFFIXES, LeftOut, class_folders, suffix_of
-from avbench.packing.listed import listed
 from avbench.packing.media import AUDIO_SUFFIXES, Reject, seconds_of
-from avbench.packing.planted import PlantedConfig, plan, render
+from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, LeftOut, class_folders, suffix_of
+from avbench.packing.recipes.labels import listed
+from avbench.packing.recipes.planted import PlantedConfig, plan, render
 from avbench.packing.splits import check_splits, cut_parts, per_class
 
 KINDS = ("folder", "planted")

@@ -1,0 +1,1 @@
+"""Recipes: where clips come from, and what is kept of them."""
