@@ -33,7 +33,7 @@ from avbench.bench.scripts import run_script, write_results
 from avbench.errors import RecipeError
 from avbench.machine import usable_cores
 from avbench.packing.pack import pack
-from avbench.packing.recipes.recipe import load_recipe
+from avbench.packing.recipes.reading import load_recipe
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from avbench.loading.loader import Loader
 from avbench.machine import usable_cores
 from avbench.methods.choice import parse_methods
 from avbench.packing.pack import pack
-from avbench.packing.recipes.recipe import load_recipe
+from avbench.packing.recipes.reading import load_recipe
 from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
 from avbench.training.fit import train

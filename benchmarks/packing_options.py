@@ -50,7 +50,7 @@ from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.machine import usable_cores
 from avbench.packing.pack import pack
-from avbench.packing.recipes.recipe import load_recipe
+from avbench.packing.recipes.reading import load_recipe
 
 PRESET = preset("paper")
 CASES: dict[str, tuple[Modality, ...]] = {"both": MODALITIES, "audio": ("audio",), "visual": ("visual",)}

@@ -49,7 +49,8 @@ from avbench.packing.clips import Clip
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
 from avbench.packing.quality import quality_of, write_quality
 from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, WORK_FOLDER, LeftOut, suffix_of
-from avbench.packing.recipes.recipe import STFT_SUFFIX, Recipe, cut_clips, videos_of
+from avbench.packing.recipes.recipe import STFT_SUFFIX, Recipe, stored
+from avbench.packing.recipes.videos import cut_clips, videos_of
 from avbench.packing.splits import check_splits
 from avbench.packing.splits import per_class as _per_class
 from avbench.packing.summary import plan_lines
@@ -77,12 +78,12 @@ def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: boo
         _check_ours(out, overwrite=overwrite)
         # Before anything is made or removed: a recipe that cannot become clips leaves everything as it was.
         videos = videos_of(recipe, media, workers=workers)
-        for line in plan_lines(videos, recipe, media, where=str(out)):
+        for line in plan_lines(videos, where=str(out)):
             print(f"avbench: {out}: {line}", file=sys.stderr, flush=True)
         clips, classes = cut_clips(videos, recipe, media), videos.classes
         _make_way(out, overwrite=overwrite)
         with _locked(out):
-            _claim(out, "recipe", _plain(recipe))
+            _claim(out, "recipe", stored(recipe))
             _claim(out, "clips", _fingerprint(clips, classes))
             tasks = _plan(recipe, clips, classes, out)
             _make_missing(tasks, workers)
@@ -145,18 +146,13 @@ def _plan(recipe: Recipe, clips: Sequence[Clip], classes: tuple[str, ...], out: 
     return tasks
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON would read it back."""
-    return json.loads(json.dumps(asdict(recipe)))
-
-
 def _fingerprint(clips: Sequence[Clip], classes: Sequence[str]) -> str:
     """Identifies what is to be packed, wherever the media folder lies."""
     listed = [[value for name, value in asdict(clip).items() if name not in _NOT_IN_THE_PLAN] for clip in clips]
     return hashlib.sha256(json.dumps([listed, list(classes)]).encode()).hexdigest()
 
 
-_NOT_IN_THE_PLAN = ("path", "looked_for")
+_NOT_IN_THE_PLAN = ("path", "looked_for", "name")  # the key says it
 
 
 # One shard.
@@ -364,7 +360,7 @@ def _finish(
             }
             for number, (task, rows, facts) in enumerate(filled)
         ],
-        "recipe": _plain(recipe),
+        "recipe": stored(recipe),
         "made_with": {
             "avbench": installed_version(),
             "av": av.__version__,
@@ -535,8 +531,8 @@ def _claim(out: Path, name: str, value: Any) -> None:
     elif plan[name] != value:
         what = "with other videos or labels than there are now"
         if isinstance(value, dict):
-            changed = [key for key in value if plan[name].get(key) != value[key]]
-            what = f"with {changed[0]} {plan[name].get(changed[0])!r}, not {value[changed[0]]!r}"
+            changed = [key for key in {**value, **plan[name]} if plan[name].get(key) != value.get(key)]
+            what = f"with {changed[0]} {plan[name].get(changed[0])!r}, not {value.get(changed[0])!r}"
         raise DatasetError(
             f"{out}: holds an unfinished pack that was begun {what}; finish that one, choose another --out, "
             f"or begin anew with --overwrite"

@@ -27,7 +27,8 @@ from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.packing.media import read_clip
 from avbench.packing.pack import pack
-from avbench.packing.recipes.recipe import Recipe, load_recipe
+from avbench.packing.recipes.reading import load_recipe
+from avbench.packing.recipes.recipe import Recipe
 from avbench.records import SPLITS
 
 LABELS = {f"v{number:02d}": "xy"[number % 2] for number in range(16)}
