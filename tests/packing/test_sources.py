@@ -10,7 +10,9 @@ from make_video import make_labelled_folder
 from avbench.arguments import option_texts
 from avbench.cli import main
 from avbench.dataset import Dataset
-from avbench.errors import RecipeError
+from avbench.errors import DatasetError, RecipeError
+from avbench.packing.out_folder import claim
+from avbench.packing.recipes.files import WORK_FOLDER
 from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.recipe import Recipe, source_of, stored
 from avbench.packing.recipes.sources import SOURCES
@@ -157,6 +159,24 @@ def test_recipes_are_stored_as_they_always_were():
     table |= {"concentration": 0.5, "distractor": 0.4, "audio_noise": 0.5, "visual_noise": 0.35}
     expected = {**folder, **names, "kind": "planted", "name": "planted", "planted": table}
     assert list(stored(planted).items()) == list(expected.items())
+
+
+@pytest.mark.parametrize(
+    ("begun", "message"),
+    [
+        ({"name": "other"}, "begun with name 'other', not 'folder'"),
+        ({"kind": "list", "labels": None, "list": {}}, "begun with kind 'list', not 'folder'"),
+        ({"of_a_later_version": 3}, "begun with of_a_later_version 3, not None"),
+    ],
+)
+def test_a_pack_that_was_begun_with_another_recipe_is_refused_in_one_line(tmp_path, begun, message):
+    (tmp_path / WORK_FOLDER).mkdir()
+    recipe = stored(load_recipe("folder"))
+    claim(tmp_path, "recipe", {**recipe, **begun})
+    claim(tmp_path, "recipe", {**recipe, **begun})
+    with pytest.raises(DatasetError, match=message) as caught:
+        claim(tmp_path, "recipe", recipe)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_media_folder_is_the_sources_business(tmp_path):
