@@ -53,7 +53,7 @@ def plain(value: Any) -> Any:
 def read_toml(path: Path, what: str) -> dict[str, Any]:
     """A TOML file's values. what: it is, for the one line of a UsageError where it is missing or not readable."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such {what}") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -103,6 +103,9 @@ def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, dataclasses.Fi
             yield f"{prefix}{item.name}", item, value
 
 
+_IN_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
 def _convert(value: Any, kind: Any, where: str, missing: Any) -> Any:
     """A value as TOML has it, as the field has it. Raises UsageError where it is none of the field's kind."""
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -122,5 +125,5 @@ def _convert(value: Any, kind: Any, where: str, missing: Any) -> Any:
         return float(value)
     expected = str if kind is Path else kind
     if type(value) is not expected:
-        raise UsageError(f"{where} is {value!r}, expected {expected.__name__}")
+        raise UsageError(f"{where} is {value!r}, expected {_IN_WORDS.get(expected, expected.__name__)}")
     return Path(value) if kind is Path else value

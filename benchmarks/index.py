@@ -44,8 +44,9 @@ from avbench.errors import UsageError
 from avbench.integrity import check_contents, content_problems, row_problems
 from avbench.machine import describe, summary
 from avbench.packing import pack, verify
+from avbench.packing.clips import Clip
 from avbench.packing.media import ClipMedia
-from avbench.packing.recipes import Clip, Recipe
+from avbench.packing.recipes.recipe import Recipe
 
 CLASSES = tuple(f"class {number:03d}" for number in range(100))
 

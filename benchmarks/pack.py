@@ -32,7 +32,7 @@ from avbench.benchmarking.results import run_script, write_results
 from avbench.errors import RecipeError
 from avbench.machine import describe, summary, usable_cores
 from avbench.packing.pack import pack
-from avbench.packing.recipes import load_recipe
+from avbench.packing.recipes.reading import load_recipe
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,13 @@ from avbench.loading.loader import Loader
 from avbench.machine import describe, summary, usable_cores
 from avbench.methods.choice import parse_methods
 from avbench.packing.pack import pack
-from avbench.packing.recipes import load_recipe
+from avbench.packing.recipes.reading import load_recipe
 from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
 from avbench.training.fit import train
 from avbench.training.folder import RunFolder
-from avbench.training.passes import evaluation_batches
+from avbench.training.parallel import SideBySide
+from avbench.training.passes import Passes
 from avbench.training.run import Run
 from avbench.training.training import Training
 
@@ -185,8 +186,8 @@ def said_of(dataset: Dataset, run: Run, config: Config) -> Said:
         modalities=run.method.modalities,
         device=here(),
     )
-    with closing(loader), torch.no_grad():
-        for batch in evaluation_batches(loader, [run], precision()):
+    with closing(loader), torch.no_grad(), SideBySide(threads=1, device=here()) as side_by_side:
+        for batch in Passes(precision(), side_by_side, ()).batches(loader, [run]):
             probabilities = run.predict(batch).probabilities
             confidence = true_label_confidence(probabilities, batch.label)
             parts.append((probabilities.argmax(dim=1), confidence, batch.label))

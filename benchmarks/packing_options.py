@@ -49,7 +49,7 @@ from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.machine import describe, summary, usable_cores
 from avbench.packing.pack import pack
-from avbench.packing.recipes import load_recipe
+from avbench.packing.recipes.reading import load_recipe
 
 PRESET = preset("paper")
 CASES: dict[str, tuple[Modality, ...]] = {"both": MODALITIES, "audio": ("audio",), "visual": ("visual",)}

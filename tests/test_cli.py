@@ -14,7 +14,7 @@ from avbench.cli import COMMANDS, main
 from avbench.config import TrainConfig, load_config
 from avbench.dataset import Dataset, shard_name
 from avbench.errors import UsageError
-from avbench.packing.planted import PlantedConfig, render
+from avbench.packing.recipes.rendering import PlantedConfig, render
 from tests.conftest import REPOSITORY
 from tests.documents import DOCUMENTS
 
@@ -133,12 +133,12 @@ def test_a_saved_configuration_reads_back_as_it_was(tmp_path: Path) -> None:
     [
         ("epoch = 3", "unknown field 'epoch'"),
         ("[training]\nepoch = 3", "did you mean 'epochs'"),
-        ("[training]\nepochs = 'many'", "expected int"),
+        ("[training]\nepochs = 'many'", "expected a whole number"),
         ("preset = 'tyny'", "did you mean 'tiny'"),
         ("methods = ", "not readable as TOML"),
         ("methods = 'audio'", "expected a list"),
-        ("seeds = ['0']", "expected int"),
-        ("dataset = 3", "expected str"),
+        ("seeds = ['0']", "expected a whole number"),
+        ("dataset = 3", "expected a text"),
         ("optimizer = 3", "expected a table"),
         ("[optimizer]\noptimizer = 'lion'", "unknown value 'lion'"),
         ("[training]\nbatch_norm = 'gobal'", "did you mean 'global'"),

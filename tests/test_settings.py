@@ -40,7 +40,7 @@ def test_values_from_outside_become_a_settings_class():
     for values, message in (
         ({"out": "run", "epoch": 3}, r"mine.toml: .*'epoch'; did you mean 'epochs'"),
         ({"out": "run", "inner": 3}, "mine.toml: inner is 3, expected a table"),
-        ({"out": "run", "inner": {"threads": 1.5}}, "mine.toml: inner: threads is 1.5, expected int"),
+        ({"out": "run", "inner": {"threads": 1.5}}, "mine.toml: inner: threads is 1.5, expected a whole number"),
         ({}, "mine.toml: out is missing"),
     ):
         with pytest.raises(UsageError, match=message):

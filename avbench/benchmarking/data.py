@@ -20,7 +20,7 @@ def made_up(folder: Path, *, quick: bool) -> Data:
     """Planted clips in VGG-Sound's format: ten seconds, 48 kHz, 256 px, packed into a folder (quick: two seconds)."""
     # PyAV and all, which scripts that are given a dataset need not wait for.
     from avbench.packing.pack import pack
-    from avbench.packing.recipes import load_recipe
+    from avbench.packing.recipes.reading import load_recipe
 
     clips = {"train": 4, "val": 3, "test": 3} if quick else {"train": 24, "val": 3, "test": 3}
     planted = {**clips, "classes": 3, "seconds": 2.0 if quick else 10.0, "size": 256}

@@ -27,7 +27,7 @@ class PackArgs:
     """A recipe by name (folder, planted) or a TOML file of your own."""
     out: Path
     """The dataset folder to make."""
-    media: Annotated[Path | None, named("VIDEOS", default="OUT-media for planted, else required")] = None
+    media: Annotated[Path | None, named("VIDEOS", default="the recipe's, else required")] = None
     """The folder that holds the videos. Planted clips are rendered into it."""
     workers: Annotated[int, named("INT", default="one a core")] = 0
     """Processes that decode and write at once."""
@@ -44,12 +44,17 @@ def run(argv: Sequence[str]) -> None:
         _pack_help(argv)
     args, rest = parse_known(PackArgs, argv, "avbench pack")
     with json_errors(asked=args.json):
+        from avbench.packing.recipes.reading import load_recipe
+        from avbench.packing.recipes.recipe import source_of
+
+        # Before PyAV and NumPy are loaded, so that a typo is answered at once.
+        recipe = load_recipe(args.recipe, overrides(rest))
+        media = args.media or source_of(recipe).default_media(args.out)
+        if media is None:
+            raise UsageError("--media is missing: the folder that holds the videos")
         from avbench.packing.pack import pack
-        from avbench.packing.recipes import load_recipe
         from avbench.packing.summary import as_json, lines
 
-        recipe = load_recipe(args.recipe, overrides(rest))
-        media = args.media or _default_media(recipe.kind, args.out)
         dataset = pack(recipe, media, out=args.out, workers=args.workers or usable_cores(), overwrite=args.overwrite)
     if args.json:
         print_json(as_json(dataset))
@@ -68,15 +73,17 @@ def _pack_help(argv: Sequence[str]) -> NoReturn:
             name = word
             break
     more = "Every field of a recipe is an option too: `avbench pack planted --help` lists those of planted, say."
-    options: type[Any] = PackArgs
+    explain(PackArgs)
+    options: Any = PackArgs
     default: Any = None
     if name:
-        from avbench.packing.recipe_help import with_fields
-        from avbench.packing.recipes import load_recipe
+        from avbench.packing.recipes.help import about, with_fields
+        from avbench.packing.recipes.reading import load_recipe
 
-        more = ""
-        options, default = with_fields(PackArgs(tyro.MISSING, tyro.MISSING), load_recipe(name))
-    explain(PackArgs)
+        recipe = load_recipe(name)
+        more = f"{name}: {about(recipe)}"
+        default = with_fields(PackArgs(tyro.MISSING, tyro.MISSING), recipe)
+        options = type(default)
     with one_line("avbench pack", lambda: more):
         tyro.cli(
             options,
@@ -108,9 +115,3 @@ def _toml_value(text: str) -> object:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _default_media(kind: str, out: Path) -> Path:
-    if kind == "planted":
-        return out.with_name(f"{out.name}-media")
-    raise UsageError("--media is missing: the folder that holds the videos")

@@ -47,7 +47,6 @@ from avbench.packing.streams import (
 )
 
 __all__ = [
-    "AUDIO_SUFFIXES",
     "ClipMedia",
     "PictureSettings",
     "Reason",
@@ -58,8 +57,6 @@ __all__ = [
     "scaled_size",
     "seconds_of",
 ]
-
-AUDIO_SUFFIXES = ("flac", "wav", "ogg")
 
 # Sound and pictures must both last this long. A second, less one AAC frame (1,024 samples at 44.1 kHz), by which a
 # sound track of "one second" may fall short.

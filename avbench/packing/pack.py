@@ -8,8 +8,6 @@ that was killed, started again, makes the shards that have none.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -18,7 +16,6 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,8 +32,6 @@ from avbench.dataset import (
     FORMAT_VERSION,
     INDEX_FILE,
     INDEX_SCHEMA,
-    QUALITY_FILE,
-    QUARANTINE_FILE,
     REJECTS_FILE,
     Dataset,
     checksum,
@@ -46,10 +41,12 @@ from avbench.dataset import (
 from avbench.description import DIGEST, contents_digest
 from avbench.errors import DatasetError, UsageError
 from avbench.packing.clips import Clip
-from avbench.packing.folders import NO_VIDEO_SUFFIXES, WORK_FOLDER, LeftOut, suffix_of
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
+from avbench.packing.out_folder import check_ours, claim, locked, make_way, room
 from avbench.packing.quality import quality_of, write_quality
-from avbench.packing.recipes import STFT_SUFFIX, Recipe, cut_clips, videos_of
+from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, WORK_FOLDER, LeftOut, suffix_of
+from avbench.packing.recipes.recipe import STFT_SUFFIX, Recipe, stored
+from avbench.packing.recipes.videos import cut_clips, videos_of
 from avbench.packing.splits import check_splits
 from avbench.packing.splits import per_class as _per_class
 from avbench.packing.summary import plan_lines
@@ -60,7 +57,6 @@ from avbench.records import SPLITS, atomic_path, write_json, write_text
 if TYPE_CHECKING:  # torch, 500 MB in every packing process, which only those that keep spectrograms need
     from avbench.loading.stored_spectrogram import StoredSpectrogram
 
-_PLAN_FILE = "plan.json"
 _LARGEST_OFFSET = 2**31 - 1  # of an Arrow column's texts and lists
 
 
@@ -73,18 +69,18 @@ def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: boo
     """
     if workers < 1:
         raise UsageError(f"workers is {workers}; expected 1 or more")
-    with _room(out):
-        _check_ours(out, overwrite=overwrite)
+    with room(out):
+        check_ours(out, overwrite=overwrite)
         # Before anything is made or removed: a recipe that cannot become clips leaves everything as it was.
-        with _room(media):  # planted clips are rendered there
+        with room(media):  # planted clips are rendered there
             videos = videos_of(recipe, media, workers=workers)
-        for line in plan_lines(videos, recipe, media, where=str(out)):
+        for line in plan_lines(videos, where=str(out)):
             print(f"avbench: {out}: {line}", file=sys.stderr, flush=True)
         clips, classes = cut_clips(videos, recipe, media), videos.classes
-        _make_way(out, overwrite=overwrite)
-        with _locked(out):
-            _claim(out, "recipe", _plain(recipe))
-            _claim(out, "clips", _fingerprint(clips, classes))
+        make_way(out, overwrite=overwrite)
+        with locked(out):
+            claim(out, "recipe", stored(recipe))
+            claim(out, "clips", _fingerprint(clips, classes))
             tasks = _plan(recipe, clips, classes, out)
             _make_missing(tasks, workers)
             _finish(recipe, classes, tasks, out, videos.left_out)
@@ -146,18 +142,13 @@ def _plan(recipe: Recipe, clips: Sequence[Clip], classes: tuple[str, ...], out: 
     return tasks
 
 
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON would read it back."""
-    return json.loads(json.dumps(asdict(recipe)))
-
-
 def _fingerprint(clips: Sequence[Clip], classes: Sequence[str]) -> str:
     """Identifies what is to be packed, wherever the media folder lies."""
     listed = [[value for name, value in asdict(clip).items() if name not in _NOT_IN_THE_PLAN] for clip in clips]
     return hashlib.sha256(json.dumps([listed, list(classes)]).encode()).hexdigest()
 
 
-_NOT_IN_THE_PLAN = ("path", "looked_for")
+_NOT_IN_THE_PLAN = ("path", "looked_for", "name")  # the key says it
 
 
 # One shard.
@@ -365,7 +356,7 @@ def _finish(
             }
             for number, (task, rows, facts) in enumerate(filled)
         ],
-        "recipe": _plain(recipe),
+        "recipe": stored(recipe),
         "made_with": {
             "avbench": installed_version(),
             "av": av.__version__,
@@ -462,102 +453,3 @@ def _read_note(task: ShardTask) -> tuple[pa.Table, dict[str, Any]]:
             f"choose another --out, or begin anew with --overwrite"
         )
     return table, facts
-
-
-# The dataset folder: what is there, who may write.
-
-
-def _check_ours(out: Path, *, overwrite: bool) -> None:
-    """Refuse a folder that is not ours to write."""
-    if out.exists() and not out.is_dir():
-        raise DatasetError(f"{out}: is a file; --out names the dataset's folder")
-    work, description = out / WORK_FOLDER, out / DESCRIPTION_FILE
-    if description.exists() and not overwrite:
-        raise DatasetError(
-            f"{out}: already holds a packed dataset; choose another --out, or replace it with --overwrite"
-        )
-    if out.exists() and not work.exists() and not description.exists() and any(out.iterdir()):
-        raise DatasetError(f"{out}: holds other files; --out names a new or empty folder")
-
-
-def _make_way(out: Path, *, overwrite: bool) -> None:
-    """Make the folder; with `overwrite` remove the dataset in it."""
-    work = out / WORK_FOLDER
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise
-        raise DatasetError(f"{out}: cannot be written: {error.strerror}") from None
-    if overwrite:
-        with _locked(out):
-            _remove_dataset(out)
-
-
-def _remove_dataset(out: Path) -> None:
-    """Unlinks, never truncates: a reader that has a shard mapped keeps it."""
-    names = [
-        DESCRIPTION_FILE,
-        INDEX_FILE,
-        REJECTS_FILE,
-        QUALITY_FILE,
-        QUARANTINE_FILE,
-    ]  # the description first: it makes it a dataset
-    for path in [out / name for name in names] + sorted(out.glob("shard-*.tar")) + sorted(out.glob("shard-*.idx")):
-        path.unlink(missing_ok=True)
-    for path in (out / WORK_FOLDER).iterdir():
-        if path.name != "lock":
-            path.unlink()
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder against a second pack, and remove what a killed one left half-written."""
-    with (out / WORK_FOLDER / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DatasetError(
-                f"{out}: another `avbench pack` is writing it; wait for it, or choose another --out"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        for leftover in (*out.glob(".*.partial"), *(out / WORK_FOLDER).glob(".*.partial")):
-            leftover.unlink(missing_ok=True)
-        yield
-
-
-def _claim(out: Path, name: str, value: Any) -> None:
-    """Note what is packed here. Raises DatasetError where the pack was begun with something else."""
-    path = out / WORK_FOLDER / _PLAN_FILE
-    plan = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if name not in plan:
-        write_json(path, {**plan, name: value})
-    elif plan[name] != value:
-        what = "with other videos or labels than there are now"
-        if isinstance(value, dict):
-            changed = [key for key in value if plan[name].get(key) != value[key]]
-            what = f"with {changed[0]} {plan[name].get(changed[0])!r}, not {value[changed[0]]!r}"
-        raise DatasetError(
-            f"{out}: holds an unfinished pack that was begun {what}; finish that one, choose another --out, "
-            f"or begin anew with --overwrite"
-        )
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-@contextmanager
-def _room(folder: Path) -> Iterator[None]:
-    """Turn a full disk, when files are made in this folder, into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        there = next(place for place in (folder, *folder.resolve().parents) if place.exists())
-        free = shutil.disk_usage(there).free
-        raise DatasetError(
-            f"{folder}: the disk is full ({free / 1e6:.1f} MB free); make room and run the same command again: it goes "
-            f"on where it stopped"
-        ) from None

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from avbench.class_names import are_whole_numbers, order_text
 from avbench.dataset import REJECTS_FILE, Dataset
-from avbench.packing.folders import left_out_from_json
 from avbench.packing.quality import quality_line
-from avbench.packing.recipes import Recipe, Videos
+from avbench.packing.recipes.files import left_out_from_json
+from avbench.packing.recipes.videos import Videos
 from avbench.packing.splits import check_splits, empty_splits_text, untrained_classes
 
 _SHOWN = 10  # names of classes
 
 
-def plan_lines(videos: Videos, recipe: Recipe, media: Path, *, where: str) -> list[str]:
+def plan_lines(videos: Videos, *, where: str) -> list[str]:
     """What is left out of the plan or missing in it, to be said before hours of decoding.
 
     where: names the dataset. Raises RecipeError where nothing could be done with it.
@@ -27,9 +26,7 @@ def plan_lines(videos: Videos, recipe: Recipe, media: Path, *, where: str) -> li
     classes = set(videos.classes)
     none_left = f"no video has the label of a class: the labels are {_some([repr(label) for label in labels])}"
     check_splits(planned, videos.classes, where=where, none_left=none_left)
-    said = []
-    if recipe.labels != Recipe.labels and not (media / recipe.labels).is_file():
-        said.append(f"there is no list {media / recipe.labels}, so each folder is a class")
+    said = list(videos.notes)
     strange = Counter(clip.label for clip in videos.clips if clip.label not in classes)
     if count := sum(strange.values()):
         names = _some([f"{label!r} {number}" for label, number in strange.most_common()])

@@ -26,7 +26,7 @@ from avbench.loading.presets import PRESETS, preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.methods.choice import RunSpec, parse_methods
 from avbench.packing.pack import pack
-from avbench.packing.recipes import load_recipe
+from avbench.packing.recipes.reading import load_recipe
 from avbench.training.decoding import cores_of_a_rank, pick_loader_dtype
 from avbench.training.passes import prepare
 

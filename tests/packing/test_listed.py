@@ -6,7 +6,8 @@ import pytest
 from make_video import make_video
 
 from avbench.errors import RecipeError
-from avbench.packing.recipes import Recipe, classes_of, clips_of, videos_of
+from avbench.packing.recipes.recipe import Recipe
+from avbench.packing.recipes.videos import classes_of, clips_of, videos_of
 
 
 def media_with(tmp_path, *names):

@@ -27,7 +27,8 @@ from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.packing.media import read_clip
 from avbench.packing.pack import pack
-from avbench.packing.recipes import Recipe, load_recipe
+from avbench.packing.recipes.reading import load_recipe
+from avbench.packing.recipes.recipe import Recipe
 from avbench.records import SPLITS
 
 LABELS = {f"v{number:02d}": "xy"[number % 2] for number in range(16)}
@@ -247,7 +248,7 @@ from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.packing.media import read_clip
 from avbench.packing.pack import pack
-from avbench.packing.recipes import Recipe
+from avbench.packing.recipes.recipe import Recipe
 if __name__ == "__main__":
     pack(Recipe(clips_per_shard=3, short_side=32), Path(sys.argv[1]), out=Path(sys.argv[2]), workers=int(sys.argv[3]))
 """

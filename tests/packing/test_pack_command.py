@@ -14,8 +14,9 @@ from avbench.cli import main
 from avbench.dataset import Dataset
 from avbench.errors import DatasetError, RecipeError
 from avbench.packing.pack import pack
-from avbench.packing.planted import PlantedConfig
-from avbench.packing.recipes import Recipe, load_recipe
+from avbench.packing.recipes.planted import PlantedConfig
+from avbench.packing.recipes.reading import load_recipe
+from avbench.packing.recipes.recipe import Recipe
 from avbench.records import SPLITS
 from avbench.training.clips import check_clips
 from tests.conftest import REPOSITORY
@@ -40,7 +41,7 @@ def decodes_nothing(monkeypatch):
         raise AssertionError("a video was decoded, or rendered")
 
     monkeypatch.setattr("avbench.packing.pack.read_clip", refuse)
-    monkeypatch.setattr("avbench.packing.recipes.render", refuse)
+    monkeypatch.setattr("avbench.packing.recipes.rendering.render", refuse)
 
 
 def test_classes_that_are_numbers_are_numbered_by_their_value_and_said(tmp_path, capsys):
@@ -165,7 +166,7 @@ def test_videos_behind_links_and_with_rare_suffixes_are_packed(tmp_path):
         (["planted", "--classes", "4"], "--planted.classes"),
         (
             ["planted", "--audio-noise", "1"],
-            "no field 'audio_noise'; that of the planted clips is --planted.audio-noise",
+            "no field 'audio_noise'; that of the table [planted] is --planted.audio-noise",
         ),
         (["folder", "--media", ".", "--classes", "4"], "expected a list of names in quotes, or a file"),
         (["folder", "--media", ".", "--classes", "a,b"], 'a list is written ["dog", "cat"]'),
@@ -198,7 +199,7 @@ def test_the_help_of_a_recipe_lists_its_fields_with_types_defaults_and_a_line_ea
     text = shown(capsys, monkeypatch, "planted", "--help")
     told = fields_of(text)
     names = [f"planted.{one.name}" for one in fields(PlantedConfig)]
-    names += [one.name for one in fields(Recipe) if one.name not in ("kind", "planted")]
+    names += [one.name for one in fields(Recipe) if one.name not in ("kind", "source")]
     assert set(names) | {"out", "media", "workers"} <= set(told)
     assert told["planted.classes"][::2] == ("INT", "5") and told["planted.visual_noise"][::2] == ("FLOAT", "0.35")
     assert told["clips_per_shard"][::2] == ("INT", "60")  # of planted.toml, and not the field's own

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta, kstest, spearmanr
 
 from avbench.errors import AvbenchError, RecipeError, UsageError
-from avbench.packing.planted import (
+from avbench.packing.recipes.rendering import (
     CLASSES,
     COLUMNS,
     SAMPLE_RATE_HZ,
@@ -233,7 +233,7 @@ def test_a_killed_render_started_again_ends_with_the_same_files(tmp_path: Path) 
     folder = tmp_path / "killed"
     code = (
         "from pathlib import Path\n"
-        "from avbench.packing.planted import *\n"
+        "from avbench.packing.recipes.rendering import *\n"
         "if __name__ == '__main__':\n"
         f"    render({config!r}, Path({str(folder)!r}), workers=2)\n"
     )
@@ -263,7 +263,7 @@ def test_workers_stop_when_the_process_that_asked_is_killed(tmp_path: Path) -> N
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from avbench.packing.planted import *\n"
+        "from avbench.packing.recipes.rendering import *\n"
         "if __name__ == '__main__':\n"
         f"    render(PlantedConfig(train=5000, seconds=1.0, size=16), Path({str(folder)!r}), workers=2)\n"
     )

@@ -15,7 +15,7 @@ from avbench.description import contents_digest
 from avbench.errors import DatasetError, UsageError
 from avbench.integrity import check_contents
 from avbench.packing.pack import pack
-from avbench.packing.recipes import Recipe
+from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.verify import verify
 
 

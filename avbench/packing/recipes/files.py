@@ -19,6 +19,7 @@ from av.stream import Disposition
 from avbench.dataset import DESCRIPTION_FILE
 from avbench.errors import RecipeError
 from avbench.packing.clips import Clip, encoded_key
+from avbench.packing.recipes.base import Found
 
 
 def suffixes(text: str) -> frozenset[str]:
@@ -251,7 +252,7 @@ def _competes(path: Path) -> bool:
         return True
 
 
-def class_folders(media: Path, labels: str) -> tuple[list[Clip], tuple[LeftOut, ...]]:
+def class_folders(media: Path, labels: str) -> Found:
     """The videos in the folders of `media`, whose names are the labels, and what is left out.
 
     labels: the list that is not there. Raises RecipeError where two videos of a class have one name.
@@ -278,7 +279,7 @@ def class_folders(media: Path, labels: str) -> tuple[list[Clip], tuple[LeftOut, 
         raise RecipeError(
             f"{media}: neither a list {labels} nor a folder of videos for each class{f' ({found})' if found else ''}"
         )
-    return clips, tally.entries()
+    return Found(tuple(clips), tally.entries())
 
 
 def _is_dataset(folder: Path) -> bool:

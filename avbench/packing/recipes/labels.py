@@ -1,0 +1,128 @@
+"""The list labels.csv of a media folder: key,label and, where it has them, split and the qualities of planted clips."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from avbench.errors import RecipeError, unknown
+from avbench.packing.clips import Clip, encoded_key
+from avbench.packing.recipes.base import Found
+from avbench.packing.recipes.files import Tally, with_pictures
+from avbench.packing.recipes.matching import SUFFIXES_OUTSIDE_KEYS, Match, MediaFiles
+from avbench.packing.recipes.rows import csv_rows, one_each
+from avbench.records import SPLITS
+
+
+def listed(media: Path, labels: str) -> Found:
+    """The videos of a list, in its order, and what else lies in the folder. Raises RecipeError naming the line."""
+    path = media / labels
+    files = MediaFiles(media)
+    rows = [(line, row, files.match(row["key"])) for line, row in _rows(path)]
+    clashing = _check_names(path, rows)
+    clips: list[Clip] = []
+    line_of: dict[str, int] = {}
+    for line, row, match in rows:
+        found = match.names
+        if match.stem in clashing and not match.is_exact:
+            found = []  # with its sister listed, a.mp4 means a.mp4 and not a.mkv
+        if len(found) > 1:
+            found = with_pictures(media, found)
+        if len(found) > 1:
+            names = " and ".join(sorted(map(posixpath.basename, found)))
+            raise RecipeError(
+                f"{path}: line {line}: {row['key']!r} could be {names}; name one with its suffix, or remove one"
+            )
+        file = found[0] if found else ""
+        if file and line_of.setdefault(file, line) != line:
+            raise RecipeError(
+                f"{path}: line {line}: {row['key']!r} is the video of line {line_of[file]} again, {file}; keep one"
+            )
+        is_in_key = match.stem in clashing or match.suffix.lower() not in SUFFIXES_OUTSIDE_KEYS
+        source = match.stem + (match.suffix if is_in_key else "")
+        clips.append(
+            Clip(
+                key=encoded_key(source),
+                label=row["label"],
+                split=row["split"] or None,
+                path=media / (file or match.stem),
+                source=source,
+                planted_audio=_quality(path, line, "planted_audio", row),
+                planted_visual=_quality(path, line, "planted_visual", row),
+                looked_for="" if file else files.looked_for(match),
+            )
+        )
+    tally = Tally()
+    tally.add("unreadable", files.unreadable)
+    tally.add("not listed", (name for name in files.videos if name not in line_of))
+    return Found(tuple(clips), tally.entries())
+
+
+def _check_names(path: Path, rows: Iterable[tuple[int, Mapping[str, str], Match]]) -> set[str]:
+    """The stems that several rows have, each with a suffix of its own. RecipeError where a row comes again."""
+    lines: dict[str, dict[str, int]] = defaultdict(dict)
+    for line, row, match in rows:
+        before = lines[match.stem]
+        if before and (match.suffix in before or not match.suffix or "" in before):
+            first = before.get(match.suffix) or min(before.values())
+            raise RecipeError(f"{path}: line {line} has the key {row['key']!r} again, of line {first}; keep one")
+        before[match.suffix] = line
+    return {stem for stem, found in lines.items() if len(found) > 1}
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row) of a list; every row has key, label, split, planted_audio and planted_visual, stripped."""
+    known = ("key", "label", "split", "planted_audio", "planted_visual")
+    rows = csv_rows(path)
+    _, header = next(rows, (0, []))
+    header = [name.strip() for name in header]
+    _check_header(path, header, known)
+    empty = True
+    split_given = False
+    for line, values in rows:
+        read = dict(zip(header, one_each(values, header, path, line), strict=True))
+        row = {name: read.get(name, "") for name in known}
+        for name in ("key", "label"):
+            if not row[name]:
+                raise RecipeError(f"{path}: line {line} has no {name}; give one or remove the line")
+        if "\0" in row["key"]:
+            raise RecipeError(f"{path}: line {line}: the key holds a NUL character; save it as UTF-8")
+        if row["split"] and row["split"] not in SPLITS:
+            raise RecipeError(f"{path}: line {line}: {unknown('split', row['split'], SPLITS)}")
+        if not empty and bool(row["split"]) != split_given:
+            raise RecipeError(f"{path}: line {line}: give every line a split, or none")
+        empty, split_given = False, bool(row["split"])
+        yield line, row
+    if empty:
+        raise RecipeError(f"{path}: lists no videos")
+
+
+def _check_header(path: Path, header: Sequence[str], known: Iterable[str]) -> None:
+    """Raise RecipeError where the first line does not name the columns, each of them once."""
+    if any("\0" in name for name in header):
+        raise RecipeError(f"{path}: not UTF-8 (a NUL in its first line); save it as UTF-8")
+    for name in known:
+        if header.count(name) > 1:
+            raise RecipeError(f"{path}: {header.count(name)} columns {name!r}; keep one")
+    for name in ("key", "label"):
+        if name not in header:
+            columns = ", ".join(header) or "none"
+            for separator, word in ((";", "semicolons"), ("\t", "tabs")):
+                if len(header) == 1 and {"key", "label"} <= {part.strip(' "') for part in columns.split(separator)}:
+                    raise RecipeError(f"{path}: its columns are separated by {word}; separate them by commas")
+            raise RecipeError(f"{path}: no column {name!r} (columns: {columns}); the first line must be key,label")
+
+
+def _quality(path: Path, line: int, name: str, row: Mapping[str, str]) -> float | None:
+    if not row[name]:
+        return None
+    try:
+        value = float(row[name])
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value <= 1.0:
+        raise RecipeError(f"{path}: line {line}: {name} is {row[name]!r}; expected a number from 0 to 1")
+    return value
