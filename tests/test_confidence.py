@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from processes import RanksFailed, run_on_ranks
 from synthetic import make_dataset
 
-from avbench import confidence
+from avbench.confidence import export as exporting
+from avbench.confidence import store as confidence
 from avbench.confidence.export import export
 from avbench.confidence.store import ROW, ConfidenceStore, owned_range
 from avbench.dataset import INDEX_FILE, INDEX_SCHEMA, QUARANTINE_FILE, Dataset
@@ -666,7 +667,7 @@ def dataset(tmp_path_factory):
 
 
 def export_small(dataset_path, path):
-    confidence._CHUNK_ROWS = 2  # in this process only: four row groups a seed, which cut across owners
+    exporting.CHUNK_ROWS = 2  # in this process only: four row groups a seed, which cut across owners
     dataset = Dataset(dataset_path)
     stores = [
         ConfidenceStore(7, modality=modality, seed=seed)

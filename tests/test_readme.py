@@ -10,7 +10,6 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from avbench.packing.planted import PlantedConfig, render
 
 from avbench.cli import COMMANDS, main
 from avbench.cli.bench import BenchArgs, BenchPlanArgs
@@ -26,6 +25,7 @@ from avbench.config import TrainArgs
 from avbench.loading.presets import PRESETS
 from avbench.methods import METHODS
 from avbench.methods.described import described
+from avbench.packing.recipes.rendering import PlantedConfig, render
 from avbench.records import read_metrics, read_table
 from tests.conftest import REPOSITORY
 from tests.documents import DOCUMENTS, commands, first_column, headings, section, spans, text_of
