@@ -391,7 +391,7 @@ def test_a_process_that_leaves_in_the_middle_of_an_epoch_ends_cleanly(dataset):
     program = (
         "import sys\n"
         "from avbench.dataset import Dataset\n"
-        "from avbench.loading.features import preset\n"
+        "from avbench.loading.presets import preset\n"
         "from avbench.loading.loader import Loader\n"
         "data = Dataset(sys.argv[1])\n"
         "loader = Loader(data, data.clip_ids('train'), preset=preset('tiny'), batch_size=2, seed=0, training=True)\n"
