@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avbench.analysis.page import PAGE_FILE
+
 if TYPE_CHECKING:
     from avbench.analysis.report import Evaluation
 
@@ -75,7 +77,7 @@ def evaluation_as_json(evaluation: Evaluation) -> dict[str, Any]:
         },
         "origin": _records(evaluation.origin),
         "notes": list(evaluation.notes),
-        "report": str(evaluation.page),
+        "report": str(evaluation.folder / PAGE_FILE),
     }
 
 

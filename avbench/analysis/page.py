@@ -88,7 +88,7 @@ class Picture:
         return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
 
 
-def render_page(evaluation: Evaluation, results: Results) -> dict[str, bytes]:
+def render_page(evaluation: Evaluation, results: Results, sheets: Sequence[Sheet]) -> dict[str, bytes]:
     """The page, its figures (PNG and SVG each) and the table of classes, by file name."""
     plans = {
         "learning": list(_plans_of_learning(evaluation)),
@@ -108,7 +108,7 @@ def render_page(evaluation: Evaluation, results: Results) -> dict[str, bytes]:
     files = {CLASSES_FILE: classes_csv(evaluation.classes).encode()}
     for picture in (picture for group in pictures.values() for picture in group):
         files |= {f"{picture.name}.png": picture.png, f"{picture.name}.svg": picture.svg}
-    files[PAGE_FILE] = _page(evaluation, results, pictures).encode()
+    files[PAGE_FILE] = _page(evaluation, results, sheets, pictures).encode()
     return files
 
 
@@ -424,7 +424,9 @@ def _without(cells: tuple[Any, ...], place: int) -> tuple[Any, ...]:
     return (*cells[:place], *cells[place + 1 :])
 
 
-def _page(evaluation: Evaluation, results: Results, pictures: Mapping[str, Sequence[Picture]]) -> str:
+def _page(
+    evaluation: Evaluation, results: Results, sheets: Sequence[Sheet], pictures: Mapping[str, Sequence[Picture]]
+) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -433,13 +435,13 @@ def _page(evaluation: Evaluation, results: Results, pictures: Mapping[str, Seque
     environment.filters["marked"] = _with_its_mark
     dataset = results.folders[0].dataset if results.folders else {}
     apart = {
-        kind: [sheet for sheet in evaluation.sheets if sheet.kind == kind]
+        kind: [sheet for sheet in sheets if sheet.kind == kind]
         for kind in (_LEARNING, _CLASSES, _PERFORMANCE, _AUDIT, _ORIGIN)
     }
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         evaluation=evaluation,
         results=results,
-        sections=_sections([sheet for sheet in evaluation.sheets if sheet.kind not in apart]),
+        sections=_sections([sheet for sheet in sheets if sheet.kind not in apart]),
         apart=apart,
         pictures=pictures,
         dataset=dataset,

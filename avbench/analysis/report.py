@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from avbench.analysis.learning import Learning, read_learning, training_names, u
 from avbench.analysis.metrics import GIGABYTE, MEMORY_BYTES, MetricTable, metric_table
 from avbench.analysis.notes import notes, warnings
 from avbench.analysis.origin import Fact, differences, read_origin
-from avbench.analysis.page import PAGE_FILE, render_page
+from avbench.analysis.page import render_page
 from avbench.analysis.performance import Speed, speeds
 from avbench.analysis.progress import progress
 from avbench.analysis.published import Published, published_rows
@@ -32,7 +31,7 @@ from avbench.analysis.ranking_notes import ranking_notes
 from avbench.analysis.runs import Coverage, Epochs, Results, parse_epochs
 from avbench.analysis.seeds import SeedTable, cross_seed_table, parts_table, seed_table
 from avbench.analysis.significance import Comparison, Conclusion, compare, conclude
-from avbench.analysis.tables import Sheet, sheets, table_files
+from avbench.analysis.tables import sheets, table_files
 from avbench.analysis.utilization import Utilization, utilization
 from avbench.errors import UsageError
 
@@ -60,7 +59,7 @@ class Evaluation:
     every launch. classes: every class and the sides of its clips.
     networks: per run what its network is, "" where nobody said. warnings: what may spoil every number of the report, a
     sentence each. notes: what a reader must know, a sentence or two each.
-    page: the HTML page; it and everything else is in `folder`.
+    folder: holds the report.
     """
 
     folder: Path
@@ -95,16 +94,6 @@ class Evaluation:
         """The paper's question, does any method beat both unimodal networks on every subset, in one sentence."""
         return self.conclusion.sentence
 
-    @cached_property
-    def sheets(self) -> tuple[Sheet, ...]:
-        """Every table as a reader sees it, in order."""
-        return sheets(self)
-
-    @property
-    def page(self) -> Path:
-        """The report as one HTML page."""
-        return self.folder / PAGE_FILE
-
 
 def evaluate(
     runs: Sequence[Path],
@@ -134,7 +123,9 @@ def evaluate(
         out=out,
         memory_gb=memory_gb,
     )
-    replace_report(evaluation.folder, {**table_files(evaluation), **render_page(evaluation, results)})
+    found = sheets(evaluation, results)
+    files = {**table_files(evaluation, results, found), **render_page(evaluation, results, found)}
+    replace_report(evaluation.folder, files)
     return evaluation
 
 

@@ -30,6 +30,7 @@ from avbench.analysis.utilization import OTHER, Utilization
 
 if TYPE_CHECKING:
     from avbench.analysis.report import Evaluation
+    from avbench.analysis.runs import Results
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ _SMALLEST_P = 1e-6  # whatever is below it says no more; far above what rounding
 _SHORT = {"overall": "overall", "audio": "audio side", "visual": "visual side", "tie": "tie"}
 
 
-def sheets(evaluation: Evaluation) -> tuple[Sheet, ...]:
+def sheets(evaluation: Evaluation, results: Results) -> tuple[Sheet, ...]:
     """Every table of an evaluation, in order; those that would have no rows are left out."""
     thresholds = evaluation.table.thresholds
     found = [
@@ -538,7 +539,7 @@ def _has_networks(networks: Mapping[str, str]) -> bool:
 # Files
 
 
-def table_files(evaluation: Evaluation) -> dict[str, bytes]:
+def table_files(evaluation: Evaluation, results: Results, sheets: Sequence[Sheet]) -> dict[str, bytes]:
     """Every table as a file, by name: one CSV a kind of number, all in Markdown and all in LaTeX."""
     records = {
         "learning.csv": [record for one in evaluation.learning for record in _learning_records(one)],
@@ -560,8 +561,8 @@ def table_files(evaluation: Evaluation) -> dict[str, bytes]:
         "origin.csv": [origin_record(fact) for fact in evaluation.origin],
     }
     texts = {name: _csv(_with_few(rows)) for name, rows in records.items() if rows}
-    texts["tables.md"] = markdown(evaluation)
-    texts["tables.tex"] = latex(evaluation.sheets, about=f"{evaluation.dataset}, {evaluation.split} split")
+    texts["tables.md"] = markdown(evaluation, sheets)
+    texts["tables.tex"] = latex(sheets, about=f"{evaluation.dataset}, {evaluation.split} split")
     return {name: text.encode() for name, text in texts.items()}
 
 
@@ -685,7 +686,7 @@ def _csv(records: Sequence[Record]) -> str:
     return buffer.getvalue()
 
 
-def markdown(evaluation: Evaluation) -> str:
+def markdown(evaluation: Evaluation, sheets: Sequence[Sheet]) -> str:
     """All tables with the answer and the notes, as GitHub's Markdown."""
     lines = [f"# {_markdown_text(evaluation.dataset)}, {evaluation.split} split", ""]
     lines += [_markdown_text(evaluation.answer), ""]
@@ -694,7 +695,7 @@ def markdown(evaluation: Evaluation) -> str:
         lines += ["", *(f"**{_markdown_text(warning)}**" for warning in evaluation.warnings)]
     if evaluation.untold and not evaluation.learning:
         lines += ["", _markdown_text(evaluation.untold)]
-    for sheet in evaluation.sheets:
+    for sheet in sheets:
         lines += ["", f"## {sheet.title}", "", _markdown_text(sheet.caption), ""]
         if sheet.kind == "audit":
             lines += [_markdown_text(evaluation.audit.sentence), ""]

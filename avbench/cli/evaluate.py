@@ -46,6 +46,7 @@ def run(argv: Sequence[str]) -> None:
         check_not_empty(argv, "--out", "--confidence", "--predictions")
         args = parse(EvaluateArgs, argv, "avbench evaluate")
         from avbench.analysis.answer import evaluation_as_json
+        from avbench.analysis.page import PAGE_FILE
         from avbench.analysis.report import evaluate
         from avbench.analysis.tables import terminal_table
 
@@ -69,4 +70,4 @@ def run(argv: Sequence[str]) -> None:
         console().print(warning)
     if evaluation.spearman is not None:
         console().print(f"rank correlation of estimated and planted discrepancy (Spearman): {evaluation.spearman:.2f}")
-    console().print(f"report: {evaluation.page}", soft_wrap=True)
+    console().print(f"report: {evaluation.folder / PAGE_FILE}", soft_wrap=True)

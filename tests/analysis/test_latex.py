@@ -5,6 +5,7 @@ import shutil
 import subprocess
 
 import pytest
+from presented import sheets_of
 from rich_run import CLASSES, HOSTILE, rich_run
 
 from avbench.analysis import latex as made
@@ -31,9 +32,8 @@ def long_words(rows=3):
 
 @pytest.fixture(scope="module")
 def sheets(tmp_path_factory):
-    evaluation, _ = assess([rich_run(tmp_path_factory.mktemp("latex") / "run")], resamples=20)
     return [
-        *evaluation.sheets,
+        *sheets_of(assess([rich_run(tmp_path_factory.mktemp("latex") / "run")], resamples=20)),
         *(sheet(columns, 3, name=f"wide-{columns}") for columns in (1, 4, 7, 12, 30)),
         sheet(4, 309, name="tall"),
         long_words(),
