@@ -45,10 +45,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from avbench.analysis.metrics import centred_interval
-from avbench.analysis.probabilities import HeldScores
-from avbench.analysis.ranking import DEEP_ENOUGH, Subsets, rankings
-from avbench.analysis.statistics import resamples_of
+from avbench.analysis.measures.class_scores import HeldScores
+from avbench.analysis.measures.metrics import centred_interval
+from avbench.analysis.measures.ranking import DEEP_ENOUGH, Subsets, rankings
+from avbench.analysis.measures.statistics import resamples_of
 from avbench.bench.machine import describe
 from avbench.bench.scripts import run_script, write_results
 from avbench.errors import UsageError

@@ -12,11 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avbench.analysis.discrepancy import MODALITIES, PARTS, subsets
-from avbench.analysis.evaluation import subset_name
-from avbench.analysis.keys import source_of, sources_in
-from avbench.analysis.report import checked_thresholds
-from avbench.analysis.runs import Results, is_predicted, parse_epochs, read_confidences, read_runs
+from avbench.analysis.assessment import checked_thresholds
+from avbench.analysis.measures.accuracy import subset_name
+from avbench.analysis.measures.discrepancy import MODALITIES, PARTS, subsets
+from avbench.analysis.reading.keys import source_of, sources_in
+from avbench.analysis.reading.results import Results, parse_epochs
+from avbench.analysis.reading.runs import is_predicted, read_confidences, read_runs
 from avbench.errors import UsageError, unknown
 from avbench.records import SPLITS, write_table, write_text
 

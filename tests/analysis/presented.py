@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from avbench.analysis.page import render_page
-from avbench.analysis.report import Evaluation
-from avbench.analysis.runs import Results
-from avbench.analysis.sheet import Sheet
-from avbench.analysis.tables import markdown, sheets, table_files
+from avbench.analysis.assessment import Evaluation
+from avbench.analysis.presenting.files import table_files
+from avbench.analysis.presenting.markdown import markdown
+from avbench.analysis.presenting.page import render_page
+from avbench.analysis.presenting.sheet import Sheet
+from avbench.analysis.presenting.sheets import sheets
+from avbench.analysis.reading.results import Results
 
 Assessed = tuple[Evaluation, Results]
 

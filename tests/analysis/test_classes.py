@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avbench.analysis.classes import CLASS_COLUMNS, ClassSides, class_sides, classes_csv, select_classes
+from avbench.analysis.measures.classes import ClassSides, class_sides, select_classes
+from avbench.analysis.presenting.tables.classes import CLASS_COLUMNS, classes_csv
 
 
 def sides(label, *, audio=0, visual=0, tied=0, lead=0.0):

@@ -8,10 +8,10 @@ import pytest
 from presented import sheets_of
 from rich_run import CLASSES, HOSTILE, rich_run
 
-from avbench.analysis import latex as made
-from avbench.analysis.latex import WIDEST_POINTS, latex, table_points
+from avbench.analysis.presenting import latex as made
+from avbench.analysis.presenting.latex import WIDEST_POINTS, latex, table_points
+from avbench.analysis.presenting.sheet import Cell, Sheet
 from avbench.analysis.report import assess
-from avbench.analysis.sheet import Cell, Sheet
 
 
 def sheet(columns, rows, *, words=2, name="wide-0.2", cell=None):

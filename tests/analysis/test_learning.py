@@ -8,11 +8,11 @@ import pytest
 from make_run import make_run
 from presented import markdown_of, page_files_of, sheets_of, table_files_of
 
-from avbench.analysis.curves import draw_learning
-from avbench.analysis.learning import by_run, mean_and_spread, read_learning
-from avbench.analysis.page import _plans_of_learning
+from avbench.analysis.measures.learning import by_run, mean_and_spread
+from avbench.analysis.presenting.figures.learning import draw_learning, plans_of_learning
+from avbench.analysis.presenting.figures.style import to_png
+from avbench.analysis.reading.learning import read_learning
 from avbench.analysis.report import assess
-from avbench.analysis.style import to_png
 from avbench.records import MetricsWriter, write_json, write_text
 
 LABELS, RIGHT = [0, 1, 2, 0], [True, False, True, True]
@@ -189,7 +189,7 @@ def test_more_runs_than_a_figure_holds_take_further_figures(tmp_path):
     others = [f"method{n}" for n in range(8)]
     folder = hand_made(tmp_path / "run", runs=("audio", "visual", *others))
     log(folder, [epoch(run, 0, 0, 0.5) for run in ("audio", "visual", *others)])
-    plans = list(_plans_of_learning(assess([folder], thresholds=[0.0], resamples=20)[0]))
+    plans = list(plans_of_learning(assess([folder], thresholds=[0.0], resamples=20)[0]))
     assert [plan.name for plan in plans] == ["learning", "learning-2"]
     assert [len(plan.draw().axes) for plan in plans] == [2 * 8, 2 * 2]  # two panels a run
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
-from avbench.analysis.evaluation import SUBSETS, Scores, modalities_of
-from avbench.analysis.metrics import (
+from avbench.analysis.measures.accuracy import SUBSETS, Scores, modalities_of
+from avbench.analysis.measures.class_scores import HeldScores
+from avbench.analysis.measures.metrics import (
     ACCURACY,
     AVERAGE_PRECISION,
     CLASS_ACCURACY,
@@ -21,9 +22,8 @@ from avbench.analysis.metrics import (
     mean_class_accuracy,
     metric_table,
 )
-from avbench.analysis.probabilities import HeldScores
-from avbench.analysis.ranking import Subsets, rankings
-from avbench.analysis.statistics import resamples_of
+from avbench.analysis.measures.ranking import Subsets, rankings
+from avbench.analysis.measures.statistics import resamples_of
 
 
 def ranking_of(labels, probabilities, *, memory_bytes=2**30, deep_enough=20_000):
@@ -155,7 +155,9 @@ def test_runs_that_do_not_fit_into_memory_together_are_measured_one_after_the_ot
         )
 
     together = table()
-    monkeypatch.setattr("avbench.analysis.metrics._LEAST_BYTES", 1)  # a group a run and seed; nothing in memory
+    monkeypatch.setattr(
+        "avbench.analysis.measures.metrics._LEAST_BYTES", 1
+    )  # a group a run and seed; nothing in memory
     assert table() == together
 
 

@@ -8,7 +8,7 @@ import pytest
 from make_run import make_run
 from presented import sheets_of
 
-from avbench.analysis.performance import course, speeds
+from avbench.analysis.measures.performance import course, speeds
 from avbench.analysis.report import assess, evaluate
 from avbench.records import MetricsWriter
 

@@ -16,11 +16,12 @@ from presented import table_files_of
 from rich.console import Console
 
 import avbench.analysis.report as report
-from avbench.analysis.evaluation import accuracy_table
-from avbench.analysis.folder import check_report_folder, replace_report
+from avbench.analysis.measures.accuracy import accuracy_table
+from avbench.analysis.presenting.folder import check_report_folder, replace_report
+from avbench.analysis.presenting.terminal import terminal_table
+from avbench.analysis.reading.results import parse_epochs
+from avbench.analysis.reading.runs import read_runs
 from avbench.analysis.report import assess, evaluate
-from avbench.analysis.runs import parse_epochs, read_runs
-from avbench.analysis.tables import terminal_table
 from avbench.cli import main
 from avbench.errors import AvbenchError, RunError, UsageError
 from avbench.records import write_json, write_text
@@ -757,7 +758,7 @@ class TestFolder:
     @pytest.mark.parametrize("out", ["file", "file/report", "file/a/report", "n" * 300, "/proc/report"])
     def test_a_place_where_no_folder_can_be_made_is_refused_before_the_work(self, run, tmp_path, monkeypatch, out):
         (tmp_path / "file").write_text("x")
-        monkeypatch.setattr(report, "_evaluated", None)  # a call would be a TypeError
+        monkeypatch.setattr(report, "evaluated", None)  # a call would be a TypeError
         with pytest.raises(UsageError, match="--out") as caught:
             evaluate([run], out=tmp_path / out)
         assert "\n" not in str(caught.value)

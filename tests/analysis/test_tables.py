@@ -13,10 +13,11 @@ import pytest
 from make_run import make_run, write_predictions
 from presented import markdown_of, sheets_of, table_files_of
 
-from avbench.analysis.page import _plans_of_training
+from avbench.analysis.presenting.figures.diagnostics import plans_of_training
+from avbench.analysis.presenting.terminal import terminal_table
+from avbench.analysis.reading.diagnostics import read_diagnostics
+from avbench.analysis.reading.runs import read_runs
 from avbench.analysis.report import assess
-from avbench.analysis.runs import _read_diagnostics, read_runs
-from avbench.analysis.tables import terminal_table
 from avbench.cli import main
 from avbench.errors import RunError
 from avbench.records import write_json, write_text
@@ -171,7 +172,7 @@ class TestFiles:
             folders=(replace(results.folders[0], runs=runs),),
             diagnostics={("loud", 0): curve, ("other", 0): curve},
         )
-        captions = {plan.name: plan.caption for plan in _plans_of_training(evaluation, results)}
+        captions = {plan.name: plan.caption for plan in plans_of_training(evaluation, results)}
         assert ["log10" in captions[f"diagnostics-{run}"] for run in runs] == [True, False]
 
     def test_a_name_is_no_markup_in_markdown(self, run, tmp_path):
@@ -429,7 +430,7 @@ def test_curves_of_earlier_folders_are_drawn_under_the_names_of_today(tmp_path):
     old = [{**place, "run": name, "method": name, "batch": 1, **log} for name in ("greedy", "mine")]
     new = {**place, "run": "greedy", "method": "greedy", "batch": 2, "speed/audio_branch": 3.0}
     write_text(tmp_path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in [*old, new]))
-    curves = _read_diagnostics(tmp_path)
+    curves = read_diagnostics(tmp_path)
     names = {group: sorted(by_name) for group, by_name in curves["greedy", 0].items()}
     assert names == {
         "speed": ["audio_branch", "visual_branch"],
