@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,8 +29,16 @@ from avbench.analysis.reading.audit import read_audit
 from avbench.analysis.reading.folders import training_names
 from avbench.analysis.reading.learning import read_learning
 from avbench.analysis.reading.origin import read_origin
+from avbench.analysis.reading.parked_scores import by_class
 from avbench.analysis.reading.results import Coverage, Epochs, Results
 from avbench.errors import UsageError
+from avbench.machine import usable_cores
+
+GIGABYTE = 10**9
+# What an evaluation takes in all, by default, and what drawing the figures and the page adds to what is held then.
+MEMORY_BYTES = 2 * GIGABYTE
+_REPORT_BYTES = 150_000_000
+_LEAST_BYTES = 64_000_000  # below this, memory is not saved but time lost
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,9 @@ def evaluated(
             thresholds=cuts,
             resamples=resamples,
             tick=tick,
-            memory_bytes=memory_bytes,
+            by_class=by_class,
+            memory_bytes=_left_of(memory_bytes),
+            threads=usable_cores(),
         )
     learning, audit = read_learning(results.folders), read_audit(results.folders)
     origin = _origin(results)
@@ -158,6 +169,12 @@ def checked_thresholds(thresholds: Sequence[float]) -> tuple[float, ...]:
 def _origin(results: Results) -> tuple[Fact, ...]:
     names = training_names([folder.path for folder in results.folders])
     return read_origin(results.folders, [names[folder.path] for folder in results.folders])
+
+
+def _left_of(memory_bytes: int) -> int:
+    """How much of the memory that a process is to take is left for measuring."""
+    resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return max(memory_bytes - resident - _REPORT_BYTES, _LEAST_BYTES)
 
 
 def _planted_table(results: Results, thresholds: Sequence[float]) -> AccuracyTable | None:

@@ -10,8 +10,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from avbench.analysis.assessment import Evaluation, checked_thresholds, evaluated
-from avbench.analysis.measures.metrics import GIGABYTE, MEMORY_BYTES
+from avbench.analysis.assessment import GIGABYTE, MEMORY_BYTES, Evaluation, checked_thresholds, evaluated
 from avbench.analysis.presenting.files import table_files
 from avbench.analysis.presenting.folder import check_report_folder, replace_report
 from avbench.analysis.presenting.page import render_page

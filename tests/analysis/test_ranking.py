@@ -15,7 +15,7 @@ from avbench.analysis.measures.class_scores import HeldScores
 from avbench.analysis.measures.metrics import centred_interval
 from avbench.analysis.measures.ranking import Subsets, rankings
 from avbench.analysis.measures.statistics import resamples_of
-from avbench.analysis.reading.parked_scores import Park
+from avbench.analysis.reading.parked_scores import Park, by_class
 from avbench.errors import RunError
 
 
@@ -29,7 +29,7 @@ def made(clips, classes, *, seed=0):
 
 def ranked(labels, scores, **options):
     everything = Subsets.of([np.ones(len(labels), bool)], np.zeros(len(labels)))
-    return rankings(HeldScores(scores), labels, everything, memory_bytes=2**30, **options)[0]
+    return rankings(HeldScores(scores), labels, everything, by_class=by_class, memory_bytes=2**30, **options)[0]
 
 
 def test_clips_far_down_count_once():
@@ -105,7 +105,7 @@ def test_without_a_place_for_temporary_files_what_fits_into_memory_is_ranked(mon
     assert len(ranked(labels, scores).own) == 30
     everything = Subsets.of([np.ones(30, bool)], np.zeros(30))
     with pytest.raises(RunError, match="set TMPDIR to one that can"):
-        rankings(HeldScores(scores), labels, everything, memory_bytes=0)
+        rankings(HeldScores(scores), labels, everything, by_class=by_class, memory_bytes=0)
 
 
 SPILLING = """

@@ -6,6 +6,7 @@ A clip's numbers are its class probabilities or their logarithms; only their ord
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,6 +64,20 @@ class HeldScores:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Values:
         return np.asarray(self.values, dtype)
+
+
+class Columns(Protocol):
+    """The numbers of one run, to be asked for class by class."""
+
+    def column(self, number: int) -> Values:
+        """Of each evaluated clip, in order, its number for a class, (N,): the caller's own."""
+
+
+class ByClass(Protocol):
+    """Turns one run's numbers round, within so much memory: what does not fit lies elsewhere for a while."""
+
+    def __call__(self, scores: ClassScores, *, clips: int, memory_bytes: int) -> AbstractContextManager[Columns]:
+        """clips: how many are evaluated. The columns are there until the context ends."""
 
 
 def scores_of(values: ClassScores | Values) -> ClassScores:

@@ -7,23 +7,20 @@ measured on the same resamples, which are drawn when they are needed and never h
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from threading import Lock
 
 import numpy as np
 
 from avbench.analysis.measures.accuracy import Labels, Scores, in_table_order, masks_of
-from avbench.analysis.measures.class_scores import scores_of
+from avbench.analysis.measures.class_scores import ByClass, scores_of
 from avbench.analysis.measures.discrepancy import Floats
 from avbench.analysis.measures.ranking import Counts, Places, Ranking, Subsets, mean_over, rankings
 from avbench.analysis.measures.statistics import LEVEL, mean_interval, resamples_of, with_width
-from avbench.machine import usable_cores
 
 ACCURACY, CLASS_ACCURACY, MACRO_F1, AVERAGE_PRECISION = METRICS = (
     "accuracy",
@@ -37,13 +34,6 @@ _TOGETHER = 250_000
 
 # What working on one count takes, in bytes: the arrays of `Ranking.mean_average_precision` at their most.
 _WORKING_BYTES = 60
-GIGABYTE = 10**9
-
-# What an evaluation takes in all, by default, and what drawing the figures and the page adds to what is held then.
-MEMORY_BYTES = 2 * GIGABYTE
-_REPORT_BYTES = 150_000_000
-_LEAST_BYTES = 64_000_000  # below this, memory is not saved but time lost
-
 # Of the bootstrap's random numbers: the same report from the same files, always.
 _SEED = 20230223
 
@@ -107,21 +97,33 @@ def metric_table(
     thresholds: Sequence[float],
     resamples: int,
     tick: Callable[[int, int], None],
-    memory_bytes: int = MEMORY_BYTES,
+    by_class: ByClass,
+    memory_bytes: int,
+    threads: int,
 ) -> MetricTable:
     """Every metric of every run on every subset, the subsets cut by these discrepancies.
 
     labels: class numbers (N,). resamples: of the bootstrap, 1 or more; the clips of a subset are drawn from that
     subset, the same ones for every run, from a fixed seed. tick: told now and then how many per cent are done.
-    memory_bytes: what the process may hold; probabilities that do not fit lie in TMPDIR for a while, and runs are
-    measured some at a time. It changes no number. Raises RunError for probabilities that are damaged.
+    by_class: what turns a run's probabilities round. memory_bytes: what they and all that is made of them may take;
+    runs are measured some at a time where it is little. threads: at most so many. Neither changes a number.
+    Raises RunError for probabilities that are damaged.
     """
     ordered = in_table_order(scores)
     masks = masks_of(discrepancies, thresholds)
     # "overall" is the same at every threshold, and other subsets may be: each is measured once.
     distinct = {mask.tobytes(): mask for mask in masks.values() if mask.any()}
     subsets = Subsets.of(list(distinct.values()), discrepancies)
-    bootstrap = _Bootstrap(ordered, labels, subsets, resamples=resamples, tick=tick, memory_bytes=memory_bytes)
+    bootstrap = _Bootstrap(
+        ordered,
+        labels,
+        subsets,
+        resamples=resamples,
+        tick=tick,
+        by_class=by_class,
+        memory_bytes=memory_bytes,
+        threads=threads,
+    )
     bootstrap.run()
     found = {
         (run, key): bootstrap.estimates(run, number) for run in bootstrap.runs for number, key in enumerate(distinct)
@@ -187,12 +189,16 @@ class _Bootstrap:
         *,
         resamples: int,
         tick: Callable[[int, int], None],
+        by_class: ByClass,
         memory_bytes: int,
+        threads: int,
     ) -> None:
         self._labels = labels
         self._subsets = subsets
         self._resamples = resamples
-        self._memory_bytes = max(memory_bytes - _resident_bytes() - _REPORT_BYTES, _LEAST_BYTES)
+        self._by_class = by_class
+        self._memory_bytes = memory_bytes
+        self._threads = threads
         self.runs: dict[str, list[Scores]] = defaultdict(list)
         for score in ordered:
             self.runs[score.run].append(score)
@@ -240,7 +246,11 @@ class _Bootstrap:
         # Average precision is the mean over seeds, so all of them must have probabilities.
         if score.probabilities is not None and all(one.probabilities is not None for one in self.runs[score.run]):
             whole = rankings(
-                scores_of(score.probabilities), self._labels, self._subsets, memory_bytes=self._memory_bytes // 3
+                scores_of(score.probabilities),
+                self._labels,
+                self._subsets,
+                by_class=self._by_class,
+                memory_bytes=self._memory_bytes // 3,
             )
             self.partly |= any(one.rest is not None for one in whole)
             overall = max(whole, key=lambda one: len(one.own))
@@ -256,7 +266,7 @@ class _Bootstrap:
     def _measure(self, group: Sequence[_Member]) -> None:
         at_once = max(len(clips) for clips in self._in_subset)
         threads = self._memory_bytes // 3 // (_WORKING_BYTES * max(_TOGETHER, at_once))
-        with ThreadPoolExecutor(max_workers=max(1, min(_cores(), threads))) as pool:
+        with ThreadPoolExecutor(max_workers=max(1, min(self._threads, threads))) as pool:
             for results in pool.map(partial(self._on_subset, group), range(len(self._in_subset))):
                 for place, value, resampled in results:
                     self._values[place] += value
@@ -332,14 +342,6 @@ def centred_interval(value: float, resampled: Floats, *, level: float = LEVEL) -
     tail = (1 - level) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail]) + (value - resampled.mean())
     return float(np.clip(min(low, value), 0, 1)), float(np.clip(max(high, value), 0, 1))
-
-
-def _cores() -> int:
-    return usable_cores()
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avbench.analysis.measures.accuracy import Labels
-from avbench.analysis.measures.class_scores import ClassScores, Values
+from avbench.analysis.measures.class_scores import ByClass, ClassScores, Values
 from avbench.analysis.measures.discrepancy import Floats, Mask
-from avbench.analysis.reading.parked_scores import by_class
 
 Places = NDArray[np.int32]
 Counts = NDArray[np.uint8]
@@ -124,10 +123,17 @@ def mean_over(values: Floats, counted: Mask) -> Floats:
 
 
 def rankings(
-    scores: ClassScores, labels: Labels, subsets: Subsets, *, memory_bytes: int, deep_enough: int = DEEP_ENOUGH
+    scores: ClassScores,
+    labels: Labels,
+    subsets: Subsets,
+    *,
+    by_class: ByClass,
+    memory_bytes: int,
+    deep_enough: int = DEEP_ENOUGH,
 ) -> tuple[Ranking, ...]:
-    """One run's ranking of each subset. labels: of all clips (N,). memory_bytes: for the run's numbers, see `by_class`.
+    """One run's ranking of each subset.
 
+    labels: of all clips (N,). by_class, memory_bytes: what turns the numbers round, and within how much.
     Raises RunError where the numbers are damaged or not finite.
     """
     sorted_labels = labels[subsets.order]

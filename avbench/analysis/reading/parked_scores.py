@@ -86,7 +86,7 @@ class Park:
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class TurnedScores:
     """The numbers of one run, to be asked for class by class.
 
     pieces: of some clips each (classes, B), in memory; or, in `file`, where such a piece begins and how many clips it
@@ -118,7 +118,7 @@ class Columns:
 
 
 @contextmanager
-def by_class(scores: ClassScores, *, clips: int, memory_bytes: int) -> Iterator[Columns]:
+def by_class(scores: ClassScores, *, clips: int, memory_bytes: int) -> Iterator[TurnedScores]:
     """One run's numbers turned round, in memory where they fit into `memory_bytes`, else in a file in TMPDIR.
 
     The file has no name from the start, so it goes away with the process, however that ends. Raises RunError where it
@@ -143,7 +143,7 @@ def by_class(scores: ClassScores, *, clips: int, memory_bytes: int) -> Iterator[
         where = np.concatenate(places) if places else np.empty(0, np.int64)
         if len(where) != clips:
             raise RunError(f"class probabilities of {len(where)} of {clips} evaluated clips are there; train again")
-        yield Columns(pieces, spilled, file, dtype, where)
+        yield TurnedScores(pieces, spilled, file, dtype, where)
 
 
 def _temporary_file() -> IO[bytes]:
