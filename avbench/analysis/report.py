@@ -14,7 +14,7 @@ from avbench.analysis.assessment import GIGABYTE, MEMORY_BYTES, Evaluation, chec
 from avbench.analysis.presenting.files import table_files
 from avbench.analysis.presenting.folder import check_report_folder, replace_report
 from avbench.analysis.presenting.page import render_page
-from avbench.analysis.presenting.sheets import sheets
+from avbench.analysis.presenting.registry import sheets
 from avbench.analysis.reading.external import read_results
 from avbench.analysis.reading.results import Results, parse_epochs
 from avbench.errors import UsageError

@@ -6,8 +6,8 @@ from avbench.analysis.assessment import Evaluation
 from avbench.analysis.presenting.files import table_files
 from avbench.analysis.presenting.markdown import markdown
 from avbench.analysis.presenting.page import render_page
+from avbench.analysis.presenting.registry import sheets
 from avbench.analysis.presenting.sheet import Sheet
-from avbench.analysis.presenting.sheets import sheets
 from avbench.analysis.reading.results import Results
 
 Assessed = tuple[Evaluation, Results]

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from make_run import make_run
-from presented import page_files_of, sheets_of
+from presented import page_files_of, sheets_of, table_files_of
 from rich_run import CLASSES, HOSTILE, RUNS, SEEDS, rich_run
 
 from avbench.analysis.report import assess
@@ -233,8 +233,8 @@ def test_each_figure_on_the_page_is_one_of_the_files(each):
 
 
 def test_every_class_is_in_the_csv(rich):
-    _, results, files = rich
-    lines = list(csv.DictReader(io.StringIO(files["per_class.csv"].decode())))
+    evaluation, results, _ = rich
+    lines = list(csv.DictReader(io.StringIO(table_files_of((evaluation, results))["per_class.csv"].decode())))
     assert [line["class"] for line in lines] == list(CLASSES)
     assert [int(line["clips"]) for line in lines] == np.bincount(results.labels, minlength=3).tolist()
     discrepancies = results.discrepancies

@@ -13,7 +13,7 @@ import pytest
 from make_run import make_run, write_predictions
 from presented import markdown_of, sheets_of, table_files_of
 
-from avbench.analysis.presenting.figures.diagnostics import plans_of_training
+from avbench.analysis.presenting.figures.diagnostics import plans_of_diagnostics
 from avbench.analysis.presenting.terminal import terminal_table
 from avbench.analysis.reading.diagnostics import read_diagnostics
 from avbench.analysis.reading.runs import read_runs
@@ -164,7 +164,7 @@ class TestFiles:
         assert r"u(audio \| visual)" in files["tables.md"]
 
     def test_the_curves_of_greedy_are_said_to_be_powers_of_ten(self, run):
-        evaluation, results = assess([run], resamples=20)
+        _, results = assess([run], resamples=20)
         runs = {"loud": {"method": "greedy"}, "other": {"method": "tmc"}}
         curve = {"speed": {"audio": (np.ones(1), np.ones(1))}}
         results = replace(
@@ -172,7 +172,7 @@ class TestFiles:
             folders=(replace(results.folders[0], runs=runs),),
             diagnostics={("loud", 0): curve, ("other", 0): curve},
         )
-        captions = {plan.name: plan.caption for plan in plans_of_training(evaluation, results)}
+        captions = {plan.name: plan.caption for plan in plans_of_diagnostics(results)}
         assert ["log10" in captions[f"diagnostics-{run}"] for run in runs] == [True, False]
 
     def test_a_name_is_no_markup_in_markdown(self, run, tmp_path):

@@ -15,8 +15,7 @@ from pathlib import Path
 from avbench.errors import UsageError
 
 PAGE_FILE = "index.html"
-CLASSES_FILE = "per_class.csv"
-ACCURACY_FILE, PERFORMANCE_FILE = "accuracy.csv", "performance.csv"
+MARKDOWN_FILE, LATEX_FILE = "tables.md", "tables.tex"
 MANIFEST = "report.json"
 _FORMAT, _VERSION = "avbench-report", 1
 

@@ -12,18 +12,12 @@ import jinja2
 
 from avbench.analysis.assessment import Evaluation
 from avbench.analysis.notes import FEW
-from avbench.analysis.presenting.figures.bars import plans_of_accuracy
-from avbench.analysis.presenting.figures.class_counts import plans_of_classes
-from avbench.analysis.presenting.figures.diagnostics import plans_of_training
-from avbench.analysis.presenting.figures.heatmap import plans_of_data
-from avbench.analysis.presenting.figures.learning import plans_of_learning
-from avbench.analysis.presenting.figures.performance import plans_of_performance
-from avbench.analysis.presenting.figures.plan import Picture
-from avbench.analysis.presenting.figures.thresholds import plans_of_thresholds
-from avbench.analysis.presenting.folder import CLASSES_FILE, PAGE_FILE
-from avbench.analysis.presenting.sections import AUDIT, CLASSES, LEARNING, ORIGIN, PERFORMANCE, sections
+from avbench.analysis.presenting import registry
+from avbench.analysis.presenting.figures.plan import PLACES, Picture
+from avbench.analysis.presenting.folder import PAGE_FILE
+from avbench.analysis.presenting.sections import apart, sections
 from avbench.analysis.presenting.sheet import Sheet
-from avbench.analysis.presenting.tables.classes import classes_csv
+from avbench.analysis.presenting.tables.classes import CLASSES_FILE
 from avbench.analysis.progress import progress
 from avbench.analysis.reading.results import Results, RunFolder
 from avbench.records import SPLITS
@@ -32,24 +26,15 @@ _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def render_page(evaluation: Evaluation, results: Results, sheets: Sequence[Sheet]) -> dict[str, bytes]:
-    """The page, its figures (PNG and SVG each) and the table of classes, by file name."""
-    plans = {
-        "learning": list(plans_of_learning(evaluation)),
-        "data": list(plans_of_data(evaluation, results)),
-        "accuracy": list(plans_of_accuracy(evaluation)),
-        "thresholds": list(plans_of_thresholds(evaluation, results)),
-        "classes": list(plans_of_classes(evaluation, results)),
-        "training": list(plans_of_training(evaluation, results)),
-        "performance": list(plans_of_performance(evaluation, results)),
-    }
-    pictures: dict[str, list[Picture]] = {group: [] for group in plans}
-    total = sum(map(len, plans.values()))
+    """The page and its figures (PNG and SVG each), by file name."""
+    plans = [(figure.place, plan) for figure in registry.FIGURES for plan in figure.plans(evaluation, results)]
+    pictures: dict[str, list[Picture]] = {place: [] for place in (*PLACES, *(place for place, _ in plans))}
     with progress("figures") as tick:
-        for done, (group, plan) in enumerate((group, plan) for group, of_group in plans.items() for plan in of_group):
-            tick(done, total)
-            pictures[group].append(plan.picture())
-    files = {CLASSES_FILE: classes_csv(evaluation.classes).encode()}
-    for picture in (picture for group in pictures.values() for picture in group):
+        for done, (place, plan) in enumerate(plans):
+            tick(done, len(plans))
+            pictures[place].append(plan.picture())
+    files: dict[str, bytes] = {}
+    for picture in (picture for of_place in pictures.values() for picture in of_place):
         files |= {f"{picture.name}.png": picture.png, f"{picture.name}.svg": picture.svg}
     files[PAGE_FILE] = _page(evaluation, results, sheets, pictures).encode()
     return files
@@ -65,15 +50,11 @@ def _page(
     environment.filters["whole"] = _unbroken
     environment.filters["marked"] = _with_its_mark
     dataset = results.folders[0].dataset if results.folders else {}
-    apart = {
-        kind: [sheet for sheet in sheets if sheet.kind == kind]
-        for kind in (LEARNING, CLASSES, PERFORMANCE, AUDIT, ORIGIN)
-    }
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         evaluation=evaluation,
         results=results,
-        sections=sections([sheet for sheet in sheets if sheet.kind not in apart]),
-        apart=apart,
+        sections=sections(sheets),
+        apart=apart(sheets),
         pictures=pictures,
         dataset=dataset,
         splits=SPLITS,

@@ -7,28 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from avbench.analysis.notes import FEW_NOTE
+from avbench.analysis.presenting import registry
 from avbench.analysis.presenting.sheet import Sheet
-
-# What a kind of table is called in headings, in the order of the page.
-_HEADINGS = {
-    "accuracy": "Accuracy by subset",
-    "published": "Beside the published numbers",
-    "significance": "Is it more than chance?",
-    "planted": "Subsets cut by planted quality",
-    "seeds": "Over seeds",
-    "cross-seed": "Subsets cut by the other seeds",
-    "metrics": "Class accuracy, F1 and average precision",
-    "utilization": "What each modality contributes",
-    "branches": "What each branch takes from the other modality",
-    "parts": "Unimodal parts of joint networks",
-}
-
-# Tables of these kinds have places of their own on the page, and are in no section of tables.
-LEARNING, CLASSES, PERFORMANCE = "learning", "classes", "performance"
-AUDIT, ORIGIN = "audit", "origin"
-
-# Of these kinds every threshold's table is open; of the others the first.
-_ALL_SHOWN = ("accuracy",)
 
 # Columns that are shown in another way, and the word for a row of means in the column of seeds.
 _NETWORK, _SEED, _MEAN = "network", "seed", "mean"
@@ -50,20 +30,19 @@ class Section:
 
 
 def sections(sheets: Sequence[Sheet]) -> list[Section]:
-    """Tables by kind, the kinds that the page knows in its order and any other after them."""
-    kinds = dict.fromkeys((*_HEADINGS, *(sheet.kind for sheet in sheets)))
-    sections = []
-    for kind in kinds:
-        of_kind = [sheet for sheet in sheets if sheet.kind == kind]
-        at_once = len(of_kind) if kind in _ALL_SHOWN else 1
+    """A section for each kind of table that has none of its own in the template and is there, in the page's order."""
+    found = []
+    for table in sorted((table for table in registry.TABLES if not table.apart), key=lambda table: table.place):
+        of_kind = [sheet for sheet in sheets if sheet.kind == table.kind]
+        at_once = len(of_kind) if table.all_shown else 1
         whole = [_under_names(sheet) for sheet in of_kind]
         short_ones = [_means_only(sheet) for sheet in whole]
         long_ones = [sheet for sheet, means in zip(whole, short_ones, strict=True) if means is not sheet]
         if of_kind:
-            sections.append(
+            found.append(
                 Section(
-                    kind,
-                    _HEADINGS.get(kind, kind.capitalize()),
+                    table.kind,
+                    table.heading or table.kind.capitalize(),
                     shown=tuple(short_ones[:at_once]),
                     folded=(
                         *short_ones[at_once:],
@@ -71,7 +50,14 @@ def sections(sheets: Sequence[Sheet]) -> list[Section]:
                     ),
                 )
             )
-    return sections
+    return found
+
+
+def apart(sheets: Sequence[Sheet]) -> dict[str, list[Sheet]]:
+    """The tables that have places of their own in the template, by kind."""
+    return {
+        table.kind: [sheet for sheet in sheets if sheet.kind == table.kind] for table in registry.TABLES if table.apart
+    }
 
 
 def _under_names(sheet: Sheet) -> Sheet:

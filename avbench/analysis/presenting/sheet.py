@@ -25,10 +25,8 @@ class Sheet:
     """One table. Its first `words` columns are words, aligned left; the rest are numbers, aligned right.
 
     name: unique, fit for a file name or an anchor, such as "accuracy-0.2". kind: tables of a kind differ by the
-    threshold only: "learning", "accuracy", "published", "significance", "metrics", "cross-seed", "parts",
-    "utilization", "branches", "planted", "classes", "performance",
-    "audit" or "origin". title, caption: a heading of a few words, and what
-    the numbers are, in a sentence or two.
+    threshold only; see `registry`. title, caption: a heading of a few words, and what the numbers are, in a sentence or
+    two.
     """
 
     name: str

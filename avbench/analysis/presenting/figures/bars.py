@@ -16,7 +16,7 @@ from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.measures.metrics import ACCURACY
 from avbench.analysis.measures.statistics import is_few
 from avbench.analysis.notes import FEW_NOTE
-from avbench.analysis.presenting.figures.plan import Plan, title_of
+from avbench.analysis.presenting.figures.plan import Drawing, Plan, title_of
 from avbench.analysis.presenting.figures.style import (
     INK,
     PAGE,
@@ -143,3 +143,6 @@ def _bar_panels(evaluation: Evaluation, threshold: float) -> list[BarPanel]:
             bars.append(Bar(run, table.modality_of.get(run), cell.value, cell.low, cell.high))
         panels.append(BarPanel(side, subset_name(side, threshold), table.clips(side, threshold), bars=tuple(bars)))
     return panels
+
+
+BARS = Drawing("accuracy", lambda evaluation, results: plans_of_accuracy(evaluation))

@@ -13,8 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.classes import Selection, select_classes
 from avbench.analysis.measures.discrepancy import Floats
-from avbench.analysis.presenting.figures.class_scatters import ClassCloud, draw_class_scatters
-from avbench.analysis.presenting.figures.plan import Plan, confidences, title_of
+from avbench.analysis.presenting.figures.plan import Drawing, Plan, title_of
 from avbench.analysis.presenting.figures.style import (
     COLUMN,
     SIDE_COLOURS,
@@ -26,45 +25,19 @@ from avbench.analysis.presenting.figures.style import (
     shortened,
     titled,
 )
-from avbench.analysis.presenting.figures.words import count_text
-from avbench.analysis.presenting.folder import CLASSES_FILE
-from avbench.analysis.reading.results import Results
+from avbench.analysis.presenting.figures.words import count_text, which_classes
 
-# As many names as can be read one below the other, and small squares in two rows.
-_CLASS_BARS, _CLASS_SQUARES = 24, 12
+_MOST_BARS = 24  # as many names as can be read one below the other
 
 
-def plans_of_classes(evaluation: Evaluation, results: Results) -> Iterator[Plan]:
-    """The figures of classes: their counts, and the clips of some of them."""
-    bars, squares = (select_classes(evaluation.classes, most=most) for most in (_CLASS_BARS, _CLASS_SQUARES))
+def plans_of_class_counts(evaluation: Evaluation) -> Iterator[Plan]:
+    """One figure of as many classes as can be read."""
+    bars = select_classes(evaluation.classes, most=_MOST_BARS)
     yield Plan(
         "classes",
         partial(draw_class_counts, bars, title=title_of(evaluation)),
         alt="Stacked bars of audio-preferred and visual-preferred clips of each class",
-        caption=f"Clips by preferred modality, {_which_classes(bars)}.",
-    )
-    audio, visual = confidences(results)
-    clouds = [
-        ClassCloud(row.name, audio[results.labels == row.label], visual[results.labels == row.label])
-        for _, members in squares.groups
-        for row in members
-    ]
-    yield Plan(
-        "class-confidences",
-        partial(draw_class_scatters, clouds, title=title_of(evaluation)),
-        alt="Small scatter plots of audio against visual confidence, one a class",
-        caption="Each point is a clip: mean audio confidence to the right, mean visual confidence upwards; below the "
-        f"diagonal it prefers audio (circles), above it vision (triangles). Shown: {_which_classes(squares)}.",
-    )
-
-
-def _which_classes(selection: Selection) -> str:
-    if not selection.left_out:
-        return "every class with clips, the most audio-sided first"
-    counts = [len(members) for _, members in selection.groups]
-    return (
-        f"the {counts[0]} most audio-sided classes by share of clips, {counts[1]} at even distances in the order "
-        f"between, and the {counts[2]} most visual-sided; {selection.left_out} more are in {CLASSES_FILE}"
+        caption=f"Clips by preferred modality, {which_classes(bars)}.",
     )
 
 
@@ -117,3 +90,6 @@ def _side_legend(figure: Figure, *, ties: bool) -> None:
         if ties or side != "tie"
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1.6, columnspacing=1.2)
+
+
+CLASS_COUNTS = Drawing("classes", lambda evaluation, results: plans_of_class_counts(evaluation))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from avbench.analysis.assessment import Evaluation
+from avbench.analysis.measures.classes import select_classes
 from avbench.analysis.measures.discrepancy import Floats, subsets
+from avbench.analysis.presenting.figures.plan import Drawing, Plan, confidences, title_of
 from avbench.analysis.presenting.figures.style import (
     COLUMN,
     PAGE,
@@ -20,8 +24,10 @@ from avbench.analysis.presenting.figures.style import (
     shortened,
     titled,
 )
-from avbench.analysis.presenting.figures.words import on_two_lines
+from avbench.analysis.presenting.figures.words import on_two_lines, which_classes
+from avbench.analysis.reading.results import Results
 
+_MOST_SQUARES = 12  # in two rows
 # More markers than these are put into an SVG as one picture.
 _MOST_MARKERS = 500
 
@@ -76,3 +82,24 @@ def _draw_cloud(axes: Axes, cloud: ClassCloud, *, title: str) -> None:
     axes.set_xticklabels(["0", ".5", "1"])
     axes.set_yticklabels(["0", ".5", "1"])
     axes.set_title(title, fontsize=7, pad=4)
+
+
+def plans_of_class_scatters(evaluation: Evaluation, results: Results) -> Iterator[Plan]:
+    """One figure of some classes."""
+    squares = select_classes(evaluation.classes, most=_MOST_SQUARES)
+    audio, visual = confidences(results)
+    clouds = [
+        ClassCloud(row.name, audio[results.labels == row.label], visual[results.labels == row.label])
+        for _, members in squares.groups
+        for row in members
+    ]
+    yield Plan(
+        "class-confidences",
+        partial(draw_class_scatters, clouds, title=title_of(evaluation)),
+        alt="Small scatter plots of audio against visual confidence, one a class",
+        caption="Each point is a clip: mean audio confidence to the right, mean visual confidence upwards; below the "
+        f"diagonal it prefers audio (circles), above it vision (triangles). Shown: {which_classes(squares)}.",
+    )
+
+
+CLASS_SCATTERS = Drawing("classes", plans_of_class_scatters)

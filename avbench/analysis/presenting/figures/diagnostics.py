@@ -14,10 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.discrepancy import MODALITIES, Floats
 from avbench.analysis.presenting.figures.curve import MOST_POINTS, draw_curve, thinned
-from avbench.analysis.presenting.figures.plan import Plan, title_of
+from avbench.analysis.presenting.figures.plan import Drawing, Plan
 from avbench.analysis.presenting.figures.style import (
     MARKERS,
     PAGE,
@@ -35,7 +34,6 @@ from avbench.analysis.presenting.figures.style import (
     shortened,
     titled,
 )
-from avbench.analysis.presenting.figures.uncertainty import draw_uncertainty, uncertainties
 from avbench.analysis.reading.results import Results
 
 _MOST_PANELS_ABREAST = 4
@@ -156,8 +154,8 @@ def _draw_lane(axes: Axes, x: Floats, values: Floats, *, lane: int, colour: str)
     axes.axhline(lane, color=SOFT, linewidth=0.5)
 
 
-def plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[Plan]:
-    """A figure a run that logged something of itself, and one of uncertainties."""
+def plans_of_diagnostics(results: Results) -> Iterator[Plan]:
+    """A figure a run that logged something of itself."""
     described = {run: said for folder in results.folders for run, said in folder.runs.items()}
     by_run: dict[str, dict[int, Any]] = {}
     for (run, seed), groups in results.diagnostics.items():
@@ -177,16 +175,6 @@ def plans_of_training(evaluation: Evaluation, results: Results) -> Iterator[Plan
             + (" Filled lanes show for which share of an interval something was switched on." if lanes else "")
             + (f" The {hidden} highest seeds are not drawn." if hidden else ""),
         )
-    uncertain = uncertainties(results)
-    if uncertain:
-        yield Plan(
-            "uncertainty",
-            partial(draw_uncertainty, uncertain, title=title_of(evaluation)),
-            alt="Histograms of the uncertainty of right and of wrong predictions",
-            caption="How uncertain a network said it was, where it was right (filled) and where it was wrong (line), "
-            "each as a share of its own clips, all seeds together. The further apart the two, the better it knows "
-            "when it errs.",
-        )
 
 
 def _file_names(runs: Mapping[str, object]) -> Iterator[tuple[str, str]]:
@@ -199,3 +187,6 @@ def _file_names(runs: Mapping[str, object]) -> Iterator[tuple[str, str]]:
             name, number = f"{plain}-{number}", number + 1
         taken.add(name.lower())
         yield name, run
+
+
+DIAGNOSTICS = Drawing("training", lambda evaluation, results: plans_of_diagnostics(results))

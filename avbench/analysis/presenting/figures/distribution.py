@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.discrepancy import Floats, subsets
+from avbench.analysis.presenting.figures.plan import Drawing, Plan, title_of
 from avbench.analysis.presenting.figures.style import (
     COLUMN,
     INK,
@@ -21,6 +24,7 @@ from avbench.analysis.presenting.figures.style import (
     titled,
 )
 from avbench.analysis.presenting.figures.words import count_text, share_text
+from avbench.analysis.reading.results import Results
 
 
 def draw_distribution(distributions: Mapping[str, Floats], *, thresholds: Sequence[float], title: str) -> Figure:
@@ -65,3 +69,24 @@ def _draw_threshold_marks(axes: Axes, thresholds: Sequence[float]) -> None:
             threshold, 1.11 * top, f" {threshold:g}", ha="left", va="top", fontsize=7,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.8},
         )  # fmt: skip
+
+
+def plans_of_distribution(evaluation: Evaluation, results: Results) -> Iterator[Plan]:
+    """One figure, of planted discrepancies too where there are any."""
+    planted = {} if results.planted is None else {"planted": results.planted[~np.isnan(results.planted)]}
+    yield Plan(
+        "discrepancy",
+        partial(
+            draw_distribution,
+            {"estimated": results.discrepancies, **planted},
+            thresholds=evaluation.table.thresholds,
+            title=title_of(evaluation),
+        ),
+        alt="Histogram of the modality discrepancy",
+        caption="How many clips have which discrepancy, audio minus visual confidence. Dashed lines stand at plus and "
+        "minus each threshold T (numbered): clips beyond them are dominated by one modality."
+        + (" Below, the true discrepancy of the planted clips." if planted else ""),
+    )
+
+
+DISTRIBUTION = Drawing("data", plans_of_distribution)

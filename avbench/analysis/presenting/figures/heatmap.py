@@ -15,8 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.discrepancy import HEATMAP_BINS, Counts, heatmap
-from avbench.analysis.presenting.figures.distribution import draw_distribution
-from avbench.analysis.presenting.figures.plan import Plan, confidences, title_of
+from avbench.analysis.presenting.figures.plan import Drawing, Plan, confidences, title_of
 from avbench.analysis.presenting.figures.style import COLUMN, INK, SIDE_COLOURS, drawing, new_figure, titled
 from avbench.analysis.presenting.figures.words import clips_text, count_text, share_text, whole_ticks
 from avbench.analysis.reading.results import Results
@@ -117,8 +116,8 @@ def _draw_marginal(axes: Axes, counts: Counts, modality: str, *, upright: bool) 
     across.set_label_text("clips")
 
 
-def plans_of_data(evaluation: Evaluation, results: Results) -> Iterator[Plan]:
-    """The figures of confidences: the heatmap, and the distribution of discrepancies."""
+def plans_of_heatmap(evaluation: Evaluation, results: Results) -> Iterator[Plan]:
+    """One figure of all evaluated clips."""
     discrepancies = results.discrepancies
     yield Plan(
         "heatmap",
@@ -135,17 +134,6 @@ def plans_of_data(evaluation: Evaluation, results: Results) -> Iterator[Plan]:
         "colour scale is logarithmic. Where few cells hold clips, each is a circle, the larger the more clips. Clips "
         "below the diagonal prefer audio, clips above it vision. The histograms add up columns and rows.",
     )
-    planted = {} if results.planted is None else {"planted": results.planted[~np.isnan(results.planted)]}
-    yield Plan(
-        "discrepancy",
-        partial(
-            draw_distribution,
-            {"estimated": discrepancies, **planted},
-            thresholds=evaluation.table.thresholds,
-            title=title_of(evaluation),
-        ),
-        alt="Histogram of the modality discrepancy",
-        caption="How many clips have which discrepancy, audio minus visual confidence. Dashed lines stand at plus and "
-        "minus each threshold T (numbered): clips beyond them are dominated by one modality."
-        + (" Below, the true discrepancy of the planted clips." if planted else ""),
-    )
+
+
+HEATMAP = Drawing("data", plans_of_heatmap)

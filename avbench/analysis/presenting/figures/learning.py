@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.discrepancy import Counts, Floats
 from avbench.analysis.measures.learning import Learning, by_run, mean_and_spread
-from avbench.analysis.presenting.figures.plan import Plan
+from avbench.analysis.presenting.figures.plan import Drawing, Plan
 from avbench.analysis.presenting.figures.style import (
     INK,
     PAGE,
@@ -185,3 +185,6 @@ def plans_of_learning(evaluation: Evaluation) -> Iterator[Plan]:
             + ", whose network is the one that is evaluated. Epochs are counted from 0; losses of different methods "
             "are of different terms.",
         )
+
+
+LEARNING = Drawing("learning", lambda evaluation, results: plans_of_learning(evaluation))

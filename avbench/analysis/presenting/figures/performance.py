@@ -13,7 +13,7 @@ from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.discrepancy import Floats
 from avbench.analysis.measures.performance import DRAWN, QUANTITIES, Course, course
 from avbench.analysis.presenting.figures.curve import MOST_POINTS, draw_curve, thinned
-from avbench.analysis.presenting.figures.plan import Plan
+from avbench.analysis.presenting.figures.plan import Drawing, Plan
 from avbench.analysis.presenting.figures.style import (
     PAGE,
     LineStyle,
@@ -83,3 +83,6 @@ def plans_of_performance(evaluation: Evaluation, results: Results) -> Iterator[P
             caption="All ranks together, logging interval by logging interval. At a dotted line the training was "
             "launched again; the first interval of each launch is left out.",
         )
+
+
+PERFORMANCE = Drawing("performance", plans_of_performance)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -53,6 +53,18 @@ class Plan:
         figure = self.draw()
         width = round(figure.get_figwidth() * _PIXELS_AN_INCH)
         return Picture(self.name, self.alt, self.caption, width=width, png=to_png(figure), svg=to_svg(figure))
+
+
+# Places of the page's template that figures have; those of a kind of table, named as the kind, stand in its section.
+PLACES = ("learning", "data", "accuracy", "thresholds", "classes", "training", "performance")
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """A kind of figure. plans: its figures, often one, or none. place: on the page, of PLACES or a table's kind."""
+
+    place: str
+    plans: Callable[[Evaluation, Results], Iterable[Plan]]
 
 
 def confidences(results: Results) -> tuple[Floats, Floats]:

@@ -17,7 +17,7 @@ from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.accuracy import in_table_order
 from avbench.analysis.measures.discrepancy import Counts, Floats
 from avbench.analysis.measures.thresholds import FEWEST_CLIPS, ThresholdCurves, threshold_curves
-from avbench.analysis.presenting.figures.plan import Plan, title_of
+from avbench.analysis.presenting.figures.plan import Drawing, Plan, title_of
 from avbench.analysis.presenting.figures.style import (
     PAGE,
     SIDE_COLOURS,
@@ -124,3 +124,6 @@ def plans_of_thresholds(evaluation: Evaluation, results: Results) -> Iterator[Pl
         "and on the visual side (right); below, how many clips these are. The further to the right, the more one-sided "
         f"the clips. Lines end where fewer than {FEWEST_CLIPS} clips are left.",
     )
+
+
+THRESHOLDS = Drawing("thresholds", plans_of_thresholds)

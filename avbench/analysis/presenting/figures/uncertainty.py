@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.accuracy import in_table_order
 from avbench.analysis.measures.discrepancy import Floats, Mask
+from avbench.analysis.presenting.figures.plan import Drawing, Plan, title_of
 from avbench.analysis.presenting.figures.style import (
     COLUMN,
     PAGE,
@@ -72,7 +75,7 @@ def _draw_right_and_wrong(axes: Axes, name_of_run: str, values: Floats, correct:
     axes.set_title(f"{name_of_run}: {kinds['right'][0].sum():,} right, {kinds['wrong'][0].sum():,} wrong")
 
 
-def uncertainties(results: Results) -> dict[str, tuple[Floats, Any]]:
+def _uncertainties(results: Results) -> dict[str, tuple[Floats, Any]]:
     """Per run that has them: uncertainties and correctness of all its seeds, one after the other."""
     found: dict[str, list[tuple[Floats, Any]]] = {}
     for score in in_table_order(results.scores):
@@ -82,3 +85,20 @@ def uncertainties(results: Results) -> dict[str, tuple[Floats, Any]]:
         run: (np.concatenate([values for values, _ in seeds]), np.concatenate([correct for _, correct in seeds]))
         for run, seeds in found.items()
     }
+
+
+def plans_of_uncertainty(evaluation: Evaluation, results: Results) -> Iterator[Plan]:
+    """One figure, where some network says how uncertain it is."""
+    uncertain = _uncertainties(results)
+    if uncertain:
+        yield Plan(
+            "uncertainty",
+            partial(draw_uncertainty, uncertain, title=title_of(evaluation)),
+            alt="Histograms of the uncertainty of right and of wrong predictions",
+            caption="How uncertain a network said it was, where it was right (filled) and where it was wrong (line), "
+            "each as a share of its own clips, all seeds together. The further apart the two, the better it knows "
+            "when it errs.",
+        )
+
+
+UNCERTAINTY = Drawing("training", plans_of_uncertainty)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from avbench.analysis.measures.classes import Selection
+from avbench.analysis.presenting.tables.classes import CLASSES_FILE
+
 
 def share_text(name: str, clips: int, total: int) -> str:
     """A number of clips as a share of all, under its name."""
@@ -35,3 +38,14 @@ def on_two_lines(text: str, letters: int) -> str:
     gaps = [place for place, letter in enumerate(text) if letter == " " and len(text) - letters <= place + 1]
     place = max((gap for gap in gaps if gap <= letters), default=letters)
     return f"{text[:place]}\n{text[place:].lstrip()}"
+
+
+def which_classes(selection: Selection) -> str:
+    """Which classes a figure shows, and where the others are."""
+    if not selection.left_out:
+        return "every class with clips, the most audio-sided first"
+    counts = [len(members) for _, members in selection.groups]
+    return (
+        f"the {counts[0]} most audio-sided classes by share of clips, {counts[1]} at even distances in the order "
+        f"between, and the {counts[2]} most visual-sided; {selection.left_out} more are in {CLASSES_FILE}"
+    )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.accuracy import SUBSETS, AccuracyTable
 from avbench.analysis.measures.seeds import SeedTable
-from avbench.analysis.presenting.records import Record
 from avbench.analysis.presenting.sheet import Cell, Sheet
+from avbench.analysis.presenting.table import File, Record, Table
 from avbench.analysis.presenting.tables.cells import (
     accuracy_cell,
     any_networks,
@@ -90,3 +90,41 @@ def accuracy_records(table: AccuracyTable | None, networks: Mapping[str, str]) -
         }
         for cell in (table.cells if table else ())
     ]
+
+
+ACCURACY = Table(
+    "accuracy",
+    sheets=lambda evaluation, results: [accuracy_sheet(evaluation, T) for T in evaluation.table.thresholds],
+    files=(
+        File(
+            "accuracy.csv",
+            "method, seed, subset, threshold, clips, accuracy, its 95 % interval, network",
+            lambda evaluation, results: accuracy_records(evaluation.table, evaluation.networks),
+        ),
+    ),
+    heading="Accuracy by subset",
+    place=10,
+    all_shown=True,
+)
+
+
+def planted_sheets(evaluation: Evaluation) -> Iterator[Sheet]:
+    """A sheet a threshold, where the dataset's clips have planted qualities."""
+    if evaluation.planted is not None:
+        for threshold in evaluation.table.thresholds:
+            yield planted_sheet(evaluation, evaluation.planted, threshold)
+
+
+PLANTED = Table(
+    "planted",
+    sheets=lambda evaluation, results: planted_sheets(evaluation),
+    files=(
+        File(
+            "accuracy_planted.csv",
+            "planted clips only: subsets cut by their true quality",
+            lambda evaluation, results: accuracy_records(evaluation.planted, evaluation.networks),
+        ),
+    ),
+    heading="Subsets cut by planted quality",
+    place=40,
+)

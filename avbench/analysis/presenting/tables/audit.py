@@ -6,6 +6,7 @@ from typing import Any
 
 from avbench.analysis.measures.audit import Audit, Audited
 from avbench.analysis.presenting.sheet import NOTHING, Cell, Sheet
+from avbench.analysis.presenting.table import File, Table
 
 _MOST_PROBLEMS = 3  # of one run, in its cell
 _SAID = {"each once": "each clip once", "not recorded": "not recorded", "wrong": "wrong"}
@@ -62,3 +63,17 @@ def audit_record(one: Audited) -> dict[str, Any]:
         "left_out_clips": one.left_out,
         "problems": "; ".join(one.problems),
     }
+
+
+AUDIT = Table(
+    "audit",
+    sheets=lambda evaluation, results: [audit_sheet(evaluation.audit)],
+    files=(
+        File(
+            "audit.csv",
+            "whether each network counted every clip of its part once an epoch",
+            lambda evaluation, results: [audit_record(one) for one in evaluation.audit.runs],
+        ),
+    ),
+    apart=True,
+)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
 from avbench.analysis.measures.classes import ClassSides
-from avbench.analysis.measures.statistics import is_few
 from avbench.analysis.presenting.sheet import Cell, Sheet
+from avbench.analysis.presenting.table import File, Record, Table
 from avbench.analysis.presenting.tables.cells import signed, with_mark
+
+CLASSES_FILE = "per_class.csv"
 
 
 def classes_sheet(classes: Sequence[ClassSides]) -> Sheet:
@@ -38,18 +38,28 @@ def classes_sheet(classes: Sequence[ClassSides]) -> Sheet:
     )  # fmt: skip
 
 
-CLASS_COLUMNS = (
-    "class", "clips", "few_clips", "audio_preferred", "visual_preferred", "tied", "u_audio", "u_visual", "discrepancy",
-)  # fmt: skip
+def class_record(row: ClassSides) -> Record:
+    """A row of per_class.csv: counts and means of a class; no means where it has no clips."""
+    means = {"u_audio": row.audio_confidence, "u_visual": row.visual_confidence, "discrepancy": row.discrepancy}
+    return {
+        "class": row.name,
+        "clips": row.clips,
+        "audio_preferred": row.audio,
+        "visual_preferred": row.visual,
+        "tied": row.tied,
+        **{name: mean if row.clips else None for name, mean in means.items()},
+    }
 
 
-def classes_csv(rows: Sequence[ClassSides]) -> str:
-    """Every class, in the order given: counts, mean confidences and mean discrepancy, in full precision."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CLASS_COLUMNS)
-    for row in rows:
-        means = (row.audio_confidence, row.visual_confidence, row.discrepancy)
-        numbers = [repr(mean) if row.clips else "" for mean in means]
-        writer.writerow([row.name, row.clips, int(is_few(row.clips)), row.audio, row.visual, row.tied, *numbers])
-    return buffer.getvalue()
+CLASSES = Table(
+    "classes",
+    sheets=lambda evaluation, results: [classes_sheet(evaluation.classes)],
+    files=(
+        File(
+            CLASSES_FILE,
+            "the clips of each class by preferred modality, mean audio and visual confidence, mean discrepancy",
+            lambda evaluation, results: [class_record(row) for row in evaluation.classes],
+        ),
+    ),
+    apart=True,
+)

@@ -7,8 +7,8 @@ import numpy as np
 from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.learning import CURVES, Learning, by_run
 from avbench.analysis.measures.statistics import FEW_CLIPS
-from avbench.analysis.presenting.records import Record
 from avbench.analysis.presenting.sheet import NOTHING, Cell, Sheet
+from avbench.analysis.presenting.table import File, Record, Table
 from avbench.analysis.presenting.tables.cells import only_if, percent, with_mark
 
 
@@ -76,3 +76,22 @@ def best_epoch_record(one: Learning) -> Record:
         "ending": one.ending,
         "why": one.why,
     }
+
+
+LEARNING = Table(
+    "learning",
+    sheets=lambda evaluation, results: [learning_sheet(evaluation)],
+    files=(
+        File(
+            "best_epochs.csv",
+            "for each run and seed the epoch that was chosen and why the run stopped",
+            lambda evaluation, results: [best_epoch_record(one) for one in evaluation.learning],
+        ),
+        File(
+            "learning.csv",
+            "loss and accuracy of every epoch, on train and validation",
+            lambda evaluation, results: [record for one in evaluation.learning for record in learning_records(one)],
+        ),
+    ),
+    apart=True,
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from avbench.analysis.measures.accuracy import SUBSETS, subset_name
 from avbench.analysis.measures.metrics import METRICS, Measured, MetricTable
 from avbench.analysis.presenting.sheet import Cell, Sheet
+from avbench.analysis.presenting.table import File, Table, as_records
 from avbench.analysis.presenting.tables.cells import mark_best, percent, with_mark
 
 
@@ -34,3 +35,18 @@ def metrics_sheet(metrics: MetricTable, threshold: float) -> Sheet:
 
 def _measured_cell(cell: Measured) -> Cell:
     return percent(cell.value, interval=(cell.low, cell.high))
+
+
+CLASS_MEANS = Table(
+    "metrics",
+    sheets=lambda evaluation, results: [metrics_sheet(evaluation.metrics, T) for T in evaluation.table.thresholds],
+    files=(
+        File(
+            "metrics.csv",
+            "accuracy, mean class accuracy, macro F1, mean average precision, with 95 % intervals",
+            lambda evaluation, results: as_records(evaluation.metrics.cells),
+        ),
+    ),
+    heading="Class accuracy, F1 and average precision",
+    place=60,
+)

@@ -7,6 +7,7 @@ from typing import Any
 
 from avbench.analysis.measures.origin import Fact
 from avbench.analysis.presenting.sheet import Cell, Sheet
+from avbench.analysis.presenting.table import File, Table
 
 DIFFERS = "≠"  # beside what is not the same everywhere
 _DIGITS = 12  # of a digest, on the page; files have all
@@ -64,3 +65,17 @@ def origin_record(fact: Fact) -> dict[str, Any]:
         "digest": fact.digest,
         "differs": int(fact.differs),
     }
+
+
+ORIGIN = Table(
+    "origin",
+    sheets=lambda evaluation, results: [origin_sheet(evaluation.origin)],
+    files=(
+        File(
+            "origin.csv",
+            "data, code, libraries, machine and command of every launch",
+            lambda evaluation, results: [origin_record(fact) for fact in evaluation.origin],
+        ),
+    ),
+    apart=True,
+)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from avbench.analysis.measures.performance import QUANTITIES, Quantity, Speed
-from avbench.analysis.presenting.folder import PERFORMANCE_FILE
-from avbench.analysis.presenting.records import Record
 from avbench.analysis.presenting.sheet import NOTHING, Cell, Sheet
+from avbench.analysis.presenting.table import File, Record, Table
 from avbench.analysis.presenting.tables.cells import only_if
 
+PERFORMANCE_FILE = "performance.csv"
 MOST_RANKS = 8  # that have rows of their own on the page
 
 
@@ -73,3 +73,18 @@ def speed_record(one: Speed) -> Record:
         "slowest_rank": one.slowest_rank,
         "slowest_over_fastest": one.slowest_over_fastest,
     }
+
+
+PERFORMANCE = Table(
+    "performance",
+    sheets=lambda evaluation, results: [performance_sheet(evaluation.speeds)],
+    files=(
+        File(
+            PERFORMANCE_FILE,
+            "of each training, for all ranks together and for each: clips/s, waiting for data, GPU, memory, power, "
+            "joules a clip, CPU, bytes read",
+            lambda evaluation, results: [speed_record(one) for one in evaluation.speeds],
+        ),
+    ),
+    apart=True,
+)

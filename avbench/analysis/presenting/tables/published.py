@@ -10,6 +10,7 @@ from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.measures.published import SOURCE, WARNING, Published
 from avbench.analysis.measures.seeds import SeedTable
 from avbench.analysis.presenting.sheet import Cell, Sheet
+from avbench.analysis.presenting.table import File, Table, as_records
 from avbench.analysis.presenting.tables.cells import percent, seed_cell, with_mark
 
 
@@ -40,3 +41,20 @@ def published_sheet(published: Sequence[Published], ours: SeedTable, methods: Ma
 
 def _of_few(cell: Cell, clips: float) -> Cell:
     return cell if cell.value is None else replace(cell, text=with_mark(cell.text, clips))
+
+
+PUBLISHED = Table(
+    "published",
+    sheets=lambda evaluation, results: [
+        published_sheet(evaluation.published, evaluation.seeds, evaluation.table.methods)
+    ],
+    files=(
+        File(
+            "published.csv",
+            "the paper's numbers for orientation, where the dataset is one of its own",
+            lambda evaluation, results: [{**record, "source": SOURCE} for record in as_records(evaluation.published)],
+        ),
+    ),
+    heading="Beside the published numbers",
+    place=20,
+)

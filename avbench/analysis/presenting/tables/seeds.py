@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.accuracy import SUBSETS
 from avbench.analysis.measures.seeds import SeedTable
-from avbench.analysis.presenting.records import Record, as_records
 from avbench.analysis.presenting.sheet import Cell, Sheet
+from avbench.analysis.presenting.table import File, Record, Table, as_records
 from avbench.analysis.presenting.tables.cells import by_subset, seed_rows
 
 
@@ -47,3 +50,49 @@ def seed_records(table: SeedTable | None) -> list[Record]:
     if not any(record["part"] for record in records):  # runs, not parts of runs
         records = [{name: value for name, value in record.items() if name != "part"} for record in records]
     return records
+
+
+def cross_seed_sheets(evaluation: Evaluation) -> Iterator[Sheet]:
+    """A sheet a threshold, where there are several seeds."""
+    if evaluation.cross_seed is not None:
+        for threshold in evaluation.table.thresholds:
+            yield cross_seed_sheet(evaluation.cross_seed, threshold)
+
+
+# The means over seeds are rows of the table of accuracies.
+SEEDS = Table(
+    "seeds",
+    files=(
+        File(
+            "seeds.csv",
+            "mean and standard deviation over seeds, on subsets cut by all seeds",
+            lambda evaluation, results: seed_records(evaluation.seeds),
+        ),
+    ),
+)
+CROSS_SEED = Table(
+    "cross-seed",
+    sheets=lambda evaluation, results: cross_seed_sheets(evaluation),
+    files=(
+        File(
+            "cross_seed.csv",
+            "the same on subsets cut by the other seeds",
+            lambda evaluation, results: seed_records(evaluation.cross_seed),
+        ),
+    ),
+    heading="Subsets cut by the other seeds",
+    place=50,
+)
+PARTS = Table(
+    "parts",
+    sheets=lambda evaluation, results: [parts_sheet(evaluation.parts, T) for T in evaluation.table.thresholds],
+    files=(
+        File(
+            "parts.csv",
+            "unimodal parts of joint networks (these are not the unimodal networks)",
+            lambda evaluation, results: seed_records(evaluation.parts),
+        ),
+    ),
+    heading="Unimodal parts of joint networks",
+    place=90,
+)

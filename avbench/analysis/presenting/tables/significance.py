@@ -8,6 +8,7 @@ from avbench.analysis.measures.accuracy import subset_name
 from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.measures.significance import ALPHA, Comparison
 from avbench.analysis.presenting.sheet import NOTHING, Cell, Sheet
+from avbench.analysis.presenting.table import File, Record, Table, as_records
 from avbench.analysis.presenting.tables.cells import signed, with_mark
 
 _SMALLEST_P = 1e-6  # whatever is below it says no more; far above what rounding leaves of the transform
@@ -57,3 +58,28 @@ def _p_text(p: float) -> str:
     if p < _SMALLEST_P:
         return f"< {_SMALLEST_P:.0e}"
     return f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"
+
+
+def significance_records(comparisons: Sequence[Comparison]) -> list[Record]:
+    """Rows of significance.csv."""
+    return [
+        {**record, "significant": int(one.significant)}
+        for record, one in zip(as_records(comparisons), comparisons, strict=True)
+    ]
+
+
+SIGNIFICANCE = Table(
+    "significance",
+    sheets=lambda evaluation, results: [
+        significance_sheet(evaluation.comparisons, T) for T in evaluation.table.thresholds
+    ],
+    files=(
+        File(
+            "significance.csv",
+            "each method against each unimodal network, on each side at each threshold: difference and p",
+            lambda evaluation, results: significance_records(evaluation.comparisons),
+        ),
+    ),
+    heading="Is it more than chance?",
+    place=30,
+)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from avbench.analysis.measures.accuracy import subset_name
 from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.measures.utilization import OTHER, Utilization
-from avbench.analysis.presenting.records import Record
 from avbench.analysis.presenting.sheet import NOTHING, Cell, Sheet
+from avbench.analysis.presenting.table import File, Record, Table
 from avbench.analysis.presenting.tables.cells import percent, signed, with_mark
 
 
@@ -124,3 +124,25 @@ def _branch_record(one: Utilization, modality: str) -> Record:
         f"{modality}_branch_without_{OTHER[modality]}": use and use.alone,
         f"{modality}_branch_{OTHER[modality]}_utilization": use and use.utilization,
     }
+
+
+UTILIZATION = Table(
+    "utilization",
+    sheets=lambda evaluation, results: [utilization_sheet(evaluation.utilization)],
+    files=(
+        File(
+            "utilization.csv",
+            "accuracy with a modality replaced by its mean, the share that is lost, Shapley values; for Greedy's "
+            "branches, which see each other, the paper's conditional utilization rate",
+            lambda evaluation, results: [utilization_record(one) for one in evaluation.utilization],
+        ),
+    ),
+    heading="What each modality contributes",
+    place=70,
+)
+BRANCHES = Table(
+    "branches",
+    sheets=lambda evaluation, results: [branches_sheet(evaluation.utilization)],
+    heading="What each branch takes from the other modality",
+    place=80,
+)
