@@ -26,11 +26,10 @@ from avbench.analysis.notes import notes, untold, warnings
 from avbench.analysis.progress import progress
 from avbench.analysis.ranking_notes import ranking_notes
 from avbench.analysis.reading.audit import read_audit
-from avbench.analysis.reading.folders import training_names
 from avbench.analysis.reading.learning import read_learning
 from avbench.analysis.reading.origin import read_origin
 from avbench.analysis.reading.parked_scores import by_class
-from avbench.analysis.reading.results import Coverage, Epochs, Results
+from avbench.analysis.reading.results import Coverage, Epochs, Results, training_names
 from avbench.errors import UsageError
 from avbench.machine import usable_cores
 

@@ -13,8 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 from avbench.analysis.measures.audit import Audit, Audited
-from avbench.analysis.reading.folders import METRICS_FILE, training_names
-from avbench.analysis.reading.results import RunFolder
+from avbench.analysis.reading.folders import METRICS_FILE
+from avbench.analysis.reading.results import RunFolder, training_names
 from avbench.records import read_metrics
 
 _COUNTED = ("counted_clips", "counted_hash", "expected_clips", "expected_hash", "left_out_clips")

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from avbench.analysis.measures.accuracy import Labels
+from avbench.analysis.reading.columns import shown
 from avbench.errors import RunError, unknown
 
 _MOST_CLASSES = 100_000  # a larger class number is something else's number
@@ -85,8 +86,8 @@ def class_numbers(
         value = None if codes[row] < 0 else values[codes[row]]
         if value is None or value == "":
             empty = sum(1 for code in codes[wrong] if code < 0 or values[code] in (None, ""))
-            raise RunError(f"{what} of {_shown(keys[row])} is empty ({empty} such values)")
-        raise RunError(f"{what} of {_shown(keys[row])}: {found.complaint(value)}")
+            raise RunError(f"{what} of {shown(keys[row])} is empty ({empty} such values)")
+        raise RunError(f"{what} of {shown(keys[row])}: {found.complaint(value)}")
     return numbers
 
 
@@ -121,29 +122,27 @@ class _Meanings:
         """What is wrong with a value that means no class, and what would mean one."""
         text, classes = str(value), self._classes
         if text.strip() in classes and text != text.strip():
-            return f"{_shown(text)} is no class; take the spaces around it away"
+            return f"{shown(text)} is no class; take the spaces around it away"
         is_number = bool(_LIKE_A_NUMBER.fullmatch(text))
         if self._mixed and is_number:
-            return (
-                f"{_shown(text)} could be a class's name or its place, since some class names are numbers; give names"
-            )
+            return f"{shown(text)} could be a class's name or its place, since some class names are numbers; give names"
         if not self._places and is_number:
             return (
-                f"{_shown(text)} is no class; the class names are numbers, so a number is a class's name and not its "
+                f"{shown(text)} is no class; the class names are numbers, so a number is a class's name and not its "
                 f"place: expected one of {_some(classes)}"
             )
         if not is_number and not self._places and not self._mixed and classes == tuple(map(str, range(len(classes)))):
             return (
-                f"{_shown(text)} is no class; the classes here are the numbers from 0 to {len(classes) - 1} (if they "
+                f"{shown(text)} is no class; the classes here are the numbers from 0 to {len(classes) - 1} (if they "
                 f"have names, a run folder says so: give it too)"
             )
         if self._places and (is_number or len(classes) > 20 or not text.isprintable()):
             return (
-                f"{_shown(text)} is no class; expected a name such as {_shown(classes[0])} or a number from 0 to "
+                f"{shown(text)} is no class; expected a name such as {shown(classes[0])} or a number from 0 to "
                 f"{len(classes) - 1}"
             )
         if len(classes) > 20 or not text.isprintable():
-            return f"{_shown(text)} is no class; expected a name such as {_shown(classes[0])}"
+            return f"{shown(text)} is no class; expected a name such as {shown(classes[0])}"
         return unknown("class", text[:60], classes)
 
     def _are_places(self, value: str) -> bool:
@@ -188,8 +187,3 @@ def _plain(label: object) -> str:
 
 def _some(classes: Sequence[str]) -> str:
     return ", ".join([*classes[:12], *(["..."] if len(classes) > 12 else [])])
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -18,6 +18,7 @@ from avbench.analysis.measures.discrepancy import (
     average_over_seeds,
     difference,
 )
+from avbench.analysis.reading.checks import check_confidences, check_same_labels, check_two_classes
 from avbench.analysis.reading.predictions import Predictions
 from avbench.analysis.reading.results import Epochs
 from avbench.analysis.reading.stored import Ids, check_ids_once, floats_of, in_order, integers_of
@@ -86,13 +87,14 @@ def _checked_mean(part: pa.Table, modality: str, path: Path) -> Floats:
 
 
 def _check_values(values: Floats, recorded: NDArray[np.bool_], clip_ids: Ids, what: str) -> None:
-    wrong = recorded & ~((values >= 0) & (values <= 1))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise RunError(
-            f"{what} of clip {clip_ids[row]} is {values[row]}, not a probability ({int(wrong.sum())} such values); "
-            f"that run diverged or the file is damaged: train it again"
-        )
+    check_confidences(
+        values,
+        recorded,
+        text=lambda row, count: (
+            f"{what} of clip {clip_ids[row]} is {values[row]}, not a probability ({count} such values); "
+            "that run diverged or the file is damaged: train it again"
+        ),
+    )
 
 
 def check_against_predictions(confidences: Sequence[Confidences], predictions: Predictions, split: str) -> None:
@@ -111,11 +113,17 @@ def check_against_predictions(confidences: Sequence[Confidences], predictions: P
                     f"only, the first is clip {odd[0]}; both must come from one finished training"
                 )
         rows = np.searchsorted(table.clip_ids, predictions.clip_ids)
-        if not np.array_equal(table.labels[rows], predictions.labels):
-            raise RunError(
-                f"{path} and {predictions.path} give different labels to the same clips; train the run again"
-            )
+        _check_labels(table, rows, predictions)
     check_same_list(confidences, split)
+
+
+def _check_labels(table: Confidences, rows: Ids, predictions: Predictions) -> None:
+    """rows: of the table's clips, which are predicted."""
+    said = (
+        f"{table.folder / 'confidence.parquet'} and {predictions.path} give different labels to the same clips; "
+        "train the run again"
+    )
+    check_same_labels(table.labels[rows], predictions.labels, text=lambda row, count: said)
 
 
 def check_same_list(confidences: Sequence[Confidences], split: str) -> None:
@@ -221,12 +229,13 @@ def check_kept(listed: Confidences, kept: NDArray[np.bool_], split: str, paths: 
         raise RunError(
             f"{where}: no clip of the {split} split has an audio and a visual confidence; nothing to evaluate"
         )
-    labels = np.unique(listed.labels[kept])
-    if len(labels) < 2:
-        raise RunError(
-            f"{where}: every evaluated clip of the {split} split has the same class (number {labels[0]}); accuracies "
-            f"mean nothing there: pack a {split} split with two classes or more"
-        )
+    check_two_classes(
+        listed.labels[kept],
+        where=where,
+        which=f"evaluated clip of the {split} split",
+        named=lambda number: f"number {number}",
+        way_out=f"pack a {split} split with two classes or more",
+    )
 
 
 def planted_discrepancy(listed: Confidences, kept: NDArray[np.bool_]) -> Floats | None:

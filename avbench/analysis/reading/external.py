@@ -22,6 +22,13 @@ from numpy.typing import NDArray
 from avbench.analysis.measures.accuracy import Labels, Scores, modalities_of
 from avbench.analysis.measures.class_scores import HeldScores
 from avbench.analysis.measures.discrepancy import MODALITIES, Floats, average_over_seeds
+from avbench.analysis.reading.checks import (
+    check_confidences,
+    check_names,
+    check_same_labels,
+    check_split,
+    check_two_classes,
+)
 from avbench.analysis.reading.class_labels import class_names, class_numbers
 from avbench.analysis.reading.columns import (
     Keys,
@@ -45,8 +52,8 @@ from avbench.analysis.reading.own_probabilities import Share, check_highest, pro
 from avbench.analysis.reading.parked_scores import Park, ParkedScores
 from avbench.analysis.reading.results import Coverage, Epochs, Results
 from avbench.analysis.reading.runs import read_runs
-from avbench.errors import RunError, UsageError, unknown
-from avbench.records import SPLITS, read_table
+from avbench.errors import RunError, UsageError
+from avbench.records import read_table
 
 CONFIDENCE_FILE = "confidence.parquet"
 _CONFIDENCE_COLUMNS = ("key", "label", "split", "seed", *MODALITIES, *(f"{modality}_mean" for modality in MODALITIES))
@@ -84,8 +91,7 @@ def read_results(
     of `confidence`, which is needed then. Raises UsageError and RunError as `read_runs` does, and for files that miss
     evaluated clips, name unknown ones, hold a clip twice, or values that are no class, probability or confidence.
     """
-    if split not in SPLITS:
-        raise UsageError(unknown("split", split, SPLITS))
+    check_split(split)
     for run in runs:
         if run.is_file():
             raise UsageError(f"{run}: is a file, not a run folder; if it holds predictions, --predictions {run}")
@@ -179,12 +185,14 @@ def _confidences(part: pa.Table, name: str, keys: Keys, path: Path, *, split: st
             f"{path}: covers only part of the {split} split: {int(absent.sum())} of {len(absent)} clips have no "
             f"{name!r}, the first is {shown(keys[absent][0])}"
         )
-    wrong = ~((values >= 0) & (values <= 1))
-    if wrong.any():
-        raise RunError(
-            f"{path}: column {name!r} of {shown(keys[wrong][0])} is {values[wrong][0]}, expected a probability in "
-            f"[0, 1] ({int(wrong.sum())} such values)"
-        )
+    check_confidences(
+        values,
+        ~absent,
+        text=lambda row, count: (
+            f"{path}: column {name!r} of {shown(keys[row])} is {values[row]}, expected a probability in "
+            f"[0, 1] ({count} such values)"
+        ),
+    )
     return values
 
 
@@ -193,7 +201,13 @@ def _results_of(given: _Given, *, split: str, width: int) -> Results:
     classes = given.classes or class_names(given.every_label, width=width, path=given.path)
     what = f"{given.path}: column 'label'"
     labels = class_numbers(given.labels, given.keys, classes, what=what, by_place=given.own)
-    _check_two_classes(labels, classes, given.path, split)
+    check_two_classes(
+        labels,
+        where=str(given.path),
+        which=f"clip of the {split} split",
+        named=lambda number: shown(classes[number]),
+        way_out="give clips of two classes or more",
+    )
     clips = len(labels)
     return Results(
         folders=(),
@@ -210,14 +224,6 @@ def _results_of(given: _Given, *, split: str, width: int) -> Results:
         coverage=Coverage(listed=clips, evaluated=clips, unrecorded=0, unpredicted=0),
         confidence_source=str(given.path),
     )
-
-
-def _check_two_classes(labels: Labels, classes: Sequence[str], path: Path, split: str) -> None:
-    if len(np.unique(labels)) < 2:
-        raise RunError(
-            f"{path}: every clip of the {split} split has the same class ({shown(classes[labels[0]])}); accuracies "
-            f"mean nothing there: give clips of two classes or more"
-        )
 
 
 def _cut_by(results: Results, given: _Given, splits: Mapping[str, str], known: KnownKeys) -> Results:
@@ -366,32 +372,34 @@ def _spaces(keys: Sequence[str] | Keys) -> str:
 
 
 def _check_labels(labels: Labels, results: Results, path: Path) -> None:
-    differ = labels != results.labels
-    if differ.any():
-        raise RunError(
-            f"{path}: {int(differ.sum())} of {len(differ)} labels are not those of {results.dataset}, the first is "
-            f"{shown(results.classes[labels[differ][0]])} of {shown(results.keys[differ][0])}; it belongs to another "
-            f"dataset"
-        )
+    check_same_labels(
+        labels,
+        results.labels,
+        text=lambda row, count: (
+            f"{path}: {count} of {len(labels)} labels are not those of {results.dataset}, the first is "
+            f"{shown(results.classes[labels[row]])} of {shown(results.keys[row])}; it belongs to another dataset"
+        ),
+    )
 
 
 def _check_names(scores: Sequence[Scores], paths: Sequence[Path], *, trained: Set[str]) -> None:
     """trained: names of runs of run folders; a file's seeds of that name would be averaged with what it knows not."""
-    seen: set[tuple[str, int]] = set()
-    methods: dict[str, str] = {}
-    for score in scores:
-        if score.run in trained or (score.run, score.seed) in seen:
-            which = "" if score.run in trained else f" with seed {score.seed}"
-            raise RunError(
-                f"{', '.join(map(str, paths))}: the run {score.run!r}{which} is there already; rename the file, or "
-                f"name its run in a column 'run'"
-            )
-        seen.add((score.run, score.seed))
-        if methods.setdefault(score.run, score.method) != score.method:
-            raise RunError(
-                f"{', '.join(map(str, paths))}: the name {score.run!r} stands for different methods "
-                f"({methods[score.run]}, {score.method}); give one of them another name"
-            )
+    where = ", ".join(map(str, paths))
+
+    def twice(_: Scores, score: Scores) -> str:
+        which = "" if score.run in trained else f" with seed {score.seed}"
+        return (
+            f"{where}: the run {score.run!r}{which} is there already; rename the file, or name its run in a column "
+            "'run'"
+        )
+
+    def unlike(one: Scores, other: Scores) -> str:
+        return (
+            f"{where}: the name {other.run!r} stands for different methods ({one.method}, {other.method}); give one "
+            "of them another name"
+        )
+
+    check_names(scores, twice=twice, unlike=unlike, taken=trained)
 
 
 def _rows_of(keys: Keys, wanted: Keys) -> NDArray[np.int64]:

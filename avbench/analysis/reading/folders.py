@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from avbench.analysis.measures.discrepancy import MODALITIES
+from avbench.analysis.reading.checks import check_split
 from avbench.analysis.reading.configuration import check_alike, read_settings
 from avbench.analysis.reading.origin import check_same_data, check_same_view
 from avbench.analysis.reading.results import RunFolder
-from avbench.errors import RunError, UsageError, unknown
-from avbench.records import SPLITS, read_metrics
+from avbench.errors import RunError, UsageError
+from avbench.records import read_metrics
 
 RUNS_FILE = "runs.json"
 METRICS_FILE = "metrics.jsonl"
@@ -22,8 +23,7 @@ _KINDS = {"name": str, "classes": list, "index_sha256": str, "clips_per_class": 
 
 def read_folders(paths: Sequence[Path], split: str) -> tuple[RunFolder, ...]:
     """What each folder says of itself, once they are found to be of one dataset and configuration."""
-    if split not in SPLITS:
-        raise UsageError(unknown("split", split, SPLITS))
+    check_split(split)
     if not paths:
         raise UsageError("no run folder given: `avbench evaluate RUN`")
     twice = [path for path, count in Counter(Path(path).resolve() for path in paths).items() if count > 1]
@@ -113,9 +113,3 @@ def _is_run(said: object) -> bool:
 def _read_told(path: Path) -> list[dict[str, Any]]:
     metrics = path / METRICS_FILE
     return read_metrics(metrics, kinds=("event", "performance")) if metrics.exists() else []
-
-
-def training_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """Each run folder by its name, or by its path where two have one name."""
-    counts = Counter(path.name for path in paths)
-    return {path: path.name if path.name and counts[path.name] == 1 else str(path) for path in paths}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from avbench.analysis.measures.learning import CURVES, Ending, Learning
-from avbench.analysis.reading.folders import METRICS_FILE, training_names
-from avbench.analysis.reading.results import RunFolder
+from avbench.analysis.reading.folders import METRICS_FILE
+from avbench.analysis.reading.results import RunFolder, training_names
 from avbench.records import read_metrics
 
 # Events that end a run, as the trainer words them.

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from avbench.analysis.measures.accuracy import Scores, modalities_of
 from avbench.analysis.measures.discrepancy import MODALITIES, Floats
+from avbench.analysis.reading.checks import check_names, check_same_labels
 from avbench.analysis.reading.results import RunFolder
 from avbench.analysis.reading.stored import Ids, check_ids_once, floats_of, integers_of
 from avbench.analysis.reading.stored_scores import StoredScores, is_filled
@@ -207,23 +208,19 @@ def _classes(table: pa.Table, name: str, path: Path, *, classes: int) -> Ids:
     return values
 
 
-def check_names(predictions: Sequence[Predictions]) -> None:
+def check_run_names(predictions: Sequence[Predictions]) -> None:
     """Raises RunError where two tables hold one run and seed, or one name stands for two methods."""
-    seen: dict[tuple[str, int], Predictions] = {}
-    methods: dict[str, Predictions] = {}
-    for table in predictions:
-        same = seen.setdefault((table.run, table.seed), table)
-        if same is not table:
-            raise RunError(
-                f"{same.path} and {table.path} both hold the run {table.run!r} with seed {table.seed}; "
-                f"evaluate them apart, or train one under another name (--methods NAME={table.method})"
-            )
-        namesake = methods.setdefault(table.run, table)
-        if namesake.method != table.method:
-            raise RunError(
-                f"{namesake.path} and {table.path} use the name {table.run!r} for different methods "
-                f"({namesake.method}, {table.method}); evaluate them apart, or train one under another name"
-            )
+    check_names(
+        predictions,
+        twice=lambda one, other: (
+            f"{one.path} and {other.path} both hold the run {other.run!r} with seed {other.seed}; "
+            f"evaluate them apart, or train one under another name (--methods NAME={other.method})"
+        ),
+        unlike=lambda one, other: (
+            f"{one.path} and {other.path} use the name {other.run!r} for different methods "
+            f"({one.method}, {other.method}); evaluate them apart, or train one under another name"
+        ),
+    )
 
 
 def check_unimodal(predictions: Sequence[Predictions], paths: Sequence[Path]) -> None:
@@ -248,7 +245,9 @@ def check_same_clips(predictions: Sequence[Predictions]) -> None:
                 f"{first.path} and {other.path} predict different clips ({len(odd)} are in one only, the first is clip "
                 f"{odd[0]}); evaluate them apart or train again on the whole dataset"
             )
-        if not np.array_equal(first.labels, other.labels):
-            raise RunError(
-                f"{first.path} and {other.path} give different labels to the same clips; train one of them again"
-            )
+        _check_labels(first, other)
+
+
+def _check_labels(first: Predictions, other: Predictions) -> None:
+    said = f"{first.path} and {other.path} give different labels to the same clips; train one of them again"
+    check_same_labels(first.labels, other.labels, text=lambda row, count: said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -112,14 +112,9 @@ class Results:
 
     @property
     def performance(self) -> Mapping[str, tuple[Mapping[str, Any], ...]]:
-        """Per run folder its performance records, by the folder's name, or by its path where two have one name."""
-        names = Counter(folder.path.name for folder in self.folders)
-        return {
-            folder.path.name
-            if names[folder.path.name] == 1 and folder.path.name
-            else str(folder.path): folder.performance
-            for folder in self.folders
-        }
+        """Per run folder its performance records, by `training_names`."""
+        names = training_names([folder.path for folder in self.folders])
+        return {names[folder.path]: folder.performance for folder in self.folders}
 
     @property
     def discrepancies(self) -> Floats:
@@ -140,3 +135,9 @@ def parse_epochs(text: str) -> Epochs:
             f"--confidence-epochs {text}: the first epoch comes after the last; did you mean {last}:{first}?"
         )
     return first, last
+
+
+def training_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Each run folder by its name, or by its path where two have one name."""
+    counts = Counter(path.name for path in paths)
+    return {path: path.name if path.name and counts[path.name] == 1 else str(path) for path in paths}

@@ -28,7 +28,7 @@ from avbench.analysis.reading.diagnostics import read_diagnostics
 from avbench.analysis.reading.folders import read_folders
 from avbench.analysis.reading.predictions import (
     Predictions,
-    check_names,
+    check_run_names,
     check_same_clips,
     check_unimodal,
     read_predictions,
@@ -46,7 +46,7 @@ def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
     folders = read_folders(paths, split)
     by_folder = {folder.path: read_predictions(folder, split) for folder in folders}
     predictions = [table for tables in by_folder.values() for table in tables]
-    check_names(predictions)
+    check_run_names(predictions)
     check_unimodal(predictions, paths)
     check_same_clips(predictions)
     confidences = [
