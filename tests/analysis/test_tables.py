@@ -163,9 +163,9 @@ class TestFiles:
             assert len(counts) == 1, block
         assert r"u(audio \| visual)" in files["tables.md"]
 
-    def test_the_curves_of_greedy_are_said_to_be_powers_of_ten(self, run):
+    def test_what_a_method_says_of_its_curves_is_said_below_them(self, run):
         _, results = assess([run], resamples=20)
-        runs = {"loud": {"method": "greedy"}, "other": {"method": "tmc"}}
+        runs = {"loud": {"method": "greedy", "curves": "Speeds are log10 of a ratio."}, "other": {"method": "tmc"}}
         curve = {"speed": {"audio": (np.ones(1), np.ones(1))}}
         results = replace(
             results,
