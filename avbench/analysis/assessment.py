@@ -13,6 +13,7 @@ import numpy as np
 
 from avbench.analysis.measures.accuracy import AccuracyTable, Verdict, accuracy_table, rank_correlation, verdict
 from avbench.analysis.measures.audit import Audit
+from avbench.analysis.measures.class_scores import Room
 from avbench.analysis.measures.classes import ClassSides, class_sides
 from avbench.analysis.measures.learning import Learning
 from avbench.analysis.measures.metrics import MetricTable, metric_table
@@ -110,9 +111,7 @@ def evaluated(
             thresholds=cuts,
             resamples=resamples,
             tick=tick,
-            by_class=by_class,
-            memory_bytes=_left_of(memory_bytes),
-            threads=usable_cores(),
+            room=Room(by_class, memory_bytes=_left_of(memory_bytes), threads=usable_cores()),
         )
     learning, audit = read_learning(results.folders), read_audit(results.folders)
     origin = _origin(results)

@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
 from avbench.analysis.measures.accuracy import SUBSETS, Scores, modalities_of
-from avbench.analysis.measures.class_scores import HeldScores
+from avbench.analysis.measures.class_scores import HeldScores, Room
 from avbench.analysis.measures.metrics import (
     ACCURACY,
     AVERAGE_PRECISION,
@@ -28,7 +28,7 @@ from avbench.analysis.measures.ranking import Subsets, rankings
 from avbench.analysis.measures.statistics import resamples_of
 from avbench.analysis.reading.parked_scores import by_class
 
-metric_table = partial(measured, by_class=by_class, memory_bytes=2 * 10**9, threads=2)
+metric_table = partial(measured, room=Room(by_class, memory_bytes=2 * 10**9, threads=2))
 
 
 def ranking_of(labels, probabilities, *, memory_bytes=2**30, deep_enough=20_000):
@@ -116,7 +116,7 @@ def test_numbers_are_the_same_on_each_subset_and_whatever_fits_into_memory():
     tables = [
         metric_table(
             scores, labels, discrepancies, thresholds=[0.3, 0.6], resamples=20, tick=lambda done, total: None,
-            memory_bytes=memory_bytes,
+            room=Room(by_class, memory_bytes=memory_bytes, threads=2),
         )
         for memory_bytes in (0, 2 * 10**9)
     ]  # fmt: skip
@@ -162,7 +162,7 @@ def test_runs_that_do_not_fit_into_memory_together_are_measured_one_after_the_ot
     def table(memory_bytes):
         return metric_table(
             scores, labels, discrepancies, thresholds=[0.0], resamples=20, tick=lambda done, total: None,
-            memory_bytes=memory_bytes,
+            room=Room(by_class, memory_bytes=memory_bytes, threads=2),
         )  # fmt: skip
 
     # A group a run and seed, and nothing in memory.

@@ -80,6 +80,19 @@ class ByClass(Protocol):
         """clips: how many are evaluated. The columns are there until the context ends."""
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What measuring may take, none of which changes a number.
+
+    by_class: what turns a run's numbers round. memory_bytes: for them and all that is made of them; runs are measured
+    some at a time where it is little. threads: at most so many.
+    """
+
+    by_class: ByClass
+    memory_bytes: int
+    threads: int
+
+
 def scores_of(values: ClassScores | Values) -> ClassScores:
     """The same, whether it is an array or not."""
     return HeldScores(values) if isinstance(values, np.ndarray) else values

@@ -17,7 +17,7 @@ from threading import Lock
 import numpy as np
 
 from avbench.analysis.measures.accuracy import Labels, Scores, in_table_order, masks_of
-from avbench.analysis.measures.class_scores import ByClass, scores_of
+from avbench.analysis.measures.class_scores import Room, scores_of
 from avbench.analysis.measures.discrepancy import Floats
 from avbench.analysis.measures.ranking import Counts, Places, Ranking, Subsets, mean_over, rankings
 from avbench.analysis.measures.statistics import LEVEL, mean_interval, resamples_of, with_width
@@ -97,16 +97,12 @@ def metric_table(
     thresholds: Sequence[float],
     resamples: int,
     tick: Callable[[int, int], None],
-    by_class: ByClass,
-    memory_bytes: int,
-    threads: int,
+    room: Room,
 ) -> MetricTable:
     """Every metric of every run on every subset, the subsets cut by these discrepancies.
 
     labels: class numbers (N,). resamples: of the bootstrap, 1 or more; the clips of a subset are drawn from that
     subset, the same ones for every run, from a fixed seed. tick: told now and then how many per cent are done.
-    by_class: what turns a run's probabilities round. memory_bytes: what they and all that is made of them may take;
-    runs are measured some at a time where it is little. threads: at most so many. Neither changes a number.
     Raises RunError for probabilities that are damaged.
     """
     ordered = in_table_order(scores)
@@ -114,16 +110,7 @@ def metric_table(
     # "overall" is the same at every threshold, and other subsets may be: each is measured once.
     distinct = {mask.tobytes(): mask for mask in masks.values() if mask.any()}
     subsets = Subsets.of(list(distinct.values()), discrepancies)
-    bootstrap = _Bootstrap(
-        ordered,
-        labels,
-        subsets,
-        resamples=resamples,
-        tick=tick,
-        by_class=by_class,
-        memory_bytes=memory_bytes,
-        threads=threads,
-    )
+    bootstrap = _Bootstrap(ordered, labels, subsets, resamples=resamples, tick=tick, room=room)
     bootstrap.run()
     found = {
         (run, key): bootstrap.estimates(run, number) for run in bootstrap.runs for number, key in enumerate(distinct)
@@ -189,16 +176,12 @@ class _Bootstrap:
         *,
         resamples: int,
         tick: Callable[[int, int], None],
-        by_class: ByClass,
-        memory_bytes: int,
-        threads: int,
+        room: Room,
     ) -> None:
         self._labels = labels
         self._subsets = subsets
         self._resamples = resamples
-        self._by_class = by_class
-        self._memory_bytes = memory_bytes
-        self._threads = threads
+        self._room = room
         self.runs: dict[str, list[Scores]] = defaultdict(list)
         for score in ordered:
             self.runs[score.run].append(score)
@@ -222,7 +205,7 @@ class _Bootstrap:
         group: list[_Member] = []
         for score in (score for of_run in self.runs.values() for score in of_run):
             group.append(self._member(score))
-            if sum(member.size_bytes for member in group) > self._memory_bytes // 3:
+            if sum(member.size_bytes for member in group) > self._room.memory_bytes // 3:
                 self._measure(group)
                 group = []
         if group:
@@ -249,8 +232,8 @@ class _Bootstrap:
                 scores_of(score.probabilities),
                 self._labels,
                 self._subsets,
-                by_class=self._by_class,
-                memory_bytes=self._memory_bytes // 3,
+                by_class=self._room.by_class,
+                memory_bytes=self._room.memory_bytes // 3,
             )
             self.partly |= any(one.rest is not None for one in whole)
             overall = max(whole, key=lambda one: len(one.own))
@@ -265,8 +248,8 @@ class _Bootstrap:
 
     def _measure(self, group: Sequence[_Member]) -> None:
         at_once = max(len(clips) for clips in self._in_subset)
-        threads = self._memory_bytes // 3 // (_WORKING_BYTES * max(_TOGETHER, at_once))
-        with ThreadPoolExecutor(max_workers=max(1, min(self._threads, threads))) as pool:
+        threads = self._room.memory_bytes // 3 // (_WORKING_BYTES * max(_TOGETHER, at_once))
+        with ThreadPoolExecutor(max_workers=max(1, min(self._room.threads, threads))) as pool:
             for results in pool.map(partial(self._on_subset, group), range(len(self._in_subset))):
                 for place, value, resampled in results:
                     self._values[place] += value
