@@ -45,10 +45,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from avbench.analysis.metrics import centred_interval
-from avbench.analysis.probabilities import HeldScores
-from avbench.analysis.ranking import DEEP_ENOUGH, Subsets, rankings
-from avbench.analysis.statistics import resamples_of
+from avbench.analysis.measures.class_scores import HeldScores
+from avbench.analysis.measures.metrics import centred_interval
+from avbench.analysis.measures.ranking import DEEP_ENOUGH, Subsets, rankings
+from avbench.analysis.measures.statistics import resamples_of
+from avbench.analysis.reading.parked_scores import by_class
 from avbench.benchmarking.results import run_script, write_results
 from avbench.errors import UsageError
 from avbench.machine import describe
@@ -362,7 +363,7 @@ def rounded_to_bfloat16(classes: int, scale: float, *, clips: int = CHECKED_CLIP
     found = []
     for each in (logits, logits.bfloat16().float()):
         numbers = HeldScores(log_softmax(each).float().numpy())
-        (ranking,) = rankings(numbers, labels, everything, memory_bytes=2**31)
+        (ranking,) = rankings(numbers, labels, everything, by_class=by_class, memory_bytes=2**31)
         found.append(
             (ranking.tied, float(ranking.mean_average_precision(np.ones((1, clips), np.uint8), np.float64)[0]))
         )
@@ -380,7 +381,14 @@ def checked(
     everything = Subsets.of([np.ones(clips, bool)], np.zeros(clips))
 
     def interval(deep_enough: int) -> tuple[float, tuple[float, float]]:
-        (ranking,) = rankings(HeldScores(scores), labels, everything, memory_bytes=2**31, deep_enough=deep_enough)
+        (ranking,) = rankings(
+            HeldScores(scores),
+            labels,
+            everything,
+            by_class=by_class,
+            memory_bytes=2**31,
+            deep_enough=deep_enough,
+        )
         value = float(ranking.mean_average_precision(np.ones((1, clips), np.uint8), np.float64)[0])
         draws = resamples_of(clips, resamples=resamples, seed=[5], together=10)
         return value, centred_interval(value, np.concatenate([ranking.mean_average_precision(each) for each in draws]))

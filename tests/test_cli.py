@@ -166,7 +166,7 @@ def test_the_wheel_holds_recipes_launch_files_and_benchmarks(tmp_path: Path) -> 
     names = set(zipfile.ZipFile(wheel).namelist())
     for name in ("shards/folder.toml", "shards/planted.toml", "launch/demo.toml", "benchmarks/loader.py"):
         assert f"avbench/shipped/{name}" in names
-    assert "avbench/analysis/report.html.jinja" in names
+    assert "avbench/analysis/presenting/report.html.jinja" in names
     for document in DOCUMENTS:
         place = document if document.startswith("avbench/") else f"avbench/shipped/{document}"
         assert "/" not in document or place in names

@@ -342,7 +342,7 @@ def test_the_demos_configuration_says_the_numbers_of_the_front_page() -> None:
 
 
 def test_the_papers_configuration_says_the_papers_numbers() -> None:
-    from avbench.analysis.published import published_rows
+    from avbench.analysis.measures.published import published_rows
 
     rows = {row.method: (row.overall, row.audio, row.visual) for row in published_rows("vggsound")}
     said = {

@@ -1,16 +1,9 @@
-"""From a run folder's files to subsets, tables, heatmap and report. Imports no torch: a report is made anywhere."""
+"""From a run folder's files to subsets, tables, heatmap and report. Imports no torch: a report is made anywhere.
 
-import logging
-
-# What matplotlib says while it is imported where a home folder is missing or cannot be written, in several lines on
-# configuration folders, and while it lists the fonts for the first time. It then goes on as if nothing were: these are
-# no news of a report.
-_NOISE = ("mkdir -p failed", "is not a writable directory", "temporary cache directory", "building the font cache")
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return not any(noise in record.getMessage() for noise in _NOISE)
-
-
-for _name in ("matplotlib", "matplotlib.font_manager"):
-    logging.getLogger(_name).addFilter(_is_news)
+To be read in this order, each imports only from those before it:
+`measures/`: arrays to numbers, each a pure function of arrays, with NumPy and SciPy and no file.
+`reading/`: files to arrays, the run folders' and anybody's own. Every mistake of a file is found here, in one line.
+`assessment.py`: every number of a report together, the record `Evaluation`. `notes.py`: what a reader must know of it.
+`presenting/`: numbers to tables, figures (`figures/`, one file a figure), files and the page.
+`report.py`: the door, `evaluate`, which does all of it; `export.py`: the subsets as a file of their own.
+"""

@@ -12,12 +12,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from avbench.analysis.discrepancy import MODALITIES, PARTS, subsets
-from avbench.analysis.evaluation import subset_name
-from avbench.analysis.keys import source_of, sources_in
-from avbench.analysis.report import checked_thresholds
-from avbench.analysis.runs import Results, is_predicted, parse_epochs, read_confidences, read_runs
-from avbench.errors import UsageError, unknown
+from avbench.analysis.assessment import checked_thresholds
+from avbench.analysis.measures.accuracy import subset_name
+from avbench.analysis.measures.discrepancy import MODALITIES, PARTS, subsets
+from avbench.analysis.reading.checks import check_split
+from avbench.analysis.reading.keys import source_of, sources_in
+from avbench.analysis.reading.results import Results, parse_epochs
+from avbench.analysis.reading.runs import is_predicted, read_confidences, read_runs
+from avbench.errors import UsageError
 from avbench.records import SPLITS, write_table, write_text
 
 FILE_NAME = "subsets.csv"
@@ -44,8 +46,7 @@ def export_subsets(
     """
     if not runs:
         raise UsageError("no run folder given: `avbench subsets RUN --export FILE`")
-    if split not in SPLITS:
-        raise UsageError(unknown("split", split, SPLITS))
+    check_split(split)
     cuts = checked_thresholds(thresholds)
     file = _file_of(path)
     _check_place(file, overwrite=overwrite)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from avbench.analysis.classes import classes_without_training
-from avbench.analysis.configuration import unlike_settings
-from avbench.analysis.discrepancy import MODALITIES
-from avbench.analysis.runs import Epochs, Results
-from avbench.analysis.statistics import FEW_CLIPS
-from avbench.analysis.tables import FEW
+from avbench.analysis.measures.accuracy import listed
+from avbench.analysis.measures.classes import classes_without_training
+from avbench.analysis.measures.discrepancy import MODALITIES
+from avbench.analysis.measures.learning import Learning
+from avbench.analysis.measures.statistics import FEW_CLIPS
+from avbench.analysis.reading.configuration import unlike_settings
+from avbench.analysis.reading.folders import METRICS_FILE
+from avbench.analysis.reading.results import Epochs, Results
 
+FEW = "†"  # beside the number of clips, or the name, of a subset of few
+FEW_NOTE = f"{FEW}: fewer than {FEW_CLIPS} clips, too few to conclude from."
 _MOST_NAMED = 12  # classes that a sentence names
 
 
@@ -180,4 +184,17 @@ def _seeds_text(results: Results) -> str:
         f"{modality} over {'seed' if len(results.seeds[modality]) == 1 else 'seeds'} "
         f"{', '.join(map(str, results.seeds[modality]))}"
         for modality in MODALITIES
+    )
+
+
+def untold(runs: Iterable[str], found: Sequence[Learning]) -> str:
+    """One sentence on those of the evaluated runs of which nobody knows how they learnt; "" where there is none."""
+    told = {one.run for one in found}
+    names = [run for run in runs if run not in told]
+    if not names:
+        return ""
+    whose = "these networks" if len(names) > 1 else "this network"
+    return (
+        f"Not known of {listed(names)}: predictions that come from a file, and run folders without {METRICS_FILE}, do "
+        f"not say how {whose} learnt."
     )

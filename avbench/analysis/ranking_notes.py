@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from avbench.analysis.class_labels import are_numbers, stand_in_order
-from avbench.analysis.evaluation import listed
-from avbench.analysis.metrics import MetricTable
-from avbench.analysis.probabilities import scores_of
-from avbench.analysis.ranking import DEEP_ENOUGH
-from avbench.analysis.runs import Results
+from avbench.analysis.measures.accuracy import listed
+from avbench.analysis.measures.class_scores import scores_of
+from avbench.analysis.measures.metrics import MetricTable
+from avbench.analysis.measures.ranking import DEEP_ENOUGH
+from avbench.analysis.reading.class_labels import are_numbers, stand_in_order
+from avbench.analysis.reading.results import Results
 
 # A share of tied clips from which on it is told.
 _WORTH_TELLING = 0.001

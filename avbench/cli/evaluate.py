@@ -45,9 +45,10 @@ def run(argv: Sequence[str]) -> None:
     with json_errors(asked="--json" in argv):
         check_not_empty(argv, "--out", "--confidence", "--predictions")
         args = parse(EvaluateArgs, argv, "avbench evaluate")
-        from avbench.analysis.answer import evaluation_as_json
+        from avbench.analysis.presenting.answer import evaluation_as_json
+        from avbench.analysis.presenting.folder import PAGE_FILE
+        from avbench.analysis.presenting.terminal import terminal_table
         from avbench.analysis.report import evaluate
-        from avbench.analysis.tables import terminal_table
 
         evaluation = evaluate(
             args.runs,
@@ -69,4 +70,4 @@ def run(argv: Sequence[str]) -> None:
         console().print(warning)
     if evaluation.spearman is not None:
         console().print(f"rank correlation of estimated and planted discrepancy (Spearman): {evaluation.spearman:.2f}")
-    console().print(f"report: {evaluation.page}", soft_wrap=True)
+    console().print(f"report: {evaluation.folder / PAGE_FILE}", soft_wrap=True)

@@ -39,8 +39,8 @@ def run(argv: Sequence[str]) -> None:
     with json_errors(asked="--json" in argv):
         check_not_empty(argv, "--export")
         args = parse(SubsetsArgs, argv, "avbench subsets")
-        from avbench.analysis.answer import subsets_as_json
         from avbench.analysis.export import counts_text, export_subsets
+        from avbench.analysis.presenting.answer import subsets_as_json
 
         file, counts = export_subsets(
             args.runs,

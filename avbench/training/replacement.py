@@ -1,7 +1,7 @@
 """What a network predicts without one of its modalities: that modality's features replaced by their mean over train.
 
 What a network and its branches use of each modality, and the modalities' Shapley values, are computed from these
-predictions (analysis/utilization.py). Which features carry a modality the method says (`feature_modules`).
+predictions (analysis/measures/utilization.py). Which features carry a modality the method says (`feature_modules`).
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import shutil
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from presented import page_files_of, sheets_of
 from rich_run import HOSTILE, rich_run
 
-from avbench.analysis.page import render_page
 from avbench.analysis.report import assess
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (pip install -e '.[dev]')")
@@ -32,10 +32,10 @@ PHONE, DESK = 390, 1280
 def page(tmp_path_factory):
     """The page of a run with everything in it, as a file."""
     folder = tmp_path_factory.mktemp("browser")
-    evaluation, results = assess([rich_run(folder / "run")], resamples=20)
-    for name, content in render_page(evaluation, results).items():
+    assessed = assess([rich_run(folder / "run")], resamples=20)
+    for name, content in page_files_of(assessed).items():
         (folder / name).write_bytes(content)
-    return evaluation, (folder / "index.html").as_uri()
+    return sheets_of(assessed), (folder / "index.html").as_uri()
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def numbers(texts):
 
 def test_a_click_on_a_heading_sorts_and_the_third_puts_it_back(show, page):
     browser = show(DESK)
-    (sheet,) = (sheet for sheet in page[0].sheets if sheet.name == "metrics-0.2")
+    (sheet,) = (sheet for sheet in page[0] if sheet.name == "metrics-0.2")
     values = [row[2].value for row in sheet.rows]
     assert len(set(values)) > 4
     button = browser.find_element(By.CSS_SELECTOR, "#metrics-0\\.2 thead th:nth-child(3) button")
@@ -196,7 +196,7 @@ def focused(browser):
 
 def test_a_heading_sorts_by_the_keyboard_alone(show, page):
     browser = show(DESK)
-    (sheet,) = (sheet for sheet in page[0].sheets if sheet.name == "learning")
+    (sheet,) = (sheet for sheet in page[0] if sheet.name == "learning")
     place = sheet.headings.index("validation accuracy")
     for _ in range(200):
         focused(browser).send_keys(Keys.TAB)

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from make_run import make_run
 
-from avbench.analysis.class_labels import class_names, class_numbers, stand_in_order
-from avbench.analysis.external import read_results
+from avbench.analysis.reading.class_labels import class_names, class_numbers, stand_in_order
+from avbench.analysis.reading.external import read_results
 from avbench.analysis.report import assess
 from avbench.errors import RunError
 from avbench.records import write_json

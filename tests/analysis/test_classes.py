@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avbench.analysis.classes import CLASS_COLUMNS, ClassSides, class_sides, classes_csv, select_classes
+from avbench.analysis.measures.classes import ClassSides, class_sides, select_classes
+from avbench.analysis.presenting.files import csv_text
+from avbench.analysis.presenting.tables.classes import class_record
 
 
 def sides(label, *, audio=0, visual=0, tied=0, lead=0.0):
@@ -80,8 +82,10 @@ def test_a_selection_shows_each_class_once_and_no_more_than_asked(classes, most)
 
 def test_the_csv_holds_every_class_in_full_precision():
     rows = class_sides(np.array([0, 0, 2]), np.array([0.1, 0.2, 1.0]), np.zeros(3), classes=['a, "b"', "dog", "rain"])
-    lines = list(csv.DictReader(io.StringIO(classes_csv(rows))))
-    assert tuple(lines[0]) == CLASS_COLUMNS
+    lines = list(csv.DictReader(io.StringIO(csv_text([class_record(row) for row in rows]))))
+    assert ",".join(lines[0]) == (
+        "class,clips,few_clips,audio_preferred,visual_preferred,tied,u_audio,u_visual,discrepancy"
+    )
     assert [line["class"] for line in lines] == ['a, "b"', "dog", "rain"]
     assert float(lines[0]["u_audio"]) == (0.1 + 0.2) / 2
     assert (lines[0]["clips"], lines[0]["audio_preferred"], lines[0]["visual_preferred"]) == ("2", "2", "0")

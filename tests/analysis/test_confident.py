@@ -10,7 +10,7 @@ import pytest
 from make_run import CLASSES, make_run
 from sklearn.metrics import average_precision_score
 
-from avbench.analysis.metrics import AVERAGE_PRECISION
+from avbench.analysis.measures.metrics import AVERAGE_PRECISION
 from avbench.analysis.report import assess
 from avbench.errors import RunError
 

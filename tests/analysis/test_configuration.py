@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tomli_w
 
-from avbench.analysis.configuration import _MOVED_NO_NUMBER, read_settings
+from avbench.analysis.reading.configuration import _MOVED_NO_NUMBER, read_settings
 from avbench.config import TrainConfig
 from avbench.settings import deciding, flat
 

@@ -5,9 +5,9 @@ import io
 
 import pytest
 from make_run import make_run
+from presented import markdown_of, table_files_of
 
 from avbench.analysis.report import assess
-from avbench.analysis.tables import markdown, table_files
 from avbench.records import MetricsWriter, write_json
 
 RUNS, EPOCHS = ("audio", "visual"), 3
@@ -36,18 +36,19 @@ def audited(folder, lines):
     for line in lines:
         log.write(line)
     log.close()
-    return assess([folder], thresholds=[0.0], resamples=20)[0]
+    return assess([folder], thresholds=[0.0], resamples=20)
 
 
 def test_each_clip_once_is_said_on_the_page_and_in_the_files_and_warns_of_nothing(tmp_path):
-    evaluation = audited(tmp_path / "run", records())
+    assessed = audited(tmp_path / "run", records())
+    evaluation = assessed[0]
     assert [(one.verdict, one.checked, one.clips, one.left_out) for one in evaluation.audit.runs] == [
         ("each once", 3, 90, 0)
     ] * 2
     assert evaluation.warnings == ()
-    assert "Each of the 2 networks counted every clip" in markdown(evaluation)
+    assert "Each of the 2 networks counted every clip" in markdown_of(assessed)
     assert "(6 epochs in all)" in evaluation.audit.sentence
-    rows = list(csv.DictReader(io.StringIO(table_files(evaluation)["audit.csv"].decode())))
+    rows = list(csv.DictReader(io.StringIO(table_files_of(assessed)["audit.csv"].decode())))
     assert [(row["method"], row["verdict"], row["clips_an_epoch"]) for row in rows] == [
         ("audio", "each once", "90"),
         ("visual", "each once", "90"),
@@ -68,7 +69,7 @@ def test_each_clip_once_is_said_on_the_page_and_in_the_files_and_warns_of_nothin
 )
 def test_a_record_that_was_tampered_with_is_caught(tmp_path, changed, said):
     lines = [{**line, **changed} if (line["run"], line["epoch"]) == ("visual", 1) else line for line in records()]
-    evaluation = audited(tmp_path / "run", lines)
+    evaluation, _ = audited(tmp_path / "run", lines)
     audio, visual = evaluation.audit.runs
     assert audio.verdict == "each once"
     assert visual.verdict == "wrong" and any(said in problem for problem in visual.problems)
@@ -78,12 +79,12 @@ def test_a_record_that_was_tampered_with_is_caught(tmp_path, changed, said):
 
 def test_an_epoch_without_a_record_or_with_two_is_caught_but_a_run_that_stopped_is_not(tmp_path):
     lines = records()
-    twice = audited(tmp_path / "twice", [*lines, lines[0]]).audit.runs
+    twice = audited(tmp_path / "twice", [*lines, lines[0]])[0].audit.runs
     assert twice[0].problems == ("epoch 0 has 2 records",)
-    gone = audited(tmp_path / "gone", lines[:-1]).audit.runs
+    gone = audited(tmp_path / "gone", lines[:-1])[0].audit.runs
     assert gone[1].problems == ("epoch 2 has no record",)
     stop = {"kind": "event", "run": "visual", "seed": 0, "text": "visual-seed0 stopped after epoch 1: no better"}
-    assert audited(tmp_path / "stopped", [*lines[:-1], stop]).audit.wrong == ()
+    assert audited(tmp_path / "stopped", [*lines[:-1], stop])[0].audit.wrong == ()
 
 
 def test_clips_left_out_are_named_the_first_and_then_counted(tmp_path):
@@ -92,18 +93,18 @@ def test_clips_left_out_are_named_the_first_and_then_counted(tmp_path):
         {"kind": "event", "text": f"clip a/{clip} is left out: bad JPEG", "clip_id": clip, "epoch": 0}
         for clip in range(7)
     ]
-    evaluation = audited(tmp_path / "run", [*out, *lines])
+    evaluation, _ = audited(tmp_path / "run", [*out, *lines])
     assert evaluation.audit.wrong == ()
     assert evaluation.audit.sentence.endswith("for bad bytes (7): a/0, a/1, a/2, a/3, a/4 and 2 more.")
     assert (
         "7 clips of its part were left out, and events name 6"
-        in audited(tmp_path / "unnamed", [*out[1:], *lines]).audit.runs[0].problems
+        in audited(tmp_path / "unnamed", [*out[1:], *lines])[0].audit.runs[0].problems
     )
 
 
 def test_folders_of_earlier_versions_recorded_nothing_and_that_is_no_mistake(tmp_path):
     names = ("kind", "run", "method", "seed", "epoch", "val_accuracy")
-    evaluation = audited(tmp_path / "run", [{name: line[name] for name in names} for line in records()])
+    evaluation, _ = audited(tmp_path / "run", [{name: line[name] for name in names} for line in records()])
     assert [one.verdict for one in evaluation.audit.runs] == ["not recorded"] * 2
     assert evaluation.warnings == ()
     assert evaluation.audit.sentence.startswith(

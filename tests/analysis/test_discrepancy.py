@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from avbench.analysis.discrepancy import (
+from avbench.analysis.measures.discrepancy import (
     HEATMAP_BINS,
     average_over_epochs,
     average_over_seeds,

@@ -7,16 +7,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import accuracy_score
 
-from avbench.analysis.evaluation import (
-    SUBSETS,
-    Scores,
-    accuracy_table,
-    modalities_of,
-    rank_correlation,
-    verdict,
-)
-from avbench.analysis.seeds import seed_table
-from avbench.analysis.statistics import binomial_interval
+from avbench.analysis.measures.accuracy import SUBSETS, Scores, accuracy_table, modalities_of, rank_correlation, verdict
+from avbench.analysis.measures.seeds import seed_table
+from avbench.analysis.measures.statistics import binomial_interval
 
 DISCREPANCY = np.array([0.9, 0.5, 0.1, 0.0, -0.1, -0.3, -0.5, -0.9])
 

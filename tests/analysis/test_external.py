@@ -11,7 +11,7 @@ import pytest
 from make_run import CLASSES, make_run, write_history
 
 from avbench.analysis.export import counts_text, export_subsets
-from avbench.analysis.external import read_results
+from avbench.analysis.reading.external import read_results
 from avbench.analysis.report import assess
 from avbench.errors import AvbenchError, RunError, UsageError
 
@@ -590,7 +590,7 @@ class TestLargeFiles:
 
     @pytest.fixture
     def confidence(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("avbench.analysis.probabilities._BATCH_BYTES", 1)
+        monkeypatch.setattr("avbench.analysis.measures.class_scores._BATCH_BYTES", 1)
         numbers = {name: np.linspace(0, 1, self.CLIPS) for name in ("audio", "visual")}
         columns = {"key": [f"clip{row:03d}" for row in range(self.CLIPS)], "label": [CLASSES[n] for n in self.LABELS]}
         return write(tmp_path / "confidence.csv", {**columns, **numbers})
@@ -603,7 +603,7 @@ class TestLargeFiles:
     @pytest.mark.parametrize("rows", [100, 1000])
     @pytest.mark.parametrize("kind", ["lists", "columns", "csv"])
     def test_parts_are_put_together_in_the_clips_order(self, tmp_path, monkeypatch, confidence, held, rows, kind):
-        monkeypatch.setattr("avbench.analysis.probabilities._HELD_BYTES", held)
+        monkeypatch.setattr("avbench.analysis.reading.parked_scores._HELD_BYTES", held)
         columns = self.columns()
         if kind != "lists":
             columns.pop("probabilities")

@@ -16,27 +16,19 @@ from matplotlib.colors import to_hex
 from matplotlib.container import BarContainer
 from matplotlib.patches import StepPatch
 
-from avbench.analysis.classes import class_sides, select_classes
-from avbench.analysis.curves import draw_learning
-from avbench.analysis.figures import (
-    FEWEST_CLIPS,
-    Bar,
-    BarPanel,
-    ClassCloud,
-    draw_bars,
-    draw_class_counts,
-    draw_class_scatters,
-    draw_diagnostics,
-    draw_distribution,
-    draw_heatmap,
-    draw_performance,
-    draw_thresholds,
-    draw_uncertainty,
-    thinned,
-    threshold_curves,
-)
-from avbench.analysis.learning import Learning
-from avbench.analysis.style import (
+from avbench.analysis.measures.classes import class_sides, select_classes
+from avbench.analysis.measures.learning import Learning
+from avbench.analysis.measures.thresholds import FEWEST_CLIPS, threshold_curves
+from avbench.analysis.presenting.figures.bars import Bar, BarPanel, draw_bars
+from avbench.analysis.presenting.figures.class_counts import draw_class_counts
+from avbench.analysis.presenting.figures.class_scatters import ClassCloud, draw_class_scatters
+from avbench.analysis.presenting.figures.curve import thinned
+from avbench.analysis.presenting.figures.diagnostics import draw_diagnostics
+from avbench.analysis.presenting.figures.distribution import draw_distribution
+from avbench.analysis.presenting.figures.heatmap import draw_heatmap
+from avbench.analysis.presenting.figures.learning import draw_learning
+from avbench.analysis.presenting.figures.performance import draw_performance
+from avbench.analysis.presenting.figures.style import (
     PAGE,
     SIDE_COLOURS,
     legend_below,
@@ -48,6 +40,8 @@ from avbench.analysis.style import (
     to_png,
     to_svg,
 )
+from avbench.analysis.presenting.figures.thresholds import draw_thresholds
+from avbench.analysis.presenting.figures.uncertainty import draw_uncertainty
 
 LONG = "a run <script>alert('$x_1^2$')</script> & 100 % \n of {it}, with a name that nobody should give to anything"
 
@@ -617,7 +611,8 @@ def test_a_home_that_cannot_be_written_is_no_news_of_a_report():
     """matplotlib says two paragraphs there (its issue 18011)."""
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "HOME": "/dev/null"}
     code = (
-        "import avbench.analysis.figures, matplotlib.font_manager, logging; logging.getLogger('matplotlib').error('!')"
+        "import avbench.analysis.presenting.figures.style, matplotlib.font_manager, logging; "
+        "logging.getLogger('matplotlib').error('!')"
     )
     command = [sys.executable, "-c", code]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -10,8 +10,8 @@ import pytest
 from make_run import make_run
 
 from avbench.analysis.export import export_subsets
-from avbench.analysis.external import read_results
-from avbench.analysis.keys import KnownKeys, source_of
+from avbench.analysis.reading.external import read_results
+from avbench.analysis.reading.keys import KnownKeys, source_of
 from avbench.errors import RunError
 from avbench.packing.clips import LONGEST_KEY, encoded_key
 

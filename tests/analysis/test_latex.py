@@ -5,12 +5,13 @@ import shutil
 import subprocess
 
 import pytest
+from presented import sheets_of
 from rich_run import CLASSES, HOSTILE, rich_run
 
-from avbench.analysis import latex as made
-from avbench.analysis.latex import WIDEST_POINTS, latex, table_points
+from avbench.analysis.presenting import latex as made
+from avbench.analysis.presenting.latex import WIDEST_POINTS, latex, table_points
+from avbench.analysis.presenting.sheet import Cell, Sheet
 from avbench.analysis.report import assess
-from avbench.analysis.sheet import Cell, Sheet
 
 
 def sheet(columns, rows, *, words=2, name="wide-0.2", cell=None):
@@ -31,9 +32,8 @@ def long_words(rows=3):
 
 @pytest.fixture(scope="module")
 def sheets(tmp_path_factory):
-    evaluation, _ = assess([rich_run(tmp_path_factory.mktemp("latex") / "run")], resamples=20)
     return [
-        *evaluation.sheets,
+        *sheets_of(assess([rich_run(tmp_path_factory.mktemp("latex") / "run")], resamples=20)),
         *(sheet(columns, 3, name=f"wide-{columns}") for columns in (1, 4, 7, 12, 30)),
         sheet(4, 309, name="tall"),
         long_words(),

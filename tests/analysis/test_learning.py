@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 from make_run import make_run
+from presented import markdown_of, page_files_of, sheets_of, table_files_of
 
-from avbench.analysis.curves import draw_learning
-from avbench.analysis.learning import by_run, mean_and_spread, read_learning
-from avbench.analysis.page import _plans_of_learning, render_page
+from avbench.analysis.measures.learning import by_run, mean_and_spread
+from avbench.analysis.presenting.figures.learning import draw_learning, plans_of_learning
+from avbench.analysis.presenting.figures.style import to_png
+from avbench.analysis.reading.learning import read_learning
 from avbench.analysis.report import assess
-from avbench.analysis.style import to_png
-from avbench.analysis.tables import markdown, table_files
 from avbench.records import MetricsWriter, write_json, write_text
 
 LABELS, RIGHT = [0, 1, 2, 0], [True, False, True, True]
@@ -47,12 +47,12 @@ def log(folder, records):
 
 
 def learnt(folder):
-    evaluation, _ = assess([folder], thresholds=[0.0], resamples=20)
-    return {(one.run, one.seed): one for one in evaluation.learning}, evaluation
+    assessed = assess([folder], thresholds=[0.0], resamples=20)
+    return {(one.run, one.seed): one for one in assessed[0].learning}, assessed
 
 
-def sheet_of(evaluation):
-    (sheet,) = (sheet for sheet in evaluation.sheets if sheet.kind == "learning")
+def sheet_of(assessed):
+    (sheet,) = (sheet for sheet in sheets_of(assessed) if sheet.kind == "learning")
     return sheet
 
 
@@ -98,11 +98,11 @@ def test_a_loss_that_is_not_finite_and_a_line_cut_short_spoil_nothing(tmp_path):
     log(folder, [epoch("audio", 0, 0, 0.4, loss=float("nan")), epoch("audio", 0, 1, 0.3, loss=float("inf"))])
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "epoch", "run": "aud')
-    found, evaluation = learnt(folder)
+    found, assessed = learnt(folder)
     assert np.isnan(found["audio", 0].curves["loss"]).all()
     assert found["audio", 0].best == 0
     to_png(draw_learning({"audio": [found["audio", 0]]}, title="t"))
-    (first, *_) = csv.DictReader(table_files(evaluation)["learning.csv"].decode().splitlines())
+    (first, *_) = csv.DictReader(table_files_of(assessed)["learning.csv"].decode().splitlines())
     assert (first["loss"], first["val_accuracy"]) == ("", "0.4")
 
 
@@ -111,17 +111,17 @@ def test_the_table_is_the_first_and_names_every_run_and_seed(tmp_path):
         hand_made(tmp_path / "run", seeds=(0, 1), epochs=2),
         [epoch(run, seed, n, 0.25 + 0.5 * n) for n in range(2) for run in ("visual", "audio") for seed in (1, 0)],
     )
-    _, evaluation = learnt(folder)
-    assert evaluation.sheets[0].kind == "learning"
-    sheet = sheet_of(evaluation)
+    _, assessed = learnt(folder)
+    assert sheets_of(assessed)[0].kind == "learning"
+    sheet = sheet_of(assessed)
     assert sheet.headings == (
         "method", "seed", "why it stopped", "best epoch", "validation accuracy †", "epochs trained",
     )  # fmt: skip
     assert [[cell.text for cell in row] for row in sheet.rows] == [
         [run, seed, "end of the training", "1", "75.0", "2"] for run in ("audio", "visual") for seed in ("1", "0")
     ]
-    assert markdown(evaluation).index("## Best epochs") < markdown(evaluation).index("## Accuracy, T = 0")
-    rows = list(csv.DictReader(table_files(evaluation)["best_epochs.csv"].decode().splitlines()))
+    assert markdown_of(assessed).index("## Best epochs") < markdown_of(assessed).index("## Accuracy, T = 0")
+    rows = list(csv.DictReader(table_files_of(assessed)["best_epochs.csv"].decode().splitlines()))
     assert {(row["method"], row["best_epoch"], row["val_accuracy"], row["ending"]) for row in rows} == {
         (run, "1", "0.75", "end") for run in ("audio", "visual")
     }
@@ -131,8 +131,7 @@ def test_seeds_of_several_folders_are_told_apart(tmp_path):
     folders = []
     for seed in (0, 1):
         folders.append(log(hand_made(tmp_path / f"run{seed}", seeds=(seed,)), [epoch("audio", seed, 0, 0.5)]))
-    evaluation, _ = assess(folders, thresholds=[0.0], resamples=20)
-    sheet = sheet_of(evaluation)
+    sheet = sheet_of(assess(folders, thresholds=[0.0], resamples=20))
     place = sheet.headings.index("training")
     assert [row[place].text for row in sheet.rows] == ["run0", "run1"]
 
@@ -169,16 +168,18 @@ def test_a_run_of_predictions_from_a_file_is_named_as_one_that_nothing_is_known_
     folder = log(hand_made(tmp_path / "run"), [epoch(run, 0, 0, 0.5) for run in ("audio", "visual")])
     lines = ["key,prediction", *(f"clip{n},{label}" for n, label in enumerate(("cat", "dog", "rain", "cat")))]
     (tmp_path / "mine.csv").write_text("\n".join(lines))
-    evaluation, _ = assess([folder], predictions=[tmp_path / "mine.csv"], thresholds=[0.0], resamples=20)
+    assessed = assess([folder], predictions=[tmp_path / "mine.csv"], thresholds=[0.0], resamples=20)
+    evaluation = assessed[0]
     assert evaluation.untold.startswith("Not known of mine: predictions that come from a file")
-    assert evaluation.untold in sheet_of(evaluation).caption
+    assert evaluation.untold in sheet_of(assessed).caption
 
 
 def test_without_any_record_the_report_says_so_and_has_no_empty_table(tmp_path):
-    evaluation, results = assess([hand_made(tmp_path / "run")], thresholds=[0.0], resamples=20)
+    assessed = assess([hand_made(tmp_path / "run")], thresholds=[0.0], resamples=20)
+    evaluation = assessed[0]
     assert evaluation.learning == ()
     assert "Not known of audio and visual" in evaluation.untold
-    files = {**table_files(evaluation), **render_page(evaluation, results)}
+    files = {**table_files_of(assessed), **page_files_of(assessed)}
     assert "learning.csv" not in files and "learning.png" not in files
     assert "Not known of audio and visual" in files["index.html"].decode()
     assert "Not known of audio and visual" in files["tables.md"].decode()
@@ -188,7 +189,7 @@ def test_more_runs_than_a_figure_holds_take_further_figures(tmp_path):
     others = [f"method{n}" for n in range(8)]
     folder = hand_made(tmp_path / "run", runs=("audio", "visual", *others))
     log(folder, [epoch(run, 0, 0, 0.5) for run in ("audio", "visual", *others)])
-    plans = list(_plans_of_learning(assess([folder], thresholds=[0.0], resamples=20)[0]))
+    plans = list(plans_of_learning(assess([folder], thresholds=[0.0], resamples=20)[0]))
     assert [plan.name for plan in plans] == ["learning", "learning-2"]
     assert [len(plan.draw().axes) for plan in plans] == [2 * 8, 2 * 2]  # two panels a run
 
@@ -202,14 +203,15 @@ class TestClassesWithoutTraining:
 
     def test_they_are_named_before_all_tables(self, tmp_path):
         counts = {"train": [0, 30, 0], "val": [4, 3, 3], "test": [2, 1, 1]}
-        evaluation, results = self.evaluated(tmp_path, counts)
+        assessed = self.evaluated(tmp_path, counts)
+        evaluation = assessed[0]
         assert evaluation.warnings == (
             "2 of 3 classes have no training clip: cat, rain. No network could learn them; evaluated clips of them: "
             "3 of 4.",
         )
-        html = render_page(evaluation, results)["index.html"].decode()
+        html = page_files_of(assessed)["index.html"].decode()
         assert html.index("have no training clip") < html.index("<nav")
-        assert markdown(evaluation).index("have no training clip") < markdown(evaluation).index("## ")
+        assert markdown_of(assessed).index("have no training clip") < markdown_of(assessed).index("## ")
 
     def test_one_is_one_and_none_is_no_warning(self, tmp_path):
         evaluation, _ = self.evaluated(tmp_path, {"train": [5, 5, 0], "val": [1] * 3, "test": [2, 1, 1]})

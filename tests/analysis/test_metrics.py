@@ -1,5 +1,7 @@
 """Class means against scikit-learn on random inputs, resampled, with ties and absent classes; their intervals."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score
 
-from avbench.analysis.evaluation import SUBSETS, Scores, modalities_of
-from avbench.analysis.metrics import (
+from avbench.analysis.measures.accuracy import SUBSETS, Scores, modalities_of
+from avbench.analysis.measures.class_scores import HeldScores, Room
+from avbench.analysis.measures.metrics import (
     ACCURACY,
     AVERAGE_PRECISION,
     CLASS_ACCURACY,
@@ -19,17 +22,24 @@ from avbench.analysis.metrics import (
     centred_interval,
     macro_f1,
     mean_class_accuracy,
-    metric_table,
 )
-from avbench.analysis.probabilities import HeldScores
-from avbench.analysis.ranking import Subsets, rankings
-from avbench.analysis.statistics import resamples_of
+from avbench.analysis.measures.metrics import metric_table as measured
+from avbench.analysis.measures.ranking import Subsets, rankings
+from avbench.analysis.measures.statistics import resamples_of
+from avbench.analysis.reading.parked_scores import by_class
+
+metric_table = partial(measured, room=Room(by_class, memory_bytes=2 * 10**9, threads=2))
 
 
 def ranking_of(labels, probabilities, *, memory_bytes=2**30, deep_enough=20_000):
     everything = Subsets.of([np.ones(len(labels), bool)], np.zeros(len(labels)))
     (ranking,) = rankings(
-        HeldScores(probabilities), labels, everything, memory_bytes=memory_bytes, deep_enough=deep_enough
+        HeldScores(probabilities),
+        labels,
+        everything,
+        by_class=by_class,
+        memory_bytes=memory_bytes,
+        deep_enough=deep_enough,
     )
     return ranking
 
@@ -106,7 +116,7 @@ def test_numbers_are_the_same_on_each_subset_and_whatever_fits_into_memory():
     tables = [
         metric_table(
             scores, labels, discrepancies, thresholds=[0.3, 0.6], resamples=20, tick=lambda done, total: None,
-            memory_bytes=memory_bytes,
+            room=Room(by_class, memory_bytes=memory_bytes, threads=2),
         )
         for memory_bytes in (0, 2 * 10**9)
     ]  # fmt: skip
@@ -139,7 +149,7 @@ def test_small_subsets_have_the_intervals_of_scikit_learn_on_the_clips_that_were
         assert (cell.low, cell.high) == pytest.approx(centred_interval(cell.value, np.array(values)), abs=1e-6)
 
 
-def test_runs_that_do_not_fit_into_memory_together_are_measured_one_after_the_other(monkeypatch):
+def test_runs_that_do_not_fit_into_memory_together_are_measured_one_after_the_other():
     random = np.random.default_rng(2)
     labels = random.integers(0, 4, 300)
     scores = [
@@ -149,14 +159,14 @@ def test_runs_that_do_not_fit_into_memory_together_are_measured_one_after_the_ot
     ]
     discrepancies = random.uniform(-1, 1, 300)
 
-    def table():
+    def table(memory_bytes):
         return metric_table(
-            scores, labels, discrepancies, thresholds=[0.0], resamples=20, tick=lambda done, total: None, memory_bytes=0
-        )
+            scores, labels, discrepancies, thresholds=[0.0], resamples=20, tick=lambda done, total: None,
+            room=Room(by_class, memory_bytes=memory_bytes, threads=2),
+        )  # fmt: skip
 
-    together = table()
-    monkeypatch.setattr("avbench.analysis.metrics._LEAST_BYTES", 1)  # a group a run and seed; nothing in memory
-    assert table() == together
+    # A group a run and seed, and nothing in memory.
+    assert table(1) == table(64_000_000)
 
 
 class TestTable:

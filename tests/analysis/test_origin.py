@@ -4,6 +4,7 @@ import json
 
 import pytest
 from make_run import make_run
+from presented import sheets_of
 
 from avbench.analysis.report import assess
 from avbench.cli import main
@@ -39,8 +40,8 @@ def make(tmp_path):
     return made
 
 
-def sheet(evaluation):
-    (found,) = (one for one in evaluation.sheets if one.kind == "origin")
+def sheet(assessed):
+    (found,) = (one for one in sheets_of(assessed) if one.kind == "origin")
     return [tuple(cell.text for cell in row) for row in found.rows]
 
 
@@ -73,8 +74,8 @@ def test_other_code_libraries_and_precision_are_joined_and_marked(make):
         **LAUNCH, "precision": "bfloat16", "code": {"source_sha256": "0" * 64},
         "versions": {**LAUNCH["versions"], "torch": "2.12.0"},
     }  # fmt: skip
-    evaluation, _ = assess([make("one", LAUNCH, first=True), make("tmc", other)])
-    rows = sheet(evaluation)
+    assessed = assess([make("one", LAUNCH, first=True), make("tmc", other)])
+    evaluation, rows = assessed[0], sheet(assessed)
     assert {what for what, *_ in rows if "≠" in what} == {"code\xa0≠", "libraries\xa0≠", "precision\xa0≠"}
     assert ("precision\xa0≠", "float32", "one") in rows and ("precision\xa0≠", "bfloat16", "tmc") in rows
     assert ("ranks", "2", "all") in rows
@@ -90,8 +91,8 @@ def test_commits_that_have_the_same_sources_are_not_marked(make):
 
 def test_every_launch_is_listed_and_what_changed_between_them_is_marked(make):
     again = {**LAUNCH, "command": ["avbench", "train", "--resume"], "world_size": 1}
-    evaluation, _ = assess([make("one", LAUNCH, again, first=True)])
-    rows = sheet(evaluation)
+    assessed = assess([make("one", LAUNCH, again, first=True)])
+    evaluation, rows = assessed[0], sheet(assessed)
     assert ("ranks\xa0≠", "2", "one (launch 1)") in rows and ("ranks\xa0≠", "1", "one (launch 2)") in rows
     assert ("command", "avbench train --resume", "one (launch 2)") in rows
     assert [fact.what for fact in evaluation.origin if fact.differs] == ["ranks", "ranks"]
@@ -99,7 +100,7 @@ def test_every_launch_is_listed_and_what_changed_between_them_is_marked(make):
 
 
 def test_older_folders_are_joined_and_say_what_they_did_not_record(make):
-    evaluation, _ = assess([make("one", LAUNCH, first=True), make("tmc")])
-    rows = sheet(evaluation)
+    assessed = assess([make("one", LAUNCH, first=True), make("tmc")])
+    evaluation, rows = assessed[0], sheet(assessed)
     assert ("code", "not recorded", "tmc") in rows and ("clips of train", "not recorded", "tmc") in rows
     assert not any(fact.differs for fact in evaluation.origin)

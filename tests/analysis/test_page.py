@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from make_run import make_run
+from presented import page_files_of, sheets_of, table_files_of
 from rich_run import CLASSES, HOSTILE, RUNS, SEEDS, rich_run
 
-from avbench.analysis.page import render_page
 from avbench.analysis.report import assess
 from avbench.records import write_json
 
@@ -71,7 +71,7 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def rich(tmp_path_factory):
     evaluation, results = assess([rich_run(tmp_path_factory.mktemp("rich") / "run")], resamples=20)
-    return evaluation, results, render_page(evaluation, results)
+    return evaluation, results, page_files_of((evaluation, results))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def plain(tmp_path_factory):
     )
     write_json(folder / "dataset.json", {"name": "pets", "classes": ["cat", "dog", "rain"], "index_sha256": "5e" * 32})
     evaluation, results = assess([folder], thresholds=[0.3, 0.9], resamples=20)
-    return evaluation, results, render_page(evaluation, results)
+    return evaluation, results, page_files_of((evaluation, results))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def own(tmp_path_factory):
     evaluation, results = assess(
         [], predictions=[folder / "mine.csv"], confidence=folder / "confidence.csv", thresholds=[0.2], resamples=20
     )
-    return evaluation, results, render_page(evaluation, results)
+    return evaluation, results, page_files_of((evaluation, results))
 
 
 @pytest.fixture(params=["rich", "plain", "own"])
@@ -130,10 +130,11 @@ def test_the_page_is_well_formed_and_loads_nothing(each):
 
 
 def test_every_table_is_on_the_page_cell_by_cell(each):
-    evaluation, _, files = each
+    evaluation, results, files = each
     tables = page_of(files).tables
-    assert evaluation.sheets
-    for sheet in evaluation.sheets:
+    sheets = sheets_of((evaluation, results))
+    assert sheets
+    for sheet in sheets:
         head, *rows = tables[sheet.name]
         assert len(rows) == len(sheet.rows)
         network = sheet.headings.index("network") if "network" in sheet.headings else None
@@ -232,8 +233,8 @@ def test_each_figure_on_the_page_is_one_of_the_files(each):
 
 
 def test_every_class_is_in_the_csv(rich):
-    _, results, files = rich
-    lines = list(csv.DictReader(io.StringIO(files["per_class.csv"].decode())))
+    evaluation, results, _ = rich
+    lines = list(csv.DictReader(io.StringIO(table_files_of((evaluation, results))["per_class.csv"].decode())))
     assert [line["class"] for line in lines] == list(CLASSES)
     assert [int(line["clips"]) for line in lines] == np.bincount(results.labels, minlength=3).tolist()
     discrepancies = results.discrepancies
@@ -245,4 +246,4 @@ def test_every_class_is_in_the_csv(rich):
 
 def test_the_same_results_give_the_same_bytes(plain):
     evaluation, results, files = plain
-    assert render_page(evaluation, results) == files
+    assert page_files_of((evaluation, results)) == files

@@ -6,9 +6,10 @@ import io
 import numpy as np
 import pytest
 from make_run import make_run
+from presented import sheets_of
 
-from avbench.analysis.performance import course, speeds
-from avbench.analysis.report import evaluate
+from avbench.analysis.measures.performance import course, speeds
+from avbench.analysis.report import assess, evaluate
 from avbench.records import MetricsWriter
 
 
@@ -92,7 +93,7 @@ def test_the_report_tells_it_in_a_figure_a_table_and_a_file(run):
     assert {"performance.png", "performance.svg", "performance.csv"} <= set(files)
     page = files["index.html"].decode()
     assert 'id="speed"' in page and "How fast it ran" in page
-    (sheet,) = (sheet for sheet in evaluation.sheets if sheet.kind == "performance")
+    (sheet,) = (sheet for sheet in sheets_of(assess([run], resamples=20)) if sheet.kind == "performance")
     assert sheet.headings == (
         "training", "ranks", "intervals", "clips/s", "waiting for data (%)", "CPU use (%)", "host memory (GiB)",
         "slowest rank",
@@ -108,7 +109,7 @@ def test_the_report_tells_it_in_a_figure_a_table_and_a_file(run):
 def test_a_report_without_speed_has_no_section_of_it(run):
     log(run, [interval(1, 100.0)])
     evaluation = evaluate([run], resamples=20)
-    assert 'id="speed"' not in evaluation.page.read_text()
+    assert 'id="speed"' not in (evaluation.folder / "index.html").read_text()
     assert not list(evaluation.folder.glob("performance*"))
 
 
@@ -116,6 +117,6 @@ def test_each_rank_of_very_many_is_in_the_file_only(run):
     ranks = {"clips_per_second_by_rank": [1.0] * 9}
     log(run, [interval(n, 9.0, **ranks) for n in range(3)])
     evaluation = evaluate([run], resamples=20)
-    (sheet,) = (sheet for sheet in evaluation.sheets if sheet.kind == "performance")
+    (sheet,) = (sheet for sheet in sheets_of(assess([run], resamples=20)) if sheet.kind == "performance")
     assert len(sheet.rows) == 1 and "performance.csv" in sheet.caption
     assert len((evaluation.folder / "performance.csv").read_text().splitlines()) == 11

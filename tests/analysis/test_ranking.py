@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from avbench.analysis.metrics import centred_interval
-from avbench.analysis.probabilities import HeldScores, Park
-from avbench.analysis.ranking import Subsets, rankings
-from avbench.analysis.statistics import resamples_of
+from avbench.analysis.measures.class_scores import HeldScores
+from avbench.analysis.measures.metrics import centred_interval
+from avbench.analysis.measures.ranking import Subsets, rankings
+from avbench.analysis.measures.statistics import resamples_of
+from avbench.analysis.reading.parked_scores import Park, by_class
 from avbench.errors import RunError
 
 
@@ -28,7 +29,7 @@ def made(clips, classes, *, seed=0):
 
 def ranked(labels, scores, **options):
     everything = Subsets.of([np.ones(len(labels), bool)], np.zeros(len(labels)))
-    return rankings(HeldScores(scores), labels, everything, memory_bytes=2**30, **options)[0]
+    return rankings(HeldScores(scores), labels, everything, by_class=by_class, memory_bytes=2**30, **options)[0]
 
 
 def test_clips_far_down_count_once():
@@ -83,7 +84,7 @@ def test_clips_with_the_number_of_another_are_counted():
 
 def test_parked_numbers_are_what_they_were(monkeypatch):
     values, rows = np.random.default_rng(0).random((50, 3)), np.arange(49, -1, -2)
-    monkeypatch.setattr("avbench.analysis.probabilities._HELD_BYTES", 0)
+    monkeypatch.setattr("avbench.analysis.reading.parked_scores._HELD_BYTES", 0)
     park = Park(clips=len(rows), classes=3)
     places = np.full(50, -1)
     places[rows] = np.arange(len(rows))
@@ -104,13 +105,14 @@ def test_without_a_place_for_temporary_files_what_fits_into_memory_is_ranked(mon
     assert len(ranked(labels, scores).own) == 30
     everything = Subsets.of([np.ones(30, bool)], np.zeros(30))
     with pytest.raises(RunError, match="set TMPDIR to one that can"):
-        rankings(HeldScores(scores), labels, everything, memory_bytes=0)
+        rankings(HeldScores(scores), labels, everything, by_class=by_class, memory_bytes=0)
 
 
 SPILLING = """
 import sys, time
 import numpy as np
-from avbench.analysis.probabilities import HeldScores, by_class
+from avbench.analysis.measures.class_scores import HeldScores
+from avbench.analysis.reading.parked_scores import by_class
 values = np.random.default_rng(0).random((20000, 50))
 with by_class(HeldScores(values), clips=20000, memory_bytes=0) as columns:
     assert (columns.column(7) == values[:, 7]).all()

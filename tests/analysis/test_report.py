@@ -12,14 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from make_run import make_run, write_history, write_predictions
+from presented import table_files_of
 from rich.console import Console
 
 import avbench.analysis.report as report
-from avbench.analysis.evaluation import accuracy_table
-from avbench.analysis.folder import check_report_folder, replace_report
+from avbench.analysis.measures.accuracy import accuracy_table
+from avbench.analysis.presenting.folder import check_report_folder, replace_report
+from avbench.analysis.presenting.terminal import terminal_table
+from avbench.analysis.reading.results import parse_epochs
+from avbench.analysis.reading.runs import read_runs
 from avbench.analysis.report import assess, evaluate
-from avbench.analysis.runs import parse_epochs, read_runs
-from avbench.analysis.tables import table_files, terminal_table
 from avbench.cli import main
 from avbench.errors import AvbenchError, RunError, UsageError
 from avbench.records import write_json, write_text
@@ -42,7 +44,7 @@ def hand_made(folder, **changes):
 
 def files_of(*runs, **settings):
     """The tables' files as text, without the page and its figures."""
-    return {name: content.decode() for name, content in table_files(assess(runs, **settings)[0]).items()}
+    return {name: content.decode() for name, content in table_files_of(assess(runs, **settings)).items()}
 
 
 def rows_of(text):
@@ -101,8 +103,9 @@ class TestNumbers:
             assert not re.search(r"\b(nan|none|inf)\b", text.lower()), name
 
     def test_numbers_are_written_in_full_precision(self, run):
-        evaluation, _ = assess([run])
-        for row in rows_of(table_files(evaluation)["accuracy.csv"].decode()):
+        assessed = assess([run])
+        evaluation = assessed[0]
+        for row in rows_of(table_files_of(assessed)["accuracy.csv"].decode()):
             cell = evaluation.table.cell(row["method"], int(row["seed"]), row["subset"], float(row["threshold"]))
             for name in ("accuracy", "low", "high"):
                 value = getattr(cell, name)
@@ -189,9 +192,9 @@ class TestNumbers:
         assert any("1 clip has no planted quality" in note for note in evaluation.notes)
 
     def test_no_planted_qualities_no_planted_table(self, run):
-        evaluation, _ = assess([run])
-        assert (evaluation.planted, evaluation.spearman) == (None, None)
-        assert "accuracy_planted.csv" not in table_files(evaluation)
+        assessed = assess([run])
+        assert (assessed[0].planted, assessed[0].spearman) == (None, None)
+        assert "accuracy_planted.csv" not in table_files_of(assessed)
 
     def test_another_split_is_evaluated_on_request(self, tmp_path):
         evaluation, _ = assess([hand_made(tmp_path / "run", split="val")], split="val")
@@ -661,7 +664,7 @@ class TestMistakes:
 class TestFolder:
     def test_the_same_run_gives_the_same_bytes_and_leaves_nothing_else(self, tmp_path):
         run = hand_made(tmp_path / "run", planted={"audio": AUDIO, "visual": VISUAL})
-        assert evaluate([run]).page == run / "report" / "index.html"
+        assert evaluate([run]).folder == run / "report"
         first = {path.name: path.read_bytes() for path in (run / "report").iterdir()}
         tables = {"accuracy.csv", "seeds.csv", "metrics.csv", "significance.csv", "tables.md", "tables.tex"}
         assert tables | {"index.html", "heatmap.png", "heatmap.svg", "accuracy_planted.csv"} <= first.keys()
@@ -755,7 +758,7 @@ class TestFolder:
     @pytest.mark.parametrize("out", ["file", "file/report", "file/a/report", "n" * 300, "/proc/report"])
     def test_a_place_where_no_folder_can_be_made_is_refused_before_the_work(self, run, tmp_path, monkeypatch, out):
         (tmp_path / "file").write_text("x")
-        monkeypatch.setattr(report, "_evaluated", None)  # a call would be a TypeError
+        monkeypatch.setattr(report, "evaluated", None)  # a call would be a TypeError
         with pytest.raises(UsageError, match="--out") as caught:
             evaluate([run], out=tmp_path / out)
         assert "\n" not in str(caught.value)

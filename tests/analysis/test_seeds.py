@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from avbench.analysis.evaluation import SUBSETS, Scores, accuracy_table, modalities_of
-from avbench.analysis.published import published_rows
-from avbench.analysis.seeds import cross_seed_table, parts_table, seed_table
-from avbench.analysis.utilization import utilization
+from avbench.analysis.measures.accuracy import SUBSETS, Scores, accuracy_table, modalities_of
+from avbench.analysis.measures.published import published_rows
+from avbench.analysis.measures.seeds import cross_seed_table, parts_table, seed_table
+from avbench.analysis.measures.utilization import utilization
 
 
 def scores(run, right, *, method=None, seed=0, **more):

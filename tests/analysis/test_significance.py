@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from avbench.analysis.evaluation import Scores, accuracy_table, modalities_of, verdict
-from avbench.analysis.significance import compare, conclude
-from avbench.analysis.statistics import holm
+from avbench.analysis.measures.accuracy import Scores, accuracy_table, modalities_of, verdict
+from avbench.analysis.measures.significance import compare, conclude
+from avbench.analysis.measures.statistics import holm
 
 
 def scores(run, right, *, method=None, seed=0):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from avbench.analysis.statistics import (
+from avbench.analysis.measures.statistics import (
     P_FLOOR,
     binomial_interval,
     holm,

@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from make_run import make_run, write_predictions
+from presented import markdown_of, sheets_of, table_files_of
 
-from avbench.analysis.page import _plans_of_training
+from avbench.analysis.presenting.figures.diagnostics import plans_of_diagnostics
+from avbench.analysis.presenting.terminal import terminal_table
+from avbench.analysis.reading.diagnostics import read_diagnostics
+from avbench.analysis.reading.runs import read_runs
 from avbench.analysis.report import assess
-from avbench.analysis.runs import _read_diagnostics, read_runs
-from avbench.analysis.tables import markdown, table_files, terminal_table
 from avbench.cli import main
 from avbench.errors import RunError
 from avbench.records import write_json, write_text
@@ -50,13 +52,23 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluation(run):
-    return assess([run], resamples=50)[0]
+def assessed(run):
+    return assess([run], resamples=50)
 
 
 @pytest.fixture(scope="module")
-def files(evaluation):
-    return {name: content.decode() for name, content in table_files(evaluation).items()}
+def evaluation(assessed):
+    return assessed[0]
+
+
+@pytest.fixture(scope="module")
+def sheets(assessed):
+    return sheets_of(assessed)
+
+
+@pytest.fixture(scope="module")
+def files(assessed):
+    return {name: content.decode() for name, content in table_files_of(assessed).items()}
 
 
 def rows_of(text):
@@ -64,8 +76,8 @@ def rows_of(text):
 
 
 class TestSheets:
-    def test_every_kind_is_there_once_a_threshold(self, evaluation):
-        names = [sheet.name for sheet in evaluation.sheets]
+    def test_every_kind_is_there_once_a_threshold(self, sheets):
+        names = [sheet.name for sheet in sheets]
         kinds = ("accuracy", "significance", "metrics", "cross-seed", "parts")
         assert set(names) == {f"{kind}-{T}" for kind in kinds for T in ("0", "0.2", "0.4")} | {
             "published",
@@ -75,15 +87,15 @@ class TestSheets:
         }
         assert len(names) == len(set(names))
 
-    def test_every_row_has_a_cell_for_every_heading(self, evaluation):
-        for sheet in evaluation.sheets:
+    def test_every_row_has_a_cell_for_every_heading(self, sheets):
+        for sheet in sheets:
             assert {len(row) for row in sheet.rows} == {len(sheet.headings)}, sheet.name
             for row in sheet.rows:
                 assert all(cell.detail == "" and not cell.best for cell in row[: sheet.words]), sheet.name
                 assert all((cell.value is None) == (cell.text == "–") for cell in row[sheet.words :]), sheet.name
 
-    def test_seeds_stand_above_their_mean_and_the_best_mean_is_marked(self, evaluation):
-        (sheet,) = (sheet for sheet in evaluation.sheets if sheet.name == "accuracy-0.2")
+    def test_seeds_stand_above_their_mean_and_the_best_mean_is_marked(self, sheets):
+        (sheet,) = (sheet for sheet in sheets if sheet.name == "accuracy-0.2")
         assert sheet.headings[:3] == ("method", "network", "seed")
         assert sheet.headings[3] == "overall (40)"
         assert [[cell.text for cell in row[:3]] for row in sheet.rows[:3]] == [
@@ -95,16 +107,16 @@ class TestSheets:
             best = max(row[column].value for row in sheet.rows if row[2].text == "mean")
             assert {row[column].value for row in sheet.rows if row[column].best} == {best}
 
-    def test_parts_never_stand_under_the_name_of_the_unimodal_networks(self, evaluation):
-        for sheet in evaluation.sheets:
+    def test_parts_never_stand_under_the_name_of_the_unimodal_networks(self, sheets):
+        for sheet in sheets:
             firsts = [row[0].text for row in sheet.rows]
             if sheet.kind == "parts":
                 assert not {"audio", "visual"} & set(firsts)
                 assert {row[1].text for row in sheet.rows} == {"audio part", "visual part"}
                 assert "not the unimodal networks" in sheet.caption
 
-    def test_published_numbers_are_marked_and_stand_beside_ours(self, evaluation):
-        (sheet,) = (sheet for sheet in evaluation.sheets if sheet.kind == "published")
+    def test_published_numbers_are_marked_and_stand_beside_ours(self, evaluation, sheets):
+        (sheet,) = (sheet for sheet in sheets if sheet.kind == "published")
         rows = {(row[0].text, row[1].text): [cell.text for cell in row[2:]] for row in sheet.rows}
         assert rows["greedy", "published"] == ["50.3", "52.7", "37.4"]
         assert ("greedy", "here") not in rows
@@ -150,16 +162,16 @@ class TestFiles:
             assert len(counts) == 1, block
         assert r"u(audio \| visual)" in files["tables.md"]
 
-    def test_the_curves_of_greedy_are_said_to_be_powers_of_ten(self, run):
-        evaluation, results = assess([run], resamples=20)
-        runs = {"loud": {"method": "greedy"}, "other": {"method": "tmc"}}
+    def test_what_a_method_says_of_its_curves_is_said_below_them(self, run):
+        _, results = assess([run], resamples=20)
+        runs = {"loud": {"method": "greedy", "curves": "Speeds are log10 of a ratio."}, "other": {"method": "tmc"}}
         curve = {"speed": {"audio": (np.ones(1), np.ones(1))}}
         results = replace(
             results,
             folders=(replace(results.folders[0], runs=runs),),
             diagnostics={("loud", 0): curve, ("other", 0): curve},
         )
-        captions = {plan.name: plan.caption for plan in _plans_of_training(evaluation, results)}
+        captions = {plan.name: plan.caption for plan in plans_of_diagnostics(results)}
         assert ["log10" in captions[f"diagnostics-{run}"] for run in runs] == [True, False]
 
     def test_a_name_is_no_markup_in_markdown(self, run, tmp_path):
@@ -167,7 +179,7 @@ class TestFiles:
         labels = dict.fromkeys((f"clip{row}" for row in range(CLIPS)), 0)
         lines = ["key,run,prediction", *(f'{key},"{name}",{label}' for key, label in labels.items())]
         (tmp_path / "mine.csv").write_text("\n".join(lines))
-        text = table_files(assess([run], predictions=[tmp_path / "mine.csv"], resamples=20)[0])["tables.md"].decode()
+        text = table_files_of(assess([run], predictions=[tmp_path / "mine.csv"], resamples=20))["tables.md"].decode()
         escaped = r"\<b\>\*mine\*\</b\> \[x\](y) \`\_\|\_\` \&lt;"
         assert text.count("mine") == text.count(escaped) > 3
 
@@ -187,7 +199,7 @@ class TestFiles:
             assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {wanted}
 
     def test_the_same_results_give_the_same_bytes(self, run, files):
-        again = table_files(assess([run], resamples=50)[0])
+        again = table_files_of(assess([run], resamples=50))
         assert {name: content.decode() for name, content in again.items()} == files
 
     def test_the_terminal_shows_one_row_a_run(self, evaluation):
@@ -211,13 +223,15 @@ def test_branches_that_see_each_other_have_a_table_of_what_they_take_from_the_ot
     alone = {"audio": [0, 2, 1, 1], "visual": [0, 1, 1, 1]}
     write_predictions(run, run="mine", method="greedy", parts_alone=alone, **written)
     write_predictions(run, run="baseline", method="baseline", **written)
-    evaluation = assess([run], thresholds=[0.2], resamples=20)[0]
-    (sheet,) = (sheet for sheet in evaluation.sheets if sheet.kind == "branches")
+    assessed = assess([run], thresholds=[0.2], resamples=20)
+    (sheet,) = (sheet for sheet in sheets_of(assessed) if sheet.kind == "branches")
     shown = " ".join(cell.text for cell in sheet.rows[0])
     assert shown == "mine overall † 100.0 25.0 +0.750 50.0 50.0 0.000"
     assert sheet.headings[4] == "branch's u(visual | audio)"
     assert {row[0].text for row in sheet.rows} == {"mine"}
-    rows = {(row["method"], row["subset"]): row for row in rows_of(table_files(evaluation)["utilization.csv"].decode())}
+    rows = {
+        (row["method"], row["subset"]): row for row in rows_of(table_files_of(assessed)["utilization.csv"].decode())
+    }
     assert rows["mine", "overall"]["audio_branch_without_visual"] == "0.25"
     assert rows["mine", "overall"]["audio_branch_visual_utilization"] == "0.75"
     assert rows["mine", "overall"]["visual_utilization"] == "0.5"  # of the network's own prediction
@@ -228,7 +242,7 @@ def test_an_interval_and_an_empty_subset_in_markdown_by_hand(tmp_path):
     right = {(name, name, 0): [True, True, False, True] for name in ("audio", "visual")}
     confidence = {"audio": {0: [0.9, 0.8, 0.9, 0.9]}, "visual": {0: [0.1, 0.2, 0.3, 0.85]}}
     run = make_run(tmp_path / "run", labels=[0, 1, 2, 0], correct=right, **confidence)
-    text = markdown(assess([run], thresholds=[0.2], resamples=20)[0])
+    text = markdown_of(assess([run], thresholds=[0.2], resamples=20))
     # Wilson's intervals of 3 of 4, 2 of 3 and 1 of 1.
     assert "| audio | **75.0** [30.1, 95.4] | **66.7** [20.8, 93.9] | – | **100.0** [20.7, 100.0] |" in text
     assert "| method | overall (4) † | audio-dominated (3) † | visual-dominated (0) † | tied (1) † |" in text
@@ -257,11 +271,11 @@ class TestFewClips:
             )  # fmt: skip
         dataset = json.loads((folder / "dataset.json").read_text())
         write_json(folder / "dataset.json", {**dataset, "name": "VGG-Sound"})
-        return assess([folder], thresholds=[0.0, 0.2], resamples=20)[0]
+        return assess([folder], thresholds=[0.0, 0.2], resamples=20)
 
     def test_headings_and_rows_of_small_subsets_have_the_mark_and_captions_explain_it(self, marked):
         named = {}
-        for sheet in marked.sheets:
+        for sheet in sheets_of(marked):
             texts = [*sheet.headings, *(cell.text for row in sheet.rows for cell in row)]
             named[sheet.name] = {text for text in texts if text.endswith(" †")}
             assert ("†: fewer than 30 clips" in sheet.caption) == bool(named[sheet.name]), sheet.name
@@ -281,13 +295,13 @@ class TestFewClips:
         )
         dataset = json.loads((run / "dataset.json").read_text())
         write_json(run / "dataset.json", {**dataset, "name": "VGG-Sound"})
-        (sheet,) = (sheet for sheet in assess([run], resamples=20)[0].sheets if sheet.kind == "published")
+        (sheet,) = (sheet for sheet in sheets_of(assess([run], resamples=20)) if sheet.kind == "published")
         here = {cell.text for row in sheet.rows if row[1].text == "here" for cell in row[2:]}
         assert here == {"66.7 †", "50.0 †", "100.0 †"}
         assert not any(cell.text.endswith("†") for row in sheet.rows if row[1].text == "published" for cell in row)
 
     def test_files_of_numbers_have_a_column_of_it(self, marked):
-        files = {name: content.decode() for name, content in table_files(marked).items()}
+        files = {name: content.decode() for name, content in table_files_of(marked).items()}
         for name in ("accuracy", "accuracy_planted", "seeds", "cross_seed", "parts", "metrics", "significance",
                      "utilization"):  # fmt: skip
             rows = rows_of(files[f"{name}.csv"])
@@ -295,10 +309,10 @@ class TestFewClips:
             assert all(int(row["few_clips"]) == (float(row["clips"]) < 30) for row in rows), name
 
     def test_markdown_latex_and_the_terminal_have_it(self, marked):
-        files = table_files(marked)
+        files = table_files_of(marked)
         assert "| audio-dominated (29) † | visual-dominated (30) | tied (6) † |" in files["tables.md"].decode()
         assert "(29) $\\dagger$" in " ".join(files["tables.tex"].decode().split())
-        shown = terminal_table(marked)
+        shown = terminal_table(marked[0])
         cells = [str(cell) for column in shown.columns for cell in column._cells]
         assert [cell for cell in cells if "†" in cell] == ["29 †", "1 †", "6 †"]
         assert "†: fewer than 30 clips" in shown.caption
@@ -413,7 +427,7 @@ def test_curves_of_earlier_folders_are_drawn_under_the_names_of_today(tmp_path):
     old = [{**place, "run": name, "method": name, "batch": 1, **log} for name in ("greedy", "mine")]
     new = {**place, "run": "greedy", "method": "greedy", "batch": 2, "speed/audio_branch": 3.0}
     write_text(tmp_path / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in [*old, new]))
-    curves = _read_diagnostics(tmp_path)
+    curves = read_diagnostics(tmp_path)
     names = {group: sorted(by_name) for group, by_name in curves["greedy", 0].items()}
     assert names == {
         "speed": ["audio_branch", "visual_branch"],

@@ -6,8 +6,9 @@ from make_run import write_predictions
 from synthetic import make_dataset
 
 from avbench import confidence
+from avbench.analysis.reading.results import parse_epochs
+from avbench.analysis.reading.runs import read_runs
 from avbench.analysis.report import assess
-from avbench.analysis.runs import parse_epochs, read_runs
 from avbench.dataset import Dataset
 from avbench.records import write_json, write_text
 
