@@ -44,7 +44,8 @@ from avbench.packing.clips import Clip
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
 from avbench.packing.out_folder import check_ours, claim, locked, make_way, room
 from avbench.packing.quality import quality_of, write_quality
-from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, WORK_FOLDER, LeftOut, suffix_of
+from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, WORK_FOLDER, suffix_of
+from avbench.packing.recipes.left_out import LeftOut
 from avbench.packing.recipes.recipe import STFT_SUFFIX, Recipe, stored
 from avbench.packing.recipes.videos import cut_clips, videos_of
 from avbench.packing.splits import check_splits

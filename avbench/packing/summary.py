@@ -9,7 +9,7 @@ from typing import Any
 from avbench.class_names import are_whole_numbers, order_text
 from avbench.dataset import REJECTS_FILE, Dataset
 from avbench.packing.quality import quality_line
-from avbench.packing.recipes.files import left_out_from_json
+from avbench.packing.recipes.left_out import left_out_from_json
 from avbench.packing.recipes.videos import Videos
 from avbench.packing.splits import check_splits, empty_splits_text, untrained_classes
 

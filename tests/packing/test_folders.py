@@ -12,7 +12,8 @@ import soundfile
 from make_video import make_video
 
 from avbench.errors import RecipeError
-from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, VIDEO_SUFFIXES, LeftOut, left_out_from_json
+from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, VIDEO_SUFFIXES
+from avbench.packing.recipes.left_out import LeftOut, left_out_from_json
 from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.recipes.videos import clips_of, videos_of
 

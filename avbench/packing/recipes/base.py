@@ -9,12 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from avbench.packing.clips import Clip
-
-if TYPE_CHECKING:
-    from avbench.packing.recipes.files import LeftOut
+from avbench.packing.recipes.left_out import LeftOut
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import av
 from av.stream import Disposition
@@ -20,6 +19,7 @@ from avbench.dataset import DESCRIPTION_FILE
 from avbench.errors import RecipeError
 from avbench.packing.clips import Clip, encoded_key
 from avbench.packing.recipes.base import Found
+from avbench.packing.recipes.left_out import REASONS, LeftOut
 
 
 def suffixes(text: str) -> frozenset[str]:
@@ -44,62 +44,6 @@ NO_VIDEO_SUFFIXES = suffixes(
 WORK_FOLDER = ".packing"  # in a dataset, while it is packed
 _SHOWN = 3  # names of each kind of what is left out
 
-# Why something is left out: of one, of several.
-_WHY = {
-    "suffix": ("file has not the suffix of a video", "files have not the suffix of a video"),
-    "no class": ("video lies beside the class folders", "videos lie beside the class folders"),
-    "empty class": ("class folder holds no video", "class folders hold no video"),
-    "no pictures": (
-        "file holds no pictures and has the name of one that does",
-        "files hold no pictures and have the names of others that do",
-    ),
-    "hidden": ("video is hidden (its name begins with a dot)", "videos are hidden (their names begin with a dot)"),
-    "hidden folder": ("folder is hidden", "folders are hidden"),
-    "link": (
-        "linked folder leads back, or to a folder that is taken already",
-        "linked folders lead back, or to folders that are taken already",
-    ),
-    "unreadable": ("folder cannot be read", "folders cannot be read"),
-    "not UTF-8": ("name is not UTF-8; rename it", "names are not UTF-8; rename them"),
-    "dead link": ("link leads nowhere", "links lead nowhere"),
-    "special": ("is no regular file", "are no regular files"),
-    "not listed": ("video is not in the list", "videos are not in the list"),
-}
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """What lies in the media folder and becomes no clip, for one reason.
-
-    why: a name of _WHY. first: the first names, relative to the media folder. suffixes: how many files of each suffix,
-    lower case, where the suffix is the reason.
-    """
-
-    why: str
-    count: int
-    first: tuple[str, ...]
-    suffixes: dict[str, int] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        counts = ", ".join(f"{suffix or 'no suffix'} {count}" for suffix, count in self.suffixes.items())
-        names = ", ".join([*self.first, *(["..."] if self.count > len(self.first) else [])])
-        reason = _WHY[self.why][self.count > 1]
-        return f"{self.count} {reason}{f' ({counts})' if counts else ''}: {names}"
-
-    def as_json(self) -> dict[str, Any]:
-        """As dataset.json has it."""
-        return {
-            "why": self.why,
-            "count": self.count,
-            "first": list(self.first),
-            **({"suffixes": self.suffixes} if self.suffixes else {}),
-        }
-
-
-def left_out_from_json(entries: Iterable[dict[str, Any]]) -> list[LeftOut]:
-    """What `as_json` wrote."""
-    return [LeftOut(one["why"], one["count"], tuple(one["first"]), one.get("suffixes", {})) for one in entries]
-
 
 class Tally:
     """Counts what is left out, by reason."""
@@ -121,11 +65,11 @@ class Tally:
                 self._names[why].append(shown.encode(errors="backslashreplace").decode())
 
     def entries(self) -> tuple[LeftOut, ...]:
-        """All of it, in the order of _WHY; suffixes with the most files first."""
+        """All of it, in the order of REASONS; suffixes with the most files first."""
         counts = dict(sorted(self._suffixes.items(), key=lambda item: (-item[1], item[0])))
         return tuple(
             LeftOut(why, self._counts[why], tuple(self._names[why]), counts if why == "suffix" else {})
-            for why in _WHY
+            for why in REASONS
             if self._counts[why]
         )
 

@@ -18,7 +18,8 @@ from avbench.class_names import in_order
 from avbench.errors import RecipeError
 from avbench.packing.clips import Clip, encoded_key
 from avbench.packing.media import Reject, seconds_of
-from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, LeftOut, suffix_of
+from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, suffix_of
+from avbench.packing.recipes.left_out import LeftOut
 from avbench.packing.recipes.recipe import Recipe, source_of
 from avbench.packing.splits import cut_parts, per_class
 
