@@ -33,8 +33,8 @@ REASONS = {
 class LeftOut:
     """What lies in the media folder and becomes no clip, for one reason.
 
-    why: a name of REASONS. first: the first names, relative to the media folder. suffixes: how many files of each suffix,
-    lower case, where the suffix is the reason.
+    why: a name of REASONS. first: the first names, relative to the media folder. suffixes: how many files of each
+    suffix, lower case, where the suffix is the reason.
     """
 
     why: str
