@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-import avbench.confidence
-import avbench.engine
+import avbench.confidence.store
+import avbench.engine.plain
 import avbench.loading.loader
 import avbench.training.checkpoint
 from avbench.cli import main
@@ -56,7 +56,7 @@ def before(owner: Any, name: str, kill: Callable[[], None]) -> None:
 
 def in_backward(kill: Callable[[], None]) -> None:
     """Have `kill` called amid each backward pass."""
-    original = avbench.engine.Engine.backward
+    original = avbench.engine.plain.Engine.backward
 
     def backward(self: Any, loss: torch.Tensor) -> None:
         middle = self.parameters[len(self.parameters) // 2]
@@ -66,7 +66,7 @@ def in_backward(kill: Callable[[], None]) -> None:
         finally:
             hook.remove()
 
-    avbench.engine.Engine.backward = backward
+    avbench.engine.plain.Engine.backward = backward
 
 
 def arrange(point: str, kill: Callable[[], None]) -> None:
@@ -74,7 +74,7 @@ def arrange(point: str, kill: Callable[[], None]) -> None:
     checkpoints = avbench.training.checkpoint.Checkpoints
     places = {
         "decoding": (avbench.loading.loader.Loader, "_take"),
-        "all-to-all": (avbench.confidence, "all_to_all"),
+        "all-to-all": (avbench.confidence.store, "all_to_all"),
         "checkpoint-tensors": (checkpoints, "_write_tensors"),
         "checkpoint-manifest": (checkpoints, "_write_manifest"),
         "checkpoint-rename": (checkpoints, "_prune"),  # what comes right after it
