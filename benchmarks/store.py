@@ -58,8 +58,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from avbench import confidence
 from avbench.benchmarking.results import run_script, write_results
+from avbench.confidence import store as store_module
 from avbench.confidence.store import PENDING_BYTES, ROW, ConfidenceStore
 from avbench.distributed import all_to_all, barrier, current_world, process_group
 from avbench.errors import UsageError
@@ -245,7 +245,7 @@ def count_bytes_sent() -> list[int]:
         sent.extend(piece.nbytes for rank, piece in enumerate(outgoing) if rank != current_world().rank)
         return all_to_all(outgoing)
 
-    confidence.all_to_all = counting
+    store_module.all_to_all = counting
     return sent
 
 
