@@ -5,10 +5,11 @@ import pytest
 from make_run import write_predictions
 from synthetic import make_dataset
 
-from avbench import confidence
 from avbench.analysis.reading.results import parse_epochs
 from avbench.analysis.reading.runs import read_runs
 from avbench.analysis.report import assess
+from avbench.confidence.export import export
+from avbench.confidence.store import ConfidenceStore
 from avbench.dataset import Dataset
 from avbench.records import write_json, write_text
 
@@ -27,15 +28,13 @@ def trained(tmp_path_factory):
     values = np.random.default_rng(0).random((2, EPOCHS, len(dataset))).astype(np.float32)
     stores = []
     for modality, by_epoch in zip(("audio", "visual"), values, strict=True):
-        store = confidence.ConfidenceStore(
-            len(dataset), modality=modality, seed=0, history=run / "confidence" / "history"
-        )
+        store = ConfidenceStore(len(dataset), modality=modality, seed=0, history=run / "confidence" / "history")
         for epoch, confidences in enumerate(by_epoch):
             seen = np.array([clip for clip in range(len(dataset)) if clip != 40 and (clip != 41 or epoch == 1)])
             store.record(seen, confidences[seen], confidences[seen] > 0.5, position=0)
             store.commit(epoch)
         stores.append(store)
-    confidence.export(run / "confidence.parquet", stores=stores, dataset=dataset)
+    export(run / "confidence.parquet", stores=stores, dataset=dataset)
     test = dataset.clip_ids("test")
     for name in ("audio", "visual", "baseline"):
         write_predictions(
