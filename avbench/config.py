@@ -62,8 +62,8 @@ class TrainConfig:
         from avbench.records import SETTINGS_FILE, write_json, write_text  # pyarrow, for which help is not to wait
 
         here = dataclasses.replace(self, dataset=self.dataset.resolve(), out=self.out.resolve())
+        write_text(path, tomli_w.dumps(plain(dataclasses.asdict(here))))  # first: it makes the folder a run folder
         write_json(path.with_name(SETTINGS_FILE), deciding(here))
-        write_text(path, tomli_w.dumps(plain(dataclasses.asdict(here))))
 
 
 @dataclass(frozen=True)

@@ -80,15 +80,16 @@ def check_equal(run: Path, whole: Path) -> None:
     assert read_metrics(run / "metrics.jsonl", kinds=kinds) == read_metrics(whole / "metrics.jsonl", kinds=kinds)
 
 
-# Room for a page is 4 kB: for nothing at all, for the lock, the configuration, the description, some lines of metrics;
-# then for one best network, and for both but no checkpoint.
+# Room for a page is 4 kB: for nothing at all, for the lock, the configuration, the settings, the description, some
+# lines of metrics; then for one best network, and for both but no checkpoint.
 @pytest.mark.parametrize(
     ("left", "file"),
     [
         (0, "run"),
         (4 << 10, "config.toml"),
-        (8 << 10, "dataset.json"),
-        (24 << 10, "metrics.jsonl"),
+        (8 << 10, "settings.json"),
+        (12 << 10, "dataset.json"),
+        (28 << 10, "metrics.jsonl"),
         (200 << 10, "checkpoints/best"),
         (1900 << 10, "checkpoints/epoch-0001-batch-000000"),
     ],

@@ -18,6 +18,7 @@ from avbench.methods.baseline import Baseline
 from avbench.methods.choice import RunSpec, parse_methods
 from avbench.records import read_metrics, read_table
 from avbench.training.parallel import SideBySide
+from avbench.training.passes import Passes
 from avbench.training.replacement import feature_means, predict_without_each
 from avbench.training.run import Run
 from tests.synthetic import make_dataset
@@ -75,7 +76,7 @@ def test_a_replaced_modality_is_its_mean_and_the_other_stays(tmp_path: Path) -> 
     )  # fmt: skip
     run = run_of()
     with SideBySide(threads=1, device=CPU) as side_by_side, run.engine.evaluating():
-        means = feature_means(loader, [run], dtype=torch.float32, side_by_side=side_by_side)["simple-seed0"]
+        means = feature_means(loader, [run], Passes(torch.float32, side_by_side, ()))["simple-seed0"]
     batches = list(loader.epoch(0))
     loader.close()
     audio = torch.cat([batch.audio.flatten(1).mean(dim=1) for batch in batches]).double()
