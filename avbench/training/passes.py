@@ -66,15 +66,15 @@ class Passes:
     side_by_side: SideBySide
     left_out: Collection[int]
 
-    def each(self, loader: Loader, runs: Sequence[Run], action: Callable[[Run, Batch], None]) -> None:
-        """`action(run, batch)` for every run on every batch of a loader, side by side, in evaluation mode."""
+    def each(self, loader: Loader, runs: Sequence[Run], action: Callable[..., None]) -> None:
+        """`action(run, batch=batch)` for every run on every batch of a loader, side by side, in evaluation mode."""
         for batch in self.batches(loader, runs):
             if len(batch):
-                self.side_by_side.each(longest_first(runs), partial(_acted, action, batch))
+                self.side_by_side.each(longest_first(runs), partial(action, batch=batch))
 
     def evaluate(self, loader: Loader, runs: Sequence[Run], *, clock: Clock) -> None:
         """Pass over a loader's clips once, every run tallying (and recording) what it makes of them."""
-        self.each(loader, runs, lambda run, batch: run.evaluate(batch=batch, clock=clock))
+        self.each(loader, runs, partial(Run.evaluate, clock=clock))
 
     def batches(self, loader: Loader, runs: Sequence[Run]) -> Iterator[Batch]:
         """The loader's batches once, decoded for what these runs read, with their networks in evaluation mode."""
@@ -83,7 +83,3 @@ class Passes:
                 stack.enter_context(run.engine.evaluating())
             for batch in loader.epoch(0, modalities=modalities_read(runs), left_out=self.left_out):
                 yield prepare(batch, self.dtype)
-
-
-def _acted(action: Callable[[Run, Batch], None], batch: Batch, run: Run) -> None:
-    action(run, batch)

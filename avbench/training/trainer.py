@@ -268,7 +268,7 @@ class Trainer:
 
         position: gone on from; what runs did before it is not done again.
         """
-        for number, run in enumerate(self._training()):
+        for number, run in enumerate(self.judging.training_runs()):
             if number >= position.prepared:
                 within = position.within if number == position.prepared else None
                 self._prepare_run(run, epoch, prepared=number, within=within or Within(run.name))
@@ -316,12 +316,12 @@ class Trainer:
     def _train_epoch(self, epoch: int, *, first_batch: int) -> None:
         self.monitor.restart()
         done = first_batch
-        while done < len(self.loaders["train"]) and self._training():
+        while done < len(self.loaders["train"]) and self.judging.training_runs():
             done = self._train_batches(epoch, first_batch=done)
 
     def _train_batches(self, epoch: int, *, first_batch: int) -> int:
         """Train to the epoch's end, or until less needs to be decoded than at the start; returns the batches done."""
-        loader, modalities = self.loaders["train"], modalities_read(self._training())
+        loader, modalities = self.loaders["train"], modalities_read(self.judging.training_runs())
         # A clip that was left out stays so, though its bad bytes may be of a modality that nobody reads any more.
         batches = loader.epoch(epoch, first_batch=first_batch, modalities=modalities, left_out=self.bad_clips)
         for batch in self.monitor.watch(self.profiler.watch(batches)):
@@ -334,14 +334,14 @@ class Trainer:
                 self._log_steps(epoch, done)
             if is_due:
                 self._save(epoch, done)
-            if modalities_read(self._training()) != modalities:
+            if modalities_read(self.judging.training_runs()) != modalities:
                 return done
         return len(loader)
 
     def _train_batch(self, batch: Batch, epoch: int) -> None:
         prepared = prepare(batch, self.dtype)
         with self.monitor.waiting_for_others():
-            ready = self.own_clips.of(prepared, self._training())
+            ready = self.own_clips.of(prepared, self.judging.training_runs())
         epochs = self.config.epochs
         total_steps = epochs * len(self.loaders["train"])
 
@@ -350,7 +350,7 @@ class Trainer:
             with record_function(run.name):
                 run.train_step(ready[run.trains_on], epoch=epoch, epochs=epochs, total_steps=total_steps)
 
-        runs = longest_first(run for run in self._training() if run.trains_on in ready)
+        runs = longest_first(run for run in self.judging.training_runs() if run.trains_on in ready)
 
         def step_on(clips: int) -> None:
             # What the runs learn of it is lost: this training ends here.
@@ -434,6 +434,3 @@ class Trainer:
                     self.bad_clips[clip] = reason
                     text = f"clip {self.dataset.key(clip)} is left out: {reason}"
                     self.journal.event(text, clip_id=clip, epoch=self.done[0])
-
-    def _training(self) -> list[Run]:
-        return [run for run in self.runs if run.is_training]
