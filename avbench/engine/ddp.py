@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
@@ -9,8 +10,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from avbench.batch import Batch, Outputs
 from avbench.engine.config import OptimizerConfig
 from avbench.engine.plain import Engine
+from avbench.errors import UsageError
 
 
 class DDPEngine(Engine):
@@ -50,6 +53,21 @@ class DDPEngine(Engine):
             accumulation=self.accumulation,
             leaves_unused_parameters=self._leaves_unused_parameters,
         )
+
+    def forward(self, batch: Batch) -> Outputs:
+        """As Engine's. Raises UsageError where the step before left a parameter without a gradient, unannounced."""
+        try:
+            return super().forward(batch)
+        except RuntimeError as error:
+            if "Expected to have finished reduction" not in str(error):
+                raise
+            names = [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+            first = re.search(r"did not receive grad for rank \d+: *(\d+)", str(error))
+            named = f", beginning with {names[int(first[1])]!r}" if first else ""
+            raise UsageError(
+                f"a method's step left parameters of its network without a gradient{named}, and over ranks these have "
+                f"to be known: leaves_unused_parameters = True in the method's class says that a step may do so"
+            ) from None
 
     def _synchronization(self) -> AbstractContextManager[Any]:
         """Gradients of all micro-batches but the last stay on their rank."""
