@@ -32,11 +32,7 @@ from avbench.distributed import process_group
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the server starts: it imports torch once for all
 _CONTEXT = multiprocessing.get_context("forkserver")
-# DeepSpeed's ZeRO imports the inductor at its start, which takes a second.
-_INDUCTOR = ("torch._inductor.compile_fx", "torch._dynamo.repro.after_dynamo")
-_CONTEXT.set_forkserver_preload(
-    ["torch", "pyarrow.parquet", "soundfile", "pytest", "hypothesis", "avbench.training.trainer", *_INDUCTOR]
-)
+_CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
 # After the first failure the other ranks get this long to fail by themselves, so that their tracebacks are seen too.
 GRACE_SECONDS = 5.0

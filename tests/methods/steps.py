@@ -16,7 +16,7 @@ from avbench.engine.config import OptimizerConfig
 from avbench.engine.plain import Engine
 from avbench.methods.base import Method
 from avbench.methods.choice import parse_methods
-from avbench.models.resnet import initialize
+from avbench.models.width import WIDTH
 
 CPU = torch.device("cpu")
 CLASSES = 3
@@ -44,20 +44,15 @@ def batch_of(clips: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -
     )
 
 
-def thin(model: nn.Module) -> nn.Module:
-    """A method's network with an eighth of all channels, initialized anew.
+def thin(text: str, *, classes: int = CLASSES) -> Method:
+    """A method as `--methods` names it, whose networks have an eighth of all channels.
 
     What ranks and engines do with parameters does not hang on how many a layer has; their time does.
     """
-    for module in model.modules():
-        for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            # ResNet-18's channels are multiples of 64, and so is all that is made of them; classes and kernels are not.
-            cut = value.detach()[tuple(slice(size // 8 if size % 64 == 0 else size) for size in value.shape)].clone()
-            setattr(module, name, nn.Parameter(cut) if isinstance(value, nn.Parameter) else cut)
-        if isinstance(module, nn.BatchNorm2d):
-            module.num_features //= 8
-    initialize(model)
-    return model
+    (spec,) = parse_methods([text])
+    method = spec.method(spec.config, classes=classes, seed=0)
+    method.width = WIDTH // 8
+    return method
 
 
 def configured(text: str) -> tuple[Method, Engine]:
@@ -65,8 +60,7 @@ def configured(text: str) -> tuple[Method, Engine]:
 
     So a step does not depend on how the global batch is cut into ranks.
     """
-    (spec,) = parse_methods([text])
-    method = spec.method(spec.config, classes=CLASSES, seed=0)
+    method = thin(text)
     torch.manual_seed(0)
     engine = build_engine(
         method.build_model(),

@@ -23,7 +23,6 @@ from avbench.engine.choice import build_engine
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.plain import Engine
 from avbench.methods.base import Method, Part
-from avbench.methods.choice import parse_methods
 from avbench.methods.gradient_blending import GradientBlending
 from tests.engine.small import own_slice, zero
 from tests.methods.steps import batch_of, thin
@@ -56,17 +55,11 @@ def smooth(module: nn.Module) -> nn.Module:
     return module
 
 
-def configured(
-    text: str, config: EngineConfig, *, dtype: torch.dtype, batch_norm: str, whole: bool = False
-) -> tuple[Method, Engine]:
-    """A method and its engine; batch norm "evaluation" or "global", by neither of which slices matter.
-
-    whole: with all of its network's channels.
-    """
-    (spec,) = parse_methods([text])
-    method = spec.method(spec.config, classes=3, seed=0)
+def configured(text: str, config: EngineConfig, *, dtype: torch.dtype, batch_norm: str) -> tuple[Method, Engine]:
+    """A method and its engine; batch norm "evaluation" or "global", by neither of which slices matter."""
+    method = thin(text)
     torch.manual_seed(0)
-    model = smooth(method.build_model() if whole else thin(method.build_model()))
+    model = smooth(method.build_model())
     engine = build_engine(
         over_the_global_batch(model) if batch_norm == "global" else model,
         optimizer=OptimizerConfig(),
@@ -109,7 +102,7 @@ def state_of(engine: Engine) -> dict[str, np.ndarray]:
 
 def estimate(text: str, config: EngineConfig) -> dict[str, float]:
     """Gradient-Blending's weights, from forks of its engine."""
-    method, engine = configured(text, config, dtype=torch.float32, batch_norm="global", whole=True)
+    method, engine = configured(text, config, dtype=torch.float32, batch_norm="global")
     assert isinstance(method, GradientBlending)
     method.before_epoch(Float32(engine, Clock(0, 0, 1), TWO))
     engine.release()

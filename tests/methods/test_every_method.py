@@ -17,7 +17,6 @@ from avbench.engine.choice import build_engine
 from avbench.engine.config import OptimizerConfig
 from avbench.engine.plain import Engine
 from avbench.methods import METHODS
-from avbench.methods.base import Method
 from avbench.methods.choice import parse_methods
 from avbench.methods.greedy import Greedy
 from avbench.records import read_metrics, read_table
@@ -45,22 +44,17 @@ ALL = "audio,visual,baseline,ogm-ge:alpha=0.8,gradient-blending:super_epoch=1,gr
 
 
 def test_every_method_of_the_table_is_here() -> None:
-    assert {method_of(text).name for text in CONFIGURED} == set(METHODS)
+    assert {spec.method.name for text in CONFIGURED for spec in parse_methods([text])} == set(METHODS)
     assert {spec.method.name for spec in parse_methods([ALL])} == set(METHODS)
-
-
-def method_of(text: str) -> Method:
-    (spec,) = parse_methods([text])
-    return spec.method(spec.config, classes=3, seed=0)
 
 
 def train_on_slices(
     text: str, counts: list[int], steps: int, dtype: torch.dtype, batch_norm: str
 ) -> dict[str, np.ndarray]:
     """Parameters, buffers, losses and logs after some steps on global batches that are cut into `counts`."""
-    method = method_of(text)
+    method = thin(text)
     torch.manual_seed(0)
-    model = thin(method.build_model())
+    model = method.build_model()
     if batch_norm == "global":
         model = over_the_global_batch(model)
     engine = build_engine(
