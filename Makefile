@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo
 
-.PHONY: demo test test-slow lint types setup clean
+.PHONY: demo test test-slow test-exhaustive lint types setup clean
 
 demo: setup
 	$(BIN)/avbench demo --out $(DEMO)
@@ -14,7 +14,10 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m "not slow"
 
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m "slow and not exhaustive"
+
+test-exhaustive: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile -m exhaustive
 
 lint: setup
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -52,10 +53,12 @@ def run_on_ranks(
     *arguments: Any,
     timeout_seconds: float = 120.0,
     environment: dict[str, str] | None = None,
+    is_joined: bool = True,
 ) -> list[Any]:
     """`function(*arguments)` on every rank at once; the results in rank order.
 
-    environment: variables set in every rank beside RANK and its kin. Raises RanksFailed, with every rank's traceback
+    environment: variables set in every rank beside RANK and its kin. is_joined: within a process group; without, the
+    function makes its own, as commands do. Raises RanksFailed, with every rank's traceback
     and what it printed, where one raises, dies ("killed by SIGKILL") or is not done after `timeout_seconds`.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
@@ -76,7 +79,8 @@ def run_on_ranks(
             ours, theirs = _CONTEXT.Pipe(duplex=False)
             ranked = {**variables, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             process = _CONTEXT.Process(
-                target=_rank, args=(theirs, ranked, logs[rank], timeout_seconds, function, arguments)
+                target=_rank,
+                args=(theirs, ranked, logs[rank], timeout_seconds if is_joined else None, function, arguments),
             )
             process.start()
             theirs.close()
@@ -90,11 +94,26 @@ def run_on_ranks(
     return [result for _, result in outcomes]
 
 
+def avbench_on_ranks(world_size: int, *words: str, timeout_seconds: float = 600.0) -> None:
+    """`avbench WORDS` on ranks that share nothing but their rendezvous, without torchrun; raises as run_on_ranks does.
+
+    A rank under torchrun takes seconds to import what the server has: launch/ and faults are tried under torchrun,
+    what ranks compute is not.
+    """
+    run_on_ranks(world_size, _avbench, words, timeout_seconds=timeout_seconds, is_joined=False)
+
+
+def _avbench(words: tuple[str, ...]) -> None:
+    from avbench.cli import main
+
+    main([*words])
+
+
 def _rank(
     connection: Connection,
     variables: dict[str, str],
     log: Path,
-    timeout_seconds: float,
+    timeout_seconds: float | None,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
@@ -105,7 +124,8 @@ def _rank(
     os.dup2(output, 2)
     torch.set_num_threads(1)
     try:
-        with process_group(device=torch.device("cpu"), timeout_seconds=timeout_seconds):
+        cpu, seconds = torch.device("cpu"), timeout_seconds
+        with nullcontext() if seconds is None else process_group(device=cpu, timeout_seconds=seconds):
             outcome = ("", function(*arguments))
     except BaseException:
         outcome = (traceback.format_exc(), None)

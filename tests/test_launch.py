@@ -19,6 +19,7 @@ from slurm import Cluster
 
 from avbench.records import read_metrics, read_table
 from tests.conftest import REPOSITORY
+from tests.marks import by_example
 from tests.synthetic import make_dataset
 
 LAUNCH = REPOSITORY / "launch"
@@ -260,8 +261,9 @@ class NotFinite(Baseline):
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", ["one_node.sh", "deepspeed.sh", "slurm.sbatch"])
+@pytest.mark.parametrize(
+    "script", by_example(["one_node.sh", "deepspeed.sh", "slurm.sbatch"], examples=["one_node.sh"])
+)
 def test_a_training_all_of_whose_runs_diverged_is_not_started_again(
     script: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,20 +296,21 @@ def test_a_training_all_of_whose_runs_diverged_is_not_started_again(
     assert (tmp_path / "some/finished.json").exists() and not (tmp_path / "some/diverged.json").exists()
 
 
-@pytest.mark.slow
-def test_one_node_saves_when_told_to_stop_and_goes_on_later(dataset: Path, finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", by_example(["SIGTERM", "Ctrl-C", "SIGUSR1"], examples=["SIGTERM"]))
+def test_one_node_saves_when_told_to_stop_and_goes_on_later(
+    how: str, dataset: Path, finished: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    for epoch, how in enumerate(("SIGTERM", "Ctrl-C", "SIGUSR1")):
-        start = begin("one_node.sh", dataset, run, *FLAGS, RANKS="2")
-        wait_for_batch(run, epoch=epoch, batch=6, is_running=lambda start=start: start.poll() is None)
-        if how == "Ctrl-C":
-            os.killpg(start.pid, signal.SIGINT)
-        else:
-            start.send_signal(signal.Signals[how])
-        _, log = start.communicate(timeout=120)
-        assert start.returncode == INTERRUPTED, f"{how}: {log}"
-        assert (run / "interrupted.json").exists()
-        assert not ranks_of(run)
+    start = begin("one_node.sh", dataset, run, *FLAGS, RANKS="2")
+    wait_for_batch(run, epoch=1, batch=6, is_running=lambda: start.poll() is None)
+    if how == "Ctrl-C":
+        os.killpg(start.pid, signal.SIGINT)
+    else:
+        start.send_signal(signal.Signals[how])
+    _, log = start.communicate(timeout=120)
+    assert start.returncode == INTERRUPTED, f"{how}: {log}"
+    assert (run / "interrupted.json").exists()
+    assert not ranks_of(run)
     again = begin("one_node.sh", dataset, run, *FLAGS, RANKS="2")
     _, log = again.communicate(timeout=300)
     assert again.returncode == 0, log

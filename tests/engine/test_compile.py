@@ -36,8 +36,9 @@ from avbench.training.run import Run
 from avbench.training.watchdog import Signals
 from tests.conftest import REPOSITORY
 from tests.engine.small import ADAM, CPU, Small, alone, batch_of, engine_of, flat, own_slice, take_steps
+from tests.marks import by_example
 from tests.methods import steps
-from tests.methods.test_every_method import CONFIGURED
+from tests.methods.test_every_method import ONE_A_METHOD
 from tests.processes import run_on_ranks
 from tests.synthetic import make_dataset
 
@@ -58,8 +59,8 @@ def graphs() -> int:
     return torch._dynamo.utils.counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("text", {text.partition(":")[0]: text for text in CONFIGURED}.values())
+# One network with a hook on its gradients, one with several heads, one whose encoders see each other.
+@pytest.mark.parametrize("text", by_example(ONE_A_METHOD, examples=[*ONE_A_METHOD[3:6]]))
 def test_every_methods_compiled_steps_are_its_own(text: str, traced: None) -> None:
     (spec,) = parse_methods([text])
     own, compiled = (
@@ -127,6 +128,7 @@ def step_of_a_method(text: str, is_compiled: bool) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_ranks_average_a_whole_networks_gradients_of_compiled_steps() -> None:
     text = "baseline:fusion=concat"
     compiled, own = (run_on_ranks(2, step_of_a_method, text, is_compiled) for is_compiled in (True, False))
@@ -262,9 +264,10 @@ def compilers_of(cache: Path) -> list[str]:
     return found
 
 
-@pytest.mark.slow
 @needs_a_compiler
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", by_example([signal.SIGINT, signal.SIGTERM], examples=[signal.SIGTERM]), ids=lambda number: number.name
+)
 def test_a_training_that_is_asked_to_stop_while_it_compiles_saves_and_says_one_line(
     number: signal.Signals, tmp_path: Path
 ) -> None:

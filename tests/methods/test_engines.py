@@ -25,8 +25,9 @@ from avbench.engine.plain import Engine
 from avbench.methods.base import Method, Part
 from avbench.methods.gradient_blending import GradientBlending
 from tests.engine.small import own_slice, zero
+from tests.marks import by_example
 from tests.methods.steps import batch_of, thin
-from tests.methods.test_every_method import CONFIGURED
+from tests.methods.test_every_method import CONFIGURED, ONE_A_METHOD
 from tests.methods.test_gradient_blending import InMemory
 from tests.processes import run_on_ranks
 
@@ -145,8 +146,7 @@ def check_deepspeed(text: str, stages: list[int]) -> None:
             check_same(estimate(text, zero(stage)), weights, 1e-3, "estimate")  # of losses' small differences
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("text", CONFIGURED)
+@pytest.mark.parametrize("text", by_example(CONFIGURED, examples=ONE_A_METHOD))
 def test_deepspeed_takes_the_steps_of_ddp(text: str) -> None:
     run_on_ranks(2, check_deepspeed, text, [0, 1, 2], timeout_seconds=600.0)
 
@@ -167,8 +167,7 @@ def check_accumulated(text: str) -> None:
 ACCUMULATED = [text for text in CONFIGURED if "film" not in text and "gated" not in text]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("text", ACCUMULATED)
+@pytest.mark.parametrize("text", by_example(ACCUMULATED, examples=set(ONE_A_METHOD) & set(ACCUMULATED)))
 def test_accumulated_steps_are_those_over_the_whole_batch(text: str) -> None:
     run_on_ranks(2, check_accumulated, text, timeout_seconds=600.0)
 
@@ -182,8 +181,7 @@ def check_bf16(text: str, configs: list[EngineConfig]) -> None:
         engine.release()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("text", CONFIGURED)
+@pytest.mark.parametrize("text", by_example(CONFIGURED, examples=ONE_A_METHOD))
 def test_steps_in_bf16_are_finite_under_every_engine(text: str) -> None:
     check_bf16(text, [EngineConfig()])
     run_on_ranks(2, check_bf16, text, [EngineConfig(), zero(0), zero(1), zero(2)], timeout_seconds=600.0)

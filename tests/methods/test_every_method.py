@@ -40,6 +40,8 @@ CONFIGURED = (
     "tmc",
     "tmc:pseudo_view=true",
 )
+# The last of each method, with options that make it do more than by default.
+ONE_A_METHOD = tuple({text.partition(":")[0]: text for text in CONFIGURED}.values())
 ALL = "audio,visual,baseline,ogm-ge:alpha=0.8,gradient-blending:super_epoch=1,greedy:warmup=1:window=2,tmc"
 
 

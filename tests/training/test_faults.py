@@ -11,6 +11,8 @@ import pyarrow as pa
 import pytest
 
 from avbench.records import read_metrics, read_table
+from tests.marks import by_example
+from tests.processes import avbench_on_ranks
 from tests.synthetic import make_dataset
 from tests.training.killed import POINTS
 
@@ -64,8 +66,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
     """Of two ranks that nobody killed."""
     out = tmp_path_factory.mktemp("whole") / "run"
-    done = run(torchrun("avbench", "train", str(dataset), "--out", str(out), *FLAGS))
-    assert done.returncode == 0, done.stdout
+    avbench_on_ranks(2, "train", str(dataset), "--out", str(out), *FLAGS)
     return results(out)
 
 
@@ -78,8 +79,7 @@ def check(folder: Path, expected: dict[str, pa.Table]) -> None:
     assert steps == [(epoch, batch) for epoch in range(2) for batch in (1, 2, 3)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(18))
+@pytest.mark.parametrize("seed", by_example(range(18), examples=range(len(POINTS))))
 def test_a_rank_killed_at_any_moment_leaves_a_run_that_finishes_by_itself(
     seed: int, dataset: Path, expected: dict[str, pa.Table], tmp_path: Path
 ) -> None:
@@ -96,8 +96,7 @@ def test_a_rank_killed_at_any_moment_leaves_a_run_that_finishes_by_itself(
     check(out, expected)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(18, 24))
+@pytest.mark.parametrize("seed", by_example(range(18, 24), examples=(18, 21)))
 def test_all_ranks_and_their_launcher_killed_go_on_when_started_again(
     seed: int, dataset: Path, expected: dict[str, pa.Table], tmp_path: Path
 ) -> None:

@@ -11,10 +11,12 @@ import pytest
 
 from avbench.records import read_metrics, read_table
 from avbench.training.checkpoint import _read
+from tests.processes import avbench_on_ranks
 from tests.synthetic import make_dataset
 from tests.training.test_train import wait_for_batch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+LAUNCH = REPOSITORY / "launch"
 # 26 clips in 4 batches of 7 and 6, so that slices are unequal; five epochs are 20 steps.
 FLAGS = ["--preset", "tiny", "--width", "8", "--batch-size", "7", "--learning-rate", "0.01", "--schedule", "constant"]
 FLAGS += ["--batch-norm", "global", "--log-steps", "1", "--epochs", "5"]
@@ -27,8 +29,13 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(tmp_path_factory.mktemp("data") / "dataset", clips={"train": 26, "val": 5, "test": 5})
 
 
+def train(ranks: int, *words: str) -> None:
+    avbench_on_ranks(ranks, "train", *words)
+
+
 def start(ranks: int, *words: str) -> subprocess.Popen[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else []
+    """Under torchrun, which hands signals on."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
     return subprocess.Popen(
         [sys.executable, *launcher, "-m", "avbench", "train", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -36,12 +43,6 @@ def start(ranks: int, *words: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def train(ranks: int, *words: str) -> None:
-    process = start(ranks, *words)
-    _, log = process.communicate(timeout=800)
-    assert process.returncode == 0, log
 
 
 @pytest.fixture(scope="module")
@@ -141,13 +142,13 @@ def test_any_number_of_ranks_trains_the_same_networks(ranks: int, dataset: Path,
 def test_deepspeed_trains_the_same_networks(stage: int, dataset: Path, two_in_float32: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["--methods", METHODS, "--precision", "float32", *FLAGS]
-    words += ["--engine", "deepspeed", "--deepspeed-config", f"launch/zero{stage}.json"]
+    words += ["--engine", "deepspeed", "--deepspeed-config", str(LAUNCH / f"zero{stage}.json")]
     train(2, str(dataset), "--out", str(out), *words)
     check_begun_alike(two_in_float32, out)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", [(), ("--engine", "deepspeed", "--deepspeed-config", "launch/zero2.json")])
+@pytest.mark.parametrize("engine", [(), ("--engine", "deepspeed", "--deepspeed-config", str(LAUNCH / "zero2.json"))])
 def test_all_methods_finish_in_bfloat16(engine: tuple[str, ...], dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["--methods", ALL, "--precision", "bfloat16", *FLAGS, "--epochs", "1", "--accumulation", "2"]
@@ -178,7 +179,7 @@ def test_a_checkpoint_under_zero_goes_on_under_ddp_and_the_other_way(
     dataset: Path, two_in_float32: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    zero = ["--engine", "deepspeed", "--deepspeed-config", "launch/zero2.json"]
+    zero = ["--engine", "deepspeed", "--deepspeed-config", str(LAUNCH / "zero2.json")]
     words = ["--methods", METHODS, "--precision", "float32", *FLAGS]
     train(2, str(dataset), "--out", str(out), *words, *zero, "--epochs", "2")
     train(2, "--out", str(out), "--resume", "--engine", "ddp", "--epochs", "3")
