@@ -254,6 +254,7 @@ def test_the_packing_options_are_compared_in_bytes_time_and_accuracy(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_trained_network_is_tested_on_what_each_option_of_packing_keeps(tmp_path):
     output = run(
         "packing_accuracy.py", "--sounds", "flac,stft", "--sides", "256,224", "--seeds", 1, "--clips", 4,
@@ -436,6 +437,7 @@ def many_steps(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")
 def test_the_ranks_benchmark_measures_ranks_checkpoints_and_resuming(many_steps, tmp_path):
     # The first checkpoint comes after step 8: steps 2 to 8 are usual ones, and in the ninth it was copied.
@@ -450,6 +452,7 @@ def test_the_ranks_benchmark_measures_ranks_checkpoints_and_resuming(many_steps,
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two ranks need two cores")
 def test_the_plan_is_checked_against_trainings_of_one_and_of_two_ranks(many_steps, tmp_path):
     few = ("--methods", "audio", "--batch-size", 4, "--clips", 8, "--rounds", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,6 +18,8 @@ def check_json(path: Path) -> None:
     """UsageError where results could not be written there: before anything is measured."""
     if path.is_dir() or not path.resolve().parent.is_dir():
         raise UsageError(f"--json {path}: is a folder or lies in none; name a file in a folder that exists")
+    if not os.access(path if path.exists() else path.resolve().parent, os.W_OK):
+        raise UsageError(f"--json {path}: cannot be written; name a file in a folder that can")
 
 
 def write_results(config: Any, **results: Any) -> None:
