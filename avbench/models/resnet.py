@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,7 +32,9 @@ class Encoder(nn.Module):
         self.width = width
         import torchvision  # and with it torch._dynamo: over a second, for which no other command should wait
 
-        network = torchvision.models.resnet18(weights=None)
+        # Of another width nothing of what is made here stays: nothing is drawn for it.
+        with nullcontext() if width == WIDTH else torch.device("meta"):
+            network = torchvision.models.resnet18(weights=None)
         network.fc = nn.Identity()
         if _STEM_CHANNELS[modality] != 3 or width != WIDTH:
             network.conv1 = nn.Conv2d(_STEM_CHANNELS[modality], width, kernel_size=7, stride=2, padding=3, bias=False)

@@ -1,17 +1,12 @@
-"""`python -m tests.training.stopped BEATS -- train ...`: avbench, sent SIGTERM after so many batches of any kind.
-
-Under torchrun, rank 0 is.
-"""
+"""A training that gets a signal after so many batches of any kind."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from avbench.cli import main
 from avbench.training.watchdog import Watchdog
 
 
@@ -31,9 +26,3 @@ def stopped_after(beats: int, number: int = signal.SIGTERM) -> Iterator[list[str
         yield places
     finally:
         Watchdog.beat = original  # type: ignore[method-assign]
-
-
-if __name__ == "__main__":
-    beats = int(sys.argv[1])
-    with stopped_after(beats if os.environ.get("RANK", "0") == "0" else sys.maxsize):
-        main(sys.argv[3:])

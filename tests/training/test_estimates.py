@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from avbench.training.checkpoint import Within
 from avbench.training.interruption import Stop
 from avbench.training.watchdog import Watchdog
 from tests.conftest import REPOSITORY
+from tests.marks import by_example
+from tests.processes import avbench_on_ranks, run_on_ranks
 from tests.synthetic import make_dataset
 from tests.training.stopped import stopped_after
 
@@ -212,34 +214,35 @@ def test_predictions_that_are_interrupted_are_made_again(
     assert list((tmp_path / "run/predictions").glob("*.parquet"))
 
 
-def torchrun(*words: str) -> subprocess.CompletedProcess[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*launcher, *words], env=environment, cwd=REPOSITORY, capture_output=True, text=True)
+def stopped_rank(words: list[str], beats: int) -> None:
+    """`avbench` on one rank of several, of which the first gets SIGTERM after so many batches."""
+    with stopped_after(beats if os.environ["RANK"] == "0" else sys.maxsize), pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == INTERRUPTED_STATUS
 
 
-def engines() -> Iterator[list[str]]:
-    yield ["--engine", "ddp", "--batch-norm", "local"]
-    yield ["--engine", "ddp", "--batch-norm", "global", "--accumulation", "2"]
-    for stage in range(3):
-        yield ["--engine", "deepspeed", "--deepspeed-config", str(REPOSITORY / f"launch/zero{stage}.json")]
+ENGINES = {
+    "ddp": ["--engine", "ddp", "--batch-norm", "local"],
+    "accumulated": ["--engine", "ddp", "--batch-norm", "global", "--accumulation", "2"],
+    **{
+        f"zero{stage}": ["--engine", "deepspeed", "--deepspeed-config", str(REPOSITORY / f"launch/zero{stage}.json")]
+        for stage in range(3)
+    },
+}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", engines(), ids=" ".join)
+@pytest.mark.parametrize("engine", by_example(ENGINES, examples=("accumulated", "zero2")))
 def test_an_estimate_on_two_ranks_is_gone_on_with_to_the_same_bits_under_every_engine(
-    engine: list[str], dataset: Path, tmp_path: Path
+    engine: str, dataset: Path, tmp_path: Path
 ) -> None:
-    words = [*words_for(), *engine]
-    done = torchrun("avbench", "train", str(dataset), "--out", str(tmp_path / "whole"), *words)
-    assert done.returncode == 0, done.stderr
+    words = [*words_for(), *ENGINES[engine]]
+    avbench_on_ranks(2, "train", str(dataset), "--out", str(tmp_path / "whole"), *words)
     run = tmp_path / "run"
     for number, beats in enumerate((3, 5, 6)):
         mode = ["--resume"] if number else [str(dataset), *words]
-        stopped = torchrun("tests.training.stopped", str(beats), "--", "train", "--out", str(run), *mode)
-        assert (run / "interrupted.json").exists(), stopped.stderr
+        told = ["train", "--out", str(run), *mode]
+        run_on_ranks(2, stopped_rank, told, beats, timeout_seconds=600.0, is_joined=False)
     # Ranks learn of it one batch late.
     assert json.loads((run / "interrupted.json").read_text())["within"]["batches"] == 3 + 5 + 6 + 3
-    done = torchrun("avbench", "train", "--out", str(run), "--resume")
-    assert done.returncode == 0, done.stderr
+    avbench_on_ranks(2, "train", "--out", str(run), "--resume")
     check_equal(run, tmp_path / "whole")
