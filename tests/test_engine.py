@@ -15,7 +15,7 @@ from avbench.engine.plain import Engine
 from avbench.engine.precision import has_bfloat16, pick_precision
 from avbench.errors import UsageError
 from avbench.methods import METHODS
-from avbench.methods.base import Method
+from tests.methods.steps import thin
 from tests.processes import run_on_ranks
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def slice_of(batch: Batch, counts: list[int]) -> Batch:
 
 def train_on_slices(name: str, counts: list[int], steps: int) -> tuple[list[float], np.ndarray]:
     """Global mean loss of each step, and all parameters and buffers after them, of a method on a cut global batch."""
-    method: Method = METHODS[name](METHODS[name].Config(), classes=3, seed=0)
+    method = thin(name)
     torch.manual_seed(0)
     model = over_the_global_batch(method.build_model())
     engine = build_engine(

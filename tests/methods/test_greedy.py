@@ -403,6 +403,7 @@ def test_a_run_restored_within_a_window_takes_the_same_steps() -> None:
 def train_on_slices(counts: list[int], steps: int) -> tuple[str, np.ndarray, Any]:
     """Kinds of the steps, all parameters and buffers, and the method's state, of training on a cut global batch."""
     method = greedy(window=2, warmup=1)
+    method.width = 8
     engine = engine_of(method, torch.float64)
     for module in engine.model.modules():
         if isinstance(module, nn.BatchNorm2d):

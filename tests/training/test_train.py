@@ -30,6 +30,7 @@ from avbench.methods.baseline import Baseline
 from avbench.records import CONFIDENCE_SCHEMA, predictions_schema, read_metrics, read_table
 from avbench.training.audit import Count
 from avbench.training.run import Progress
+from tests.marks import EXHAUSTIVE
 from tests.synthetic import make_dataset
 
 FAST = (
@@ -156,7 +157,11 @@ def test_no_test_accuracy_is_computed_while_training(trained: Path) -> None:
     assert "test" not in (trained / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize(("epoch", "batch"), [(0, 1), (1, 3), (2, 1)])
+# Before any checkpoint, within an epoch, and in the last one; tests/training/test_faults.py kills ranks everywhere.
+@pytest.mark.parametrize(
+    ("epoch", "batch"),
+    [pytest.param(0, 1, marks=EXHAUSTIVE), (1, 3), pytest.param(2, 1, marks=EXHAUSTIVE)],
+)
 def test_a_run_killed_and_resumed_ends_with_the_same_numbers(
     dataset: Path, trained: Path, tmp_path: Path, epoch: int, batch: int
 ) -> None:
