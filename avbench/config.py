@@ -16,6 +16,7 @@ from avbench.errors import UsageError, unknown
 from avbench.loading.presets import PRESETS
 from avbench.settings import build, deciding, flat, moved, plain, read_toml, resumable, setting
 from avbench.training.config import TrainerConfig
+from avbench.vocabulary import MODALITIES
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class TrainConfig:
     out: Path = setting(resumable=True, moves_numbers=False)
     """The run folder to make."""
     methods: Annotated[tuple[str, ...], comma_list(str, "METHOD,NAME=METHOD:OPTION=VALUE,...")] = setting(
-        ("audio", "visual", "baseline"), moves_numbers=False
+        (*MODALITIES, "baseline"), moves_numbers=False
     )
     """Runs to train, all on the same batches; the methods are listed below."""
     seeds: Annotated[tuple[int, ...], comma_list(int, "0,1,2")] = setting((0,), moves_numbers=False)

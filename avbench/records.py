@@ -19,8 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from avbench.errors import RunError
-
-SPLITS = ("train", "val", "test")
+from avbench.vocabulary import MODALITIES
 
 LOG_PROBABILITIES = "log_probabilities"  # a column of predictions
 # Rows of a table of predictions that are read together: some tens of megabytes of them.
@@ -37,7 +36,7 @@ CONFIDENCE_SCHEMA = pa.schema(
         ("seed", pa.int64()),
         *(
             field
-            for modality in ("audio", "visual")
+            for modality in MODALITIES
             for field in (
                 (f"{modality}_mean", pa.float64()),  # u: mean true-label confidence over epochs
                 (f"{modality}_std", pa.float64()),  # population standard deviation over epochs

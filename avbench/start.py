@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from avbench.batch import MODALITIES
 from avbench.config import TrainConfig, check_resumed, load_config
 from avbench.dataset import Dataset
 from avbench.distributed import current_world, on_main, process_group, together, world_from_environment
@@ -30,6 +29,7 @@ from avbench.training.fit import train
 from avbench.training.folder import RunFolder
 from avbench.training.training import Training
 from avbench.training.tuning import tuned
+from avbench.vocabulary import MODALITIES
 
 
 def start(

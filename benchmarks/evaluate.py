@@ -55,9 +55,9 @@ from avbench.errors import UsageError
 from avbench.machine import describe
 from avbench.methods.base import log_softmax
 from avbench.records import CONFIDENCE_SCHEMA, predictions_schema, write_json, write_text
+from avbench.vocabulary import MODALITIES, REPLACED
 
 PACKAGES = ("numpy", "pyarrow", "scipy")
-UNIMODAL = ("audio", "visual")
 CHECKED_CLIPS, CHECKED_CLASSES = 15_000, 309
 ALLOWED = 0.05  # of an interval's width
 _CHUNK = 20_000  # clips made up at a time
@@ -168,7 +168,7 @@ def confidences(labels: np.ndarray, first: int, last: int, seed: int, train: int
         "source": [f"clip-{number:08d}" for number in ids],
         "seed": np.full(len(ids), seed),
     }
-    for modality in UNIMODAL:
+    for modality in MODALITIES:
         values = random.random(len(ids))
         columns |= {
             f"{modality}_mean": values,
@@ -183,14 +183,14 @@ def confidences(labels: np.ndarray, first: int, last: int, seed: int, train: int
 
 def write_predictions(folder: Path, labels: np.ndarray, number: int, seed: int, classes: int, first_id: int) -> None:
     """The table of one run and seed: its own rows, and of a joint one those with each modality replaced."""
-    joint = number >= len(UNIMODAL)
-    run = f"method {number}" if joint else UNIMODAL[number]
+    joint = number >= len(MODALITIES)
+    run = f"method {number}" if joint else MODALITIES[number]
     schema = predictions_schema(classes)
     same = pa.array([1 / classes] * classes, pa.float32())
     random = np.random.default_rng([number, seed])
     difficulty = random.normal(2.5, 1, classes)
     with pq.ParquetWriter(folder / f"{run}-seed{seed}-test.parquet", schema) as writer:
-        for replaced in ("none", *UNIMODAL) if joint else ("none",):
+        for replaced in REPLACED if joint else ("none",):
             for first in range(0, len(labels), _CHUNK):
                 part = labels[first : first + _CHUNK]
                 scores = made_up(random, part, classes, difficulty)
@@ -211,7 +211,7 @@ def write_predictions(folder: Path, labels: np.ndarray, number: int, seed: int, 
                     if replaced == "none"
                     else pa.nulls(len(part), schema.field("log_probabilities").type),
                 }
-                for name in ("uncertainty", *(f"{modality}_prediction" for modality in UNIMODAL)):
+                for name in ("uncertainty", *(f"{modality}_prediction" for modality in MODALITIES)):
                     columns[name] = pa.nulls(len(part), schema.field(name).type)
                 writer.write_table(pa.table(columns, schema=schema))
 

@@ -52,7 +52,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from avbench.batch import MODALITIES, Clock, Modality
+from avbench.batch import Clock
 from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset, checksum, shard_name
 from avbench.engine.config import OptimizerConfig
@@ -65,6 +65,7 @@ from avbench.loading.presets import Preset, Stft, preset
 from avbench.machine import describe, summary
 from avbench.methods import METHODS
 from avbench.methods.choice import parse_methods
+from avbench.vocabulary import MODALITIES, Modality
 
 BY_SOUNDFILE = ", soundfile"  # the name of a codec alone is DALI's decoder, which the pipeline has
 CODECS = {"flac": "FLAC", "wav": "WAV"}

@@ -51,12 +51,12 @@ from rich.table import Table
 from torch import Tensor
 
 from avbench.arguments import comma_list
-from avbench.batch import MODALITIES, Modality
 from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import AvbenchError, DatasetError
 from avbench.loading.loader import Loader
 from avbench.machine import describe, summary
+from avbench.vocabulary import MODALITIES, Modality
 
 OURS = "avbench"
 CASES: dict[str, tuple[Modality, ...]] = {"audio + visual": MODALITIES, "audio": ("audio",), "visual": ("visual",)}

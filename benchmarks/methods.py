@@ -43,7 +43,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from avbench.batch import MODALITIES, Batch, Clock
+from avbench.batch import Batch, Clock
 from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine.config import EngineConfig, OptimizerConfig
@@ -60,6 +60,7 @@ from avbench.training.config import TrainerConfig
 from avbench.training.fit import train
 from avbench.training.folder import RunFolder
 from avbench.training.training import Training
+from avbench.vocabulary import MODALITIES
 
 ALL = ",".join(METHODS)
 JOINT = ("baseline", "ogm-ge", "tmc", "greedy:warmup=1", "gradient-blending")

@@ -39,7 +39,6 @@ from rich.table import Table
 from torch import Tensor
 
 from avbench.arguments import comma_list
-from avbench.batch import MODALITIES, Modality
 from avbench.benchmarking.data import made_up
 from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
@@ -50,6 +49,7 @@ from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.machine import describe, summary, usable_cores
 from avbench.packing.pack import pack
 from avbench.packing.recipes.reading import load_recipe
+from avbench.vocabulary import MODALITIES, Modality
 
 PRESET = preset("paper")
 CASES: dict[str, tuple[Modality, ...]] = {"both": MODALITIES, "audio": ("audio",), "visual": ("visual",)}

@@ -35,13 +35,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from avbench.batch import MODALITIES
 from avbench.benchmarking.plan import Costs, Machines, chosen_methods, make_plan
 from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.loading.presets import preset
 from avbench.machine import describe, summary
+from avbench.vocabulary import MODALITIES
 
 RANKS = (1, 2)
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from avbench.analysis.measures.accuracy import listed
 from avbench.analysis.measures.classes import classes_without_training
-from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.measures.learning import Learning
 from avbench.analysis.measures.statistics import FEW_CLIPS
 from avbench.analysis.reading.configuration import unlike_settings
 from avbench.analysis.reading.folders import METRICS_FILE
 from avbench.analysis.reading.results import Epochs, Results
+from avbench.vocabulary import MODALITIES
 
 FEW = "†"  # beside the number of clips, or the name, of a subset of few
 FEW_NOTE = f"{FEW}: fewer than {FEW_CLIPS} clips, too few to conclude from."

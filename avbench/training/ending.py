@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from avbench.confidence.export import export
 from avbench.distributed import on_main
 from avbench.loading.loader import Loader
-from avbench.records import SPLITS, write_json
+from avbench.records import write_json
 from avbench.training.checkpoint import Checkpoints
 from avbench.training.closing import divergences, end
 from avbench.training.decoding import Decoding
@@ -20,6 +20,7 @@ from avbench.training.predictions import write_predictions
 from avbench.training.replacement import Means, feature_means, is_joint
 from avbench.training.run import DIVERGED, Run, modalities_read
 from avbench.training.training import Training
+from avbench.vocabulary import SPLITS
 
 
 @dataclass(frozen=True)

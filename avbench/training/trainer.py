@@ -25,7 +25,7 @@ from avbench.engine.random_state import random_state, set_random_state
 from avbench.errors import AllDiverged, Interrupted
 from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.methods.base import Part
-from avbench.records import SPLITS, write_json
+from avbench.records import write_json
 from avbench.training.audit import Audit
 from avbench.training.background import Background
 from avbench.training.before_epoch import View
@@ -53,6 +53,7 @@ from avbench.training.run import Run, modalities_read
 from avbench.training.stores import stores_for
 from avbench.training.training import Training
 from avbench.training.watchdog import Watchdog
+from avbench.vocabulary import SPLITS
 
 
 class Trainer:

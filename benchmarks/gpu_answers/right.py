@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from methods import synchronize, without_estimates
 
-from avbench.batch import MODALITIES, Batch
+from avbench.batch import Batch
 from avbench.distributed import World
 from avbench.errors import Interrupted
 from avbench.methods.choice import parse_methods
 from avbench.records import read_metrics
+from avbench.vocabulary import MODALITIES
 from gpu_answers import Row
 from gpu_answers.setting import Setting
 from gpu_answers.training import fit, trainer_of

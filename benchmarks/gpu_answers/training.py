@@ -20,7 +20,6 @@ from step import PlainLoop
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from avbench.batch import MODALITIES
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
@@ -31,6 +30,7 @@ from avbench.training.decoding import cores_of_a_rank
 from avbench.training.folder import RunFolder
 from avbench.training.trainer import Trainer
 from avbench.training.training import Training
+from avbench.vocabulary import MODALITIES
 from gpu_answers import Row
 from gpu_answers.setting import Setting
 

@@ -13,6 +13,7 @@ from sklearn.metrics import average_precision_score
 from avbench.analysis.measures.metrics import AVERAGE_PRECISION
 from avbench.analysis.report import assess
 from avbench.errors import RunError
+from avbench.vocabulary import MODALITIES
 
 CLIPS = 60
 RANDOM = np.random.default_rng(7)
@@ -42,7 +43,7 @@ def margins(logits):
 @pytest.fixture
 def run(tmp_path):
     said = LOGITS.argmax(axis=1) == LABELS
-    right = {(name, name, 0): said.tolist() for name in ("audio", "visual", "baseline")}
+    right = {(name, name, 0): said.tolist() for name in (*MODALITIES, "baseline")}
     values = {0: RANDOM.random(CLIPS).tolist()}
     return make_run(tmp_path / "run", labels=LABELS.tolist(), audio=values, visual={0: values[0][::-1]}, correct=right)
 

@@ -9,8 +9,9 @@ from presented import markdown_of, table_files_of
 
 from avbench.analysis.report import assess
 from avbench.records import MetricsWriter, write_json
+from avbench.vocabulary import MODALITIES
 
-RUNS, EPOCHS = ("audio", "visual"), 3
+RUNS, EPOCHS = MODALITIES, 3
 
 
 def counted(run, epoch, *, left_out=0):

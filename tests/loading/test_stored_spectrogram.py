@@ -9,7 +9,6 @@ import pytest
 import torch
 from synthetic import make_dataset
 
-from avbench.batch import MODALITIES
 from avbench.dataset import DESCRIPTION_FILE, Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError
@@ -17,6 +16,7 @@ from avbench.loading.loader import Loader
 from avbench.loading.presets import PRESETS, preset
 from avbench.loading.reference import audio_oracle
 from avbench.loading.stored_spectrogram import stored_spectrogram
+from avbench.vocabulary import MODALITIES
 
 PAPER = preset("paper")
 KEPT = stored_spectrogram(PAPER)

@@ -29,7 +29,7 @@ from avbench.packing.media import read_clip
 from avbench.packing.pack import pack
 from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.recipe import Recipe
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 LABELS = {f"v{number:02d}": "xy"[number % 2] for number in range(16)}
 SMALL = Recipe(clips_per_shard=3, short_side=32)

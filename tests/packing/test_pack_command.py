@@ -17,8 +17,8 @@ from avbench.packing.pack import pack
 from avbench.packing.recipes.planted import PlantedConfig
 from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.recipe import Recipe
-from avbench.records import SPLITS
 from avbench.training.clips import check_clips
+from avbench.vocabulary import SPLITS
 from tests.conftest import REPOSITORY
 
 TRAIN_ONLY = Recipe(short_side=32, val_fraction=0.0, test_fraction=0.0)

@@ -17,6 +17,7 @@ from avbench.integrity import check_contents
 from avbench.packing.pack import pack
 from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.verify import verify
+from avbench.vocabulary import SPLITS
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_a_flipped_byte_is_found_and_its_clip_quarantined(copy, part):
     note = [json.loads(line) for line in (copy / "quarantine.jsonl").read_text().splitlines()]
     assert [(entry["clip_id"], entry["key"]) for entry in note] == [(4, dataset.key(4))]
     assert Dataset(copy).quarantined.tolist() == [4]
-    assert 4 not in np.concatenate([Dataset(copy).clip_ids(split) for split in ("train", "val", "test")])
+    assert 4 not in np.concatenate([Dataset(copy).clip_ids(split) for split in SPLITS])
     flip(tar, int(offset + size // 2))  # restored: nothing is set aside any more
     assert verify(copy, workers=1, quarantine=True) == []
     assert not (copy / "quarantine.jsonl").exists()

@@ -20,7 +20,7 @@ from avbench.analysis.presenting.sheet import Sheet
 from avbench.analysis.presenting.tables.classes import CLASSES_FILE
 from avbench.analysis.progress import progress
 from avbench.analysis.reading.results import Results, RunFolder
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 

@@ -11,19 +11,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from avbench.analysis.measures.discrepancy import (
-    MODALITIES,
-    Floats,
-    average_over_epochs,
-    average_over_seeds,
-    difference,
-)
+from avbench.analysis.measures.discrepancy import Floats, average_over_epochs, average_over_seeds, difference
 from avbench.analysis.reading.checks import check_confidences, check_same_labels, check_two_classes
 from avbench.analysis.reading.predictions import Predictions
 from avbench.analysis.reading.results import Epochs
 from avbench.analysis.reading.stored import Ids, check_ids_once, floats_of, in_order, integers_of
 from avbench.errors import RunError, UsageError
 from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA, read_table
+from avbench.vocabulary import MODALITIES
 
 # Columns of confidences that are read; `source`, which came later, is read where it is wanted.
 _CONFIDENCES = pa.schema(

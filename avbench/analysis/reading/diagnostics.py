@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.reading.folders import METRICS_FILE
 from avbench.analysis.reading.results import Diagnostics
 from avbench.records import read_metrics
+from avbench.vocabulary import MODALITIES
 
 # What numbers of a method were called in folders of earlier versions: (method, old name) -> name.
 _RENAMED = {

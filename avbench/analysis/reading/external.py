@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from avbench.analysis.measures.accuracy import Labels, Scores, modalities_of
 from avbench.analysis.measures.class_scores import HeldScores
-from avbench.analysis.measures.discrepancy import MODALITIES, Floats, average_over_seeds
+from avbench.analysis.measures.discrepancy import Floats, average_over_seeds
 from avbench.analysis.reading.checks import (
     check_confidences,
     check_names,
@@ -54,6 +54,7 @@ from avbench.analysis.reading.results import Coverage, Epochs, Results
 from avbench.analysis.reading.runs import read_runs
 from avbench.errors import RunError, UsageError
 from avbench.records import read_table
+from avbench.vocabulary import MODALITIES
 
 CONFIDENCE_FILE = "confidence.parquet"
 _CONFIDENCE_COLUMNS = ("key", "label", "split", "seed", *MODALITIES, *(f"{modality}_mean" for modality in MODALITIES))

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.reading.checks import check_split
 from avbench.analysis.reading.configuration import check_alike, read_settings
 from avbench.analysis.reading.origin import check_same_data, check_same_view
 from avbench.analysis.reading.results import RunFolder
 from avbench.errors import RunError, UsageError
 from avbench.records import read_metrics
+from avbench.vocabulary import MODALITIES
 
+# What a run may read: one modality, or both in either order.
+_READS = [[*some] for count in (1, 2) for some in permutations(MODALITIES, count)]
 RUNS_FILE = "runs.json"
 METRICS_FILE = "metrics.jsonl"
 _KINDS = {"name": str, "classes": list, "index_sha256": str, "clips_per_class": dict, "recipe": dict, "rejects": dict}
@@ -105,7 +108,7 @@ def _is_run(said: object) -> bool:
     return (
         isinstance(said, dict)
         and said.get("confidence_of") in (None, *MODALITIES)
-        and said.get("modalities", ["audio"]) in (["audio"], ["visual"], ["audio", "visual"], ["visual", "audio"])
+        and said.get("modalities", ["audio"]) in _READS
         and isinstance(said.get("options", {}), dict)
     )
 

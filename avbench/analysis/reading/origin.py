@@ -14,7 +14,7 @@ from typing import Any
 from avbench.analysis.measures.origin import NOT_RECORDED, Fact, with_changes, with_differences
 from avbench.analysis.reading.results import RunFolder
 from avbench.errors import RunError
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 _SHORT = 12  # digits of a digest that a reader compares
 

@@ -34,7 +34,8 @@ from avbench.analysis.reading.predictions import (
     read_predictions,
 )
 from avbench.analysis.reading.results import Coverage, Epochs, Results, RunFolder
-from avbench.records import SPLITS, release_memory
+from avbench.records import release_memory
+from avbench.vocabulary import SPLITS
 
 
 def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
