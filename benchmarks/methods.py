@@ -40,7 +40,6 @@ import torch
 import torch.nn.functional as F
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from avbench.batch import Batch, Clock
@@ -55,6 +54,7 @@ from avbench.methods import METHODS
 from avbench.methods.base import Method, global_mean
 from avbench.methods.choice import RunSpec, parse_methods
 from avbench.methods.gradient_blending import GradientBlending
+from avbench.progress import tracked
 from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
 from avbench.training.fit import train
@@ -92,7 +92,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(1)
     console = Console()
     if config.dataset is None:
-        results: list[dict[str, Any]] = [own_work(text, config) for text in track(JOINT, "methods")]
+        results: list[dict[str, Any]] = [own_work(text, config) for text in tracked(JOINT, "methods")]
         console.print(own_work_table(results, config))
     else:
         results = list(one_pass(config))

@@ -35,11 +35,11 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from avbench.benchmarking.results import write_results
 from avbench.machine import usable_cores
+from avbench.progress import tracked
 from avbench.records import read_metrics
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120")
@@ -65,7 +65,7 @@ def main(config: Config) -> None:
     """Measure, print a table, write JSON."""
     cores = sorted(os.sched_getaffinity(0))
     results: dict[str, Any] = {"ranks": [], "checkpoint": [], "resume": []}
-    for _ in track(range(config.rounds), "rounds"):
+    for _ in tracked(range(config.rounds), "rounds"):
         with tempfile.TemporaryDirectory() as folder:
             half = replace(config, batch_size=max(config.batch_size // 2, 1))
             one = clips_a_second(config, Path(folder, "one"), cores=cores[:1], ranks=1)

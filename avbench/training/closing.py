@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avbench.errors import RunError
+from avbench.progress import duration
 from avbench.records import described_divergence, write_json
 from avbench.training.checkpoint import keep_only_best
 from avbench.training.folder import RunFolder
@@ -60,7 +61,7 @@ def closing_table(runs: Sequence[Run], *, epochs: int) -> str:
                 run.name,
                 str(progress.best_epoch) if has_best else "-",
                 f"{100 * progress.best_accuracy:.1f} %" if has_best else "-",
-                _duration(progress.seconds),
+                duration(round(progress.seconds)),
                 f"diverged {divergence(run)}".rstrip() if progress.finished == DIVERGED else _why(run, epochs),
             )
         )
@@ -72,12 +73,6 @@ def closing_table(runs: Sequence[Run], *, epochs: int) -> str:
 
 def _why(run: Run, epochs: int) -> str:
     return run.progress.finished or ("after its epoch" if epochs == 1 else f"after all {epochs} epochs")
-
-
-def _duration(seconds: float) -> str:
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s"
 
 
 def what_is_kept(folder: RunFolder) -> str:
