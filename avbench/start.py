@@ -26,7 +26,7 @@ from avbench.methods.choice import RunSpec, parse_methods
 from avbench.training.clips import check_clips, select_clips
 from avbench.training.closing import all_diverged
 from avbench.training.fit import train
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import RunFolder
 from avbench.training.training import Training
 from avbench.training.tuning import tuned
 from avbench.vocabulary import MODALITIES

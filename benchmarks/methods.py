@@ -58,7 +58,7 @@ from avbench.progress import tracked
 from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
 from avbench.training.fit import train
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import RunFolder
 from avbench.training.training import Training
 from avbench.vocabulary import MODALITIES
 

@@ -48,7 +48,7 @@ from avbench.progress import tracked
 from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
 from avbench.training.fit import train
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import RunFolder
 from avbench.training.parallel import SideBySide
 from avbench.training.passes import Passes
 from avbench.training.run import Run

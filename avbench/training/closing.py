@@ -12,7 +12,7 @@ from avbench.errors import RunError
 from avbench.progress import duration
 from avbench.records import described_divergence, write_json
 from avbench.training.checkpoint import keep_only_best
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import RunFolder
 from avbench.training.run import DIVERGED, Run
 
 

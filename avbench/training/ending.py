@@ -13,7 +13,7 @@ from avbench.records import write_json
 from avbench.training.checkpoint import Checkpoints
 from avbench.training.closing import divergences, end
 from avbench.training.decoding import Decoding
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import RunFolder
 from avbench.training.journal import Journal
 from avbench.training.passes import Passes
 from avbench.training.predictions import write_predictions

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from avbench.records import MetricsWriter
 from avbench.training.display import Display
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import RunFolder
 from avbench.training.monitor import plotted
 from avbench.training.run import Run
 

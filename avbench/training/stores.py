@@ -8,7 +8,7 @@ from avbench.confidence.store import ConfidenceStore
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.methods.choice import RunSpec
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import RunFolder
 
 
 def stores_for(

@@ -39,7 +39,7 @@ from avbench.training.closing import (
 )
 from avbench.training.decoding import Decoding
 from avbench.training.ending import Ending, all_diverged_of
-from avbench.training.folder import RunFolder, describe_environment, record_launch
+from avbench.training.held_folder import RunFolder, describe_environment, record_launch
 from avbench.training.interruption import Stop
 from avbench.training.journal import Journal
 from avbench.training.judging import Judging

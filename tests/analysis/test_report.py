@@ -17,7 +17,7 @@ from rich.console import Console
 
 import avbench.analysis.report as report
 from avbench.analysis.measures.accuracy import accuracy_table
-from avbench.analysis.presenting.folder import check_report_folder, replace_report
+from avbench.analysis.presenting.report_folder import check_report_folder, replace_report
 from avbench.analysis.presenting.terminal import terminal_table
 from avbench.analysis.reading.results import parse_epochs
 from avbench.analysis.reading.runs import read_runs

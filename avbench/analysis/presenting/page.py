@@ -14,7 +14,7 @@ from avbench.analysis.assessment import Evaluation
 from avbench.analysis.notes import FEW
 from avbench.analysis.presenting import registry
 from avbench.analysis.presenting.figures.plan import PLACES, Picture
-from avbench.analysis.presenting.folder import PAGE_FILE
+from avbench.analysis.presenting.report_folder import PAGE_FILE
 from avbench.analysis.presenting.sections import apart, sections
 from avbench.analysis.presenting.sheet import Sheet
 from avbench.analysis.presenting.tables.classes import CLASSES_FILE

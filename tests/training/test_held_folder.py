@@ -14,7 +14,7 @@ import pytest
 
 from avbench.errors import RunError
 from avbench.training import folder
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import RunFolder
 
 ELSEWHERE = {"host": "another-host", "process": 7, "start": "a"}
 
