@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from avbench.errors import RunError
+from avbench.run_folder import RunFolder
 from avbench.vocabulary import MODALITIES
 
 LOG_PROBABILITIES = "log_probabilities"  # a column of predictions
@@ -216,15 +217,13 @@ def opened_table(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-DIVERGED_FILE = "diverged.json"
-SETTINGS_FILE = "settings.json"  # of a run folder: the settings that move numbers
 _MOST_NAMED = 3
 
 
 def described_divergence(folder: Path) -> str:
     """What a run folder says of its runs where all of them diverged, which first; empty of any other folder."""
     try:
-        runs = json.loads((folder / DIVERGED_FILE).read_text(encoding="utf-8"))["runs"]
+        runs = json.loads(RunFolder(folder).diverged.read_text(encoding="utf-8"))["runs"]
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, KeyError):

@@ -58,7 +58,7 @@ from avbench.progress import tracked
 from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
 from avbench.training.fit import train
-from avbench.training.held_folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.training import Training
 from avbench.vocabulary import MODALITIES
 
@@ -275,7 +275,7 @@ def trained(dataset: Dataset, specs: Sequence[RunSpec], config: Config) -> None:
             engine=EngineConfig(),
             device=here(),
         )
-        train(training, RunFolder(Path(folder) / "run"), save_config=lambda path: path.write_text(""))
+        train(training, HeldFolder(Path(folder) / "run"), save_config=lambda path: path.write_text(""))
 
 
 def clips_of(dataset: Dataset, config: Config) -> dict[str, Any]:

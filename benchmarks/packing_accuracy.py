@@ -48,7 +48,7 @@ from avbench.progress import tracked
 from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
 from avbench.training.fit import train
-from avbench.training.held_folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.parallel import SideBySide
 from avbench.training.passes import Passes
 from avbench.training.run import Run
@@ -141,8 +141,8 @@ def trained(dataset: Dataset, config: Config, folder: Path) -> dict[str, list[Ru
         engine=EngineConfig(),
         device=here(),
     )
-    train(training, RunFolder(folder), save_config=lambda path: path.write_text(""))
-    checkpoints = RunFolder(folder).checkpoints
+    train(training, HeldFolder(folder), save_config=lambda path: path.write_text(""))
+    checkpoints = HeldFolder(folder).checkpoints
     *_, newest = sorted(checkpoints.glob("epoch-*"))
     best = json.loads((newest / "manifest.json").read_text("utf-8"))["best"]
     runs: dict[str, list[Run]] = {spec.name: [] for spec in specs}

@@ -11,7 +11,18 @@ from avbench.vocabulary import MODALITIES, SPLITS
 
 PACKAGE = Path(__file__).resolve().parent.parent / "avbench"
 LAYERS = (
-    ("errors", "vocabulary", "batch", "arguments", "settings", "machine", "progress", "streams", "class_names"),
+    (
+        "errors",
+        "vocabulary",
+        "batch",
+        "arguments",
+        "settings",
+        "machine",
+        "progress",
+        "run_folder",
+        "streams",
+        "class_names",
+    ),
     ("records", "description", "quarantine", "dataset", "integrity", "distributed", "models"),
     ("engine", "confidence", "loading", "analysis"),
     ("methods", "packing"),  # packing keeps a preset's spectrogram

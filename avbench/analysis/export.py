@@ -125,7 +125,7 @@ def subsets_table(results: Results, thresholds: Sequence[float]) -> pa.Table:
     earlier version, whose run folders do not have it, cut a long key.
     """
     keys = results.keys
-    sources = sources_in([folder.path / "confidence.parquet" for folder in results.folders])()
+    sources = sources_in([folder.files.confidence for folder in results.folders])()
     columns: dict[str, Any] = {
         "key": results.key_column,
         "source": pa.array([sources.get(key) or source_of(key) for key in keys], pa.string()),

@@ -13,7 +13,7 @@ from avbench.records import write_json
 from avbench.training.checkpoint import Checkpoints
 from avbench.training.closing import divergences, end
 from avbench.training.decoding import Decoding
-from avbench.training.held_folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.journal import Journal
 from avbench.training.passes import Passes
 from avbench.training.predictions import write_predictions
@@ -28,7 +28,7 @@ class Ending:
     """The end of a training whose runs are all done. loaders: by split."""
 
     training: Training
-    folder: RunFolder
+    folder: HeldFolder
     runs: Sequence[Run]
     loaders: dict[str, Loader]
     decoding: Decoding
@@ -63,7 +63,12 @@ class Ending:
         for run in self.runs:
             if run not in runs:
                 stale += [self.folder.prediction_file(run.spec.name, run.seed, split) for split in SPLITS]
-        on_main(str(self.folder.path), lambda: [path.unlink(missing_ok=True) for path in stale])
+
+        def remove() -> None:
+            for path in stale:
+                path.unlink(missing_ok=True)
+
+        on_main(str(self.folder.path), remove)
 
     def _write_confidences(self, runs: Sequence[Run]) -> None:
         stores = [run.store for run in runs if run.store is not None]

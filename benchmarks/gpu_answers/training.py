@@ -27,7 +27,7 @@ from avbench.methods.choice import RunSpec, parse_methods
 from avbench.records import read_metrics
 from avbench.training.config import TrainerConfig
 from avbench.training.decoding import cores_of_a_rank
-from avbench.training.held_folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.trainer import Trainer
 from avbench.training.training import Training
 from avbench.vocabulary import MODALITIES
@@ -100,7 +100,7 @@ def trainer_of(
         engine=EngineConfig(),
         device=setting.device,
     )
-    return Trainer(training, RunFolder(folder))
+    return Trainer(training, HeldFolder(folder))
 
 
 def fit(trainer: Trainer, *, resume: bool = False) -> None:

@@ -18,7 +18,7 @@ from avbench.analysis.presenting.report_folder import PAGE_FILE
 from avbench.analysis.presenting.sections import apart, sections
 from avbench.analysis.presenting.sheet import Sheet
 from avbench.analysis.presenting.tables.classes import CLASSES_FILE
-from avbench.analysis.reading.results import Results, RunFolder
+from avbench.analysis.reading.results import ReadFolder, Results
 from avbench.progress import progress
 from avbench.vocabulary import SPLITS
 
@@ -86,7 +86,7 @@ def _class_counts(dataset: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
     ]
 
 
-def _environment_rows(folder: RunFolder) -> list[tuple[str, str]]:
+def _environment_rows(folder: ReadFolder) -> list[tuple[str, str]]:
     return [row for name, value in folder.environment.items() for row in _flat(name, value)]
 
 

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from avbench.analysis.measures.accuracy import Scores, modalities_of
 from avbench.analysis.measures.discrepancy import Floats
 from avbench.analysis.reading.checks import check_names, check_same_labels
-from avbench.analysis.reading.results import RunFolder
+from avbench.analysis.reading.results import ReadFolder
 from avbench.analysis.reading.stored import Ids, check_ids_once, floats_of, integers_of
 from avbench.analysis.reading.stored_scores import StoredScores, is_filled
 from avbench.errors import RunError
@@ -86,9 +86,9 @@ class Predictions:
         )
 
 
-def read_predictions(folder: RunFolder, split: str) -> list[Predictions]:
+def read_predictions(folder: ReadFolder, split: str) -> list[Predictions]:
     """All of a folder. Raises RunError where there are none of the split, or a table is damaged."""
-    files = sorted((folder.path / "predictions").glob("*.parquet"))
+    files = folder.files.prediction_files()
     if not files:
         if diverged := described_divergence(folder.path):
             raise RunError(
