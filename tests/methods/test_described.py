@@ -41,7 +41,7 @@ def test_every_class_of_the_folder_with_a_name_is_in_the_table() -> None:
 def test_a_method_says_everything_of_itself(name: str) -> None:
     facts = facts_of(name)
     assert facts["mechanism"].endswith(".") and facts["network"] and facts["compiles"].startswith("yes")
-    assert facts["paper"] or name == "baseline"
+    assert facts["paper"] or name == "baseline", f"{name} names no paper: give its class a `paper`"
     assert facts["costs"]["encoders"] == (1 if name in MODALITIES else 2)
 
 
