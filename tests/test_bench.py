@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from synthetic import make_dataset
 
 from avbench.benchmarking.plan import (
     Costs,
@@ -20,6 +19,7 @@ from avbench.cli import main
 from avbench.errors import UsageError
 from avbench.machine import describe, processor_name, summary
 from avbench.vocabulary import MODALITIES
+from tests.synthetic import make_dataset
 
 # 10 ms of loading; 1 ms and 3 ms of a step on a GPU. With WAV half the CPU time and twice the bytes.
 COSTS = Costs(

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from make_run import make_run
 
 from avbench.records import MetricsWriter, predictions_schema, write_json, write_table
 from avbench.vocabulary import MODALITIES, REPLACED
+from tests.analysis.make_run import make_run
 
 HOSTILE = "<script>alert('x')</script> & 100 % of $x_1^2$ {it}"
 CLASSES = ("<script>alert(1)</script>", "rock & roll | \\textbf{b}", "c" * 200)

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from make_run import make_run
 
 from avbench.analysis.reading.class_labels import class_names, class_numbers, stand_in_order
 from avbench.analysis.reading.external import read_results
@@ -15,6 +14,7 @@ from avbench.analysis.report import assess
 from avbench.errors import RunError
 from avbench.records import write_json
 from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
 
 TEXT_ORDER = tuple(sorted(map(str, range(12))))  # 0, 1, 10, 11, 2, ...: as earlier versions packed them
 NATURAL = tuple(map(str, range(12)))

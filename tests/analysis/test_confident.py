@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from make_run import CLASSES, make_run
 from sklearn.metrics import average_precision_score
 
 from avbench.analysis.measures.metrics import AVERAGE_PRECISION
 from avbench.analysis.report import assess
 from avbench.errors import RunError
 from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import CLASSES, make_run
 
 CLIPS = 60
 RANDOM = np.random.default_rng(7)

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from make_run import CLASSES, make_run, write_history
 
 from avbench.analysis.export import counts_text, export_subsets
 from avbench.analysis.reading.external import read_results
 from avbench.analysis.report import assess
 from avbench.errors import AvbenchError, RunError, UsageError
 from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import CLASSES, make_run, write_history
 
 LABELS = [0, 1, 2, 0, 1, 2]
 AUDIO = [0.9, 0.8, 0.5, 0.25, 0.1, 0.7]

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from make_run import make_run
 
 from avbench.analysis.export import export_subsets
 from avbench.analysis.reading.external import read_results
@@ -15,6 +14,7 @@ from avbench.analysis.reading.keys import KnownKeys, source_of
 from avbench.errors import RunError
 from avbench.packing.clips import LONGEST_KEY, encoded_key
 from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
 
 SOURCES = ["Hund, bellt/clip 1 é", "Hund, bellt/a.b", "日本語 音/clip 1 é", "Katze/x", "Katze/y", "Katze/100%"]
 LABELS = [0, 0, 1, 2, 2, 2]

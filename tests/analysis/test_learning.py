@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from make_run import make_run
-from presented import markdown_of, page_files_of, sheets_of, table_files_of
 
 from avbench.analysis.measures.learning import by_run, mean_and_spread
 from avbench.analysis.presenting.figures.learning import draw_learning, plans_of_learning
@@ -15,6 +13,8 @@ from avbench.analysis.reading.learning import read_learning
 from avbench.analysis.report import assess
 from avbench.records import MetricsWriter, write_json, write_text
 from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
+from tests.analysis.presented import markdown_of, page_files_of, sheets_of, table_files_of
 
 LABELS, RIGHT = [0, 1, 2, 0], [True, False, True, True]
 

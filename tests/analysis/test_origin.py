@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from make_run import make_run
-from presented import sheets_of
 
 from avbench.analysis.report import assess
 from avbench.cli import main
 from avbench.errors import RunError
 from avbench.records import write_json, write_text
 from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
+from tests.analysis.presented import sheets_of
 
 CLIPS = {split: {"clips": 3, "sha256": letter * 64} for split, letter in (("train", "a"), ("val", "b"), ("test", "c"))}
 LAUNCH = {

@@ -5,13 +5,13 @@ import io
 
 import numpy as np
 import pytest
-from make_run import make_run
-from presented import sheets_of
 
 from avbench.analysis.measures.performance import course, speeds
 from avbench.analysis.report import assess, evaluate
 from avbench.records import MetricsWriter
 from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
+from tests.analysis.presented import sheets_of
 
 
 def interval(batch, clips, *, epoch=0, launch=1, **more):

@@ -11,8 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from make_run import make_run, write_history, write_predictions
-from presented import table_files_of
 from rich.console import Console
 
 import avbench.analysis.report as report
@@ -26,6 +24,8 @@ from avbench.cli import main
 from avbench.errors import AvbenchError, RunError, UsageError
 from avbench.records import write_json, write_text
 from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run, write_history, write_predictions
+from tests.analysis.presented import table_files_of
 
 LABELS = [0, 1, 2, 0, 1, 2]
 AUDIO = [0.9, 0.8, 0.5, 0.25, 0.1, 0.7]

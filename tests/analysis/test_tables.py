@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from make_run import make_run, write_predictions
-from presented import markdown_of, sheets_of, table_files_of
 
 from avbench.analysis.presenting.figures.diagnostics import plans_of_diagnostics
 from avbench.analysis.presenting.terminal import terminal_table
@@ -20,6 +18,8 @@ from avbench.cli import main
 from avbench.errors import RunError
 from avbench.records import write_json, write_text
 from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run, write_predictions
+from tests.analysis.presented import markdown_of, sheets_of, table_files_of
 from tests.documents import commands
 
 CLIPS = 40

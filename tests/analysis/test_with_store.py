@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from make_run import write_predictions
-from synthetic import make_dataset
 
 from avbench.analysis.reading.results import parse_epochs
 from avbench.analysis.reading.runs import read_runs
@@ -13,6 +11,8 @@ from avbench.confidence.store import ConfidenceStore
 from avbench.dataset import Dataset
 from avbench.records import write_json, write_text
 from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import write_predictions
+from tests.synthetic import make_dataset
 
 EPOCHS = 3
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from synthetic import make_dataset
 
 from avbench.dataset import Dataset
 from avbench.distributed import World
@@ -21,6 +20,7 @@ from avbench.loading.pipeline import FeaturePipeline, _transformed, audio_pipeli
 from avbench.loading.pool import PipelinePool, pool_sizes
 from avbench.loading.presets import PRESETS, preset
 from avbench.vocabulary import MODALITIES, SPLITS
+from tests.synthetic import make_dataset
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 TINY = preset("tiny")

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from synthetic import make_dataset
 
 from avbench.batch import Batch
 from avbench.dataset import DESCRIPTION_FILE, Dataset, checksum, shard_name
@@ -28,6 +27,7 @@ from avbench.loading.presets import PRESETS, Preset, VisualPreset, preset
 from avbench.loading.reading import Crops, Reader
 from avbench.loading.reference import audio_oracle
 from avbench.vocabulary import MODALITIES
+from tests.synthetic import make_dataset
 
 TINY = preset("tiny")
 

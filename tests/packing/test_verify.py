@@ -7,8 +7,6 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
-from make_video import make_labelled_folder
-from synthetic import make_dataset
 
 from avbench.dataset import Dataset
 from avbench.description import contents_digest
@@ -18,6 +16,8 @@ from avbench.packing.pack import pack
 from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.verify import verify
 from avbench.vocabulary import SPLITS
+from tests.packing.make_video import make_labelled_folder
+from tests.synthetic import make_dataset
 
 
 @pytest.fixture(scope="module")
