@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
-
-Modality = Literal["audio", "visual"]
-MODALITIES: tuple[Modality, ...] = ("audio", "visual")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ from avbench.arguments import comma_list, named
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.errors import UsageError, unknown
 from avbench.loading.presets import PRESETS
+from avbench.run_folder import RunFolder
 from avbench.settings import build, deciding, flat, moved, plain, read_toml, resumable, setting
 from avbench.training.config import TrainerConfig
+from avbench.vocabulary import MODALITIES
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class TrainConfig:
     out: Path = setting(resumable=True, moves_numbers=False)
     """The run folder to make."""
     methods: Annotated[tuple[str, ...], comma_list(str, "METHOD,NAME=METHOD:OPTION=VALUE,...")] = setting(
-        ("audio", "visual", "baseline"), moves_numbers=False
+        (*MODALITIES, "baseline"), moves_numbers=False
     )
     """Runs to train, all on the same batches; the methods are listed below."""
     seeds: Annotated[tuple[int, ...], comma_list(int, "0,1,2")] = setting((0,), moves_numbers=False)
@@ -59,11 +61,11 @@ class TrainConfig:
 
         Beside it goes settings.json, the settings that move numbers, for readers that know no settings class.
         """
-        from avbench.records import SETTINGS_FILE, write_json, write_text  # pyarrow, for which help is not to wait
+        from avbench.records import write_json, write_text  # pyarrow, for which help is not to wait
 
         here = dataclasses.replace(self, dataset=self.dataset.resolve(), out=self.out.resolve())
         write_text(path, tomli_w.dumps(plain(dataclasses.asdict(here))))  # first: it makes the folder a run folder
-        write_json(path.with_name(SETTINGS_FILE), deciding(here))
+        write_json(RunFolder(path.parent).settings, deciding(here))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from avbench.description import read_description
 from avbench.errors import DatasetError
 from avbench.quarantine import QUARANTINE_FILE as QUARANTINE_FILE
 from avbench.quarantine import Quarantine, read_quarantine
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 INDEX_FILE = "index.arrow"
 REJECTS_FILE = "rejects.jsonl"
@@ -42,7 +42,7 @@ INDEX_SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("label", pa.int32()),
-        ("split", pa.int8()),  # number in records.SPLITS
+        ("split", pa.int8()),  # number in SPLITS
         ("source", pa.string()),  # name of the video it was cut from; windows of one video share it
         ("start_seconds", pa.float64()),
         ("shard", pa.int32()),
@@ -125,7 +125,7 @@ class Dataset:
     """A packed dataset, opened for reading.
 
     Columns, one value a clip, views of the memory-mapped index: `labels` (int32), `splits` (int8, number in
-    records.SPLITS), `shards`, `audio_offsets`, `audio_sizes`, `audio_checksums`, `samples`, `sample_rates`, `widths`,
+    SPLITS), `shards`, `audio_offsets`, `audio_sizes`, `audio_checksums`, `samples`, `sample_rates`, `widths`,
     `heights`; `frames` is a FrameTable. Where the index has several record batches, `labels`, `splits`, `shards` and
     `frames.first` are copies and the others Pieces.
 

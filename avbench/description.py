@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avbench.errors import DatasetError
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 FORMAT = "avbench-dataset"
 FORMAT_VERSION = 1

@@ -17,7 +17,7 @@ from avbench.dataset import INDEX_FILE, Dataset, sha256_of, shard_name
 from avbench.description import DESCRIPTION_FILE, DIGEST, contents_digest
 from avbench.errors import DatasetError
 from avbench.quarantine import QUARANTINE_FILE
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 _TAR_BLOCK = 512
 _BLOCKS_OF_JSON = 64  # a clip's json has some hundred bytes

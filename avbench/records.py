@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from avbench.errors import RunError
-
-SPLITS = ("train", "val", "test")
+from avbench.run_folder import RunFolder
+from avbench.vocabulary import MODALITIES
 
 LOG_PROBABILITIES = "log_probabilities"  # a column of predictions
 # Rows of a table of predictions that are read together: some tens of megabytes of them.
@@ -37,7 +37,7 @@ CONFIDENCE_SCHEMA = pa.schema(
         ("seed", pa.int64()),
         *(
             field
-            for modality in ("audio", "visual")
+            for modality in MODALITIES
             for field in (
                 (f"{modality}_mean", pa.float64()),  # u: mean true-label confidence over epochs
                 (f"{modality}_std", pa.float64()),  # population standard deviation over epochs
@@ -217,15 +217,13 @@ def opened_table(path: Path) -> Iterator[pq.ParquetFile]:
         yield file
 
 
-DIVERGED_FILE = "diverged.json"
-SETTINGS_FILE = "settings.json"  # of a run folder: the settings that move numbers
 _MOST_NAMED = 3
 
 
 def described_divergence(folder: Path) -> str:
     """What a run folder says of its runs where all of them diverged, which first; empty of any other folder."""
     try:
-        runs = json.loads((folder / DIVERGED_FILE).read_text(encoding="utf-8"))["runs"]
+        runs = json.loads(RunFolder(folder).diverged.read_text(encoding="utf-8"))["runs"]
     except FileNotFoundError:
         return ""
     except (OSError, ValueError, KeyError):

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from avbench.batch import MODALITIES
 from avbench.config import TrainConfig, check_resumed, load_config
 from avbench.dataset import Dataset
 from avbench.distributed import current_world, on_main, process_group, together, world_from_environment
@@ -27,9 +26,10 @@ from avbench.methods.choice import RunSpec, parse_methods
 from avbench.training.clips import check_clips, select_clips
 from avbench.training.closing import all_diverged
 from avbench.training.fit import train
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.training import Training
 from avbench.training.tuning import tuned
+from avbench.vocabulary import MODALITIES
 
 
 def start(
@@ -59,7 +59,7 @@ def start(
     # What "auto" means is decided once: a run resumed on another machine computes as it began.
     precision = pick_precision(config.engine.precision, device)
     config = replace(config, engine=replace(config.engine, precision=precision))
-    folder = RunFolder(config.out)
+    folder = HeldFolder(config.out)
     # The watchdog, which knows who hangs, is to speak before the process group, which knows not.
     with process_group(device=device, timeout_seconds=max(1800.0, 2 * config.training.hang_seconds)):
         if resume:
@@ -89,7 +89,7 @@ def start(
         return train(training, folder, save_config=config.save, resume=resume, overwrite=overwrite)
 
 
-def _opened(path: Path, *, resume: RunFolder | None) -> Dataset:
+def _opened(path: Path, *, resume: HeldFolder | None) -> Dataset:
     """The dataset of a training that starts, its index and description checked by rank 0 for all. A collective.
 
     resume: the folder of the run that is gone on with. Raises RunError, on every rank, where the run was begun with
@@ -125,7 +125,7 @@ def _tuned(
     overwrite: bool,
 ) -> TrainConfig:
     """The configuration with what was measured, once nothing about the run folder can refuse it. A collective."""
-    folder, training = RunFolder(config.out), config.training
+    folder, training = HeldFolder(config.out), config.training
     if resume:
         saved = load_config(folder.config).training
         training = replace(
@@ -149,13 +149,13 @@ def _tuned(
     return replace(config, training=training)
 
 
-def _check_begun(folder: RunFolder, config: TrainConfig) -> None:
+def _check_begun(folder: HeldFolder, config: TrainConfig) -> None:
     """Raises RunError where there is no run to go on with, UsageError where it is another than is asked for."""
     folder.check_resumable()
     check_resumed(load_config(folder.config), config)
 
 
-def _is_begun(folder: RunFolder, config: TrainConfig) -> bool:
+def _is_begun(folder: HeldFolder, config: TrainConfig) -> bool:
     """Whether there is a run to go on with; UsageError where it is another than the one that is asked for."""
     if not folder.config.exists():
         return False

@@ -55,9 +55,10 @@ from avbench.errors import UsageError
 from avbench.machine import describe
 from avbench.methods.base import log_softmax
 from avbench.records import CONFIDENCE_SCHEMA, predictions_schema, write_json, write_text
+from avbench.run_folder import RunFolder
+from avbench.vocabulary import MODALITIES, REPLACED
 
 PACKAGES = ("numpy", "pyarrow", "scipy")
-UNIMODAL = ("audio", "visual")
 CHECKED_CLIPS, CHECKED_CLASSES = 15_000, 309
 ALLOWED = 0.05  # of an interval's width
 _CHUNK = 20_000  # clips made up at a time
@@ -142,19 +143,19 @@ def refuse_what_does_not_fit(size: Size, config: Config, folder: Path) -> None:
 
 def write_run(folder: Path, size: Size, *, classes: int) -> None:
     """A run folder that a training could have left: the same labels for all runs, numbers of each of its own."""
-    names = [f"class {number:03d}" for number in range(classes)]
+    run, names = RunFolder(folder), [f"class {number:03d}" for number in range(classes)]
     labels = np.random.default_rng(0).integers(0, classes, 2 * size.clips).astype(np.int32)
-    write_text(folder / "config.toml", "[training]\nepochs = 1\n")
-    write_json(folder / "environment.json", {"python": sys.version.split()[0]})
-    write_json(folder / "dataset.json", {"name": "made up", "classes": names, "index_sha256": "0" * 64})
-    with pq.ParquetWriter(folder / "confidence.parquet", CONFIDENCE_SCHEMA) as writer:
+    write_text(run.config, "[training]\nepochs = 1\n")
+    write_json(run.environment, {"python": sys.version.split()[0]})
+    write_json(run.dataset, {"name": "made up", "classes": names, "index_sha256": "0" * 64})
+    with pq.ParquetWriter(run.confidence, CONFIDENCE_SCHEMA) as writer:
         for seed in range(size.seeds):
             for first in range(0, 2 * size.clips, _CHUNK):
                 writer.write_table(confidences(labels, first, min(first + _CHUNK, 2 * size.clips), seed, size.clips))
-    (folder / "predictions").mkdir()
+    run.predictions.mkdir()
     for number in range(size.runs):
         for seed in range(size.seeds):
-            write_predictions(folder / "predictions", labels[size.clips :], number, seed, classes, size.clips)
+            write_predictions(run.predictions, labels[size.clips :], number, seed, classes, size.clips)
 
 
 def confidences(labels: np.ndarray, first: int, last: int, seed: int, train: int) -> pa.Table:
@@ -168,7 +169,7 @@ def confidences(labels: np.ndarray, first: int, last: int, seed: int, train: int
         "source": [f"clip-{number:08d}" for number in ids],
         "seed": np.full(len(ids), seed),
     }
-    for modality in UNIMODAL:
+    for modality in MODALITIES:
         values = random.random(len(ids))
         columns |= {
             f"{modality}_mean": values,
@@ -183,14 +184,14 @@ def confidences(labels: np.ndarray, first: int, last: int, seed: int, train: int
 
 def write_predictions(folder: Path, labels: np.ndarray, number: int, seed: int, classes: int, first_id: int) -> None:
     """The table of one run and seed: its own rows, and of a joint one those with each modality replaced."""
-    joint = number >= len(UNIMODAL)
-    run = f"method {number}" if joint else UNIMODAL[number]
+    joint = number >= len(MODALITIES)
+    run = f"method {number}" if joint else MODALITIES[number]
     schema = predictions_schema(classes)
     same = pa.array([1 / classes] * classes, pa.float32())
     random = np.random.default_rng([number, seed])
     difficulty = random.normal(2.5, 1, classes)
     with pq.ParquetWriter(folder / f"{run}-seed{seed}-test.parquet", schema) as writer:
-        for replaced in ("none", *UNIMODAL) if joint else ("none",):
+        for replaced in REPLACED if joint else ("none",):
             for first in range(0, len(labels), _CHUNK):
                 part = labels[first : first + _CHUNK]
                 scores = made_up(random, part, classes, difficulty)
@@ -211,7 +212,7 @@ def write_predictions(folder: Path, labels: np.ndarray, number: int, seed: int, 
                     if replaced == "none"
                     else pa.nulls(len(part), schema.field("log_probabilities").type),
                 }
-                for name in ("uncertainty", *(f"{modality}_prediction" for modality in UNIMODAL)):
+                for name in ("uncertainty", *(f"{modality}_prediction" for modality in MODALITIES)):
                     columns[name] = pa.nulls(len(part), schema.field(name).type)
                 writer.write_table(pa.table(columns, schema=schema))
 
@@ -268,7 +269,7 @@ def measured(folder: Path, size: Size, config: Config) -> dict[str, Any]:
         "peak_bytes": peak,
         "temporary_bytes": most,
         "left_behind": [path.name for path in temporary.iterdir()],
-        "predictions_bytes": sum(path.stat().st_size for path in (folder / "run" / "predictions").iterdir()),
+        "predictions_bytes": sum(path.stat().st_size for path in RunFolder(folder / "run").predictions.iterdir()),
     }
 
 

@@ -39,7 +39,6 @@ import torch
 import tyro
 from methods import here, synchronize
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from avbench.batch import Batch
@@ -51,6 +50,7 @@ from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
 from avbench.machine import describe, summary
 from avbench.methods.choice import parse_methods
+from avbench.progress import tracked
 from avbench.training.passes import counted, prepare
 from avbench.training.run import Run, modalities_read
 
@@ -95,7 +95,7 @@ def main(config: Config) -> None:
     for kind in kinds.values():
         kind()
     results = []
-    for number in track(range(config.rounds), "rounds", console=Console(stderr=True)):
+    for number in tracked(range(config.rounds), "rounds"):
         results.append({name: asdict(kinds[name]()) for name in sorted(kinds, reverse=bool(number % 2))})
     bench.loader.close()
     console = Console()

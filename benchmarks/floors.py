@@ -49,10 +49,9 @@ import tyro
 from methods import here, seconds_of, synthetic_batch
 from nvidia.dali import pipeline_def
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from avbench.batch import MODALITIES, Clock, Modality
+from avbench.batch import Clock
 from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset, checksum, shard_name
 from avbench.engine.config import OptimizerConfig
@@ -65,6 +64,8 @@ from avbench.loading.presets import Preset, Stft, preset
 from avbench.machine import describe, summary
 from avbench.methods import METHODS
 from avbench.methods.choice import parse_methods
+from avbench.progress import tracked
+from avbench.vocabulary import MODALITIES, Modality
 
 BY_SOUNDFILE = ", soundfile"  # the name of a codec alone is DALI's decoder, which the pipeline has
 CODECS = {"flac": "FLAC", "wav": "WAV"}
@@ -113,7 +114,7 @@ def main(config: Config) -> None:
             case: {**cost, **limits(floors, dataset.audio_suffix, CASES[case])} for case, cost in pipelines.items()
         },
         "device": here().type,
-        "steps": {text: step_seconds(text, config) for text in track(METHODS, "steps")} if config.steps else {},
+        "steps": {text: step_seconds(text, config) for text in tracked(METHODS, "steps")} if config.steps else {},
     }
     console = Console()
     console.print(floor_table(costs))

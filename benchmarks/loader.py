@@ -46,17 +46,17 @@ import tyro
 from peers import PEERS, Epoch, Task, make, peers_of, why_left_out
 from peers.tensors import AUDIO_SHAPE, FRAME_SHAPE, PRESET
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from avbench.arguments import comma_list
-from avbench.batch import MODALITIES, Modality
 from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import AvbenchError, DatasetError
 from avbench.loading.loader import Loader
 from avbench.machine import describe, summary
+from avbench.progress import tracked
+from avbench.vocabulary import MODALITIES, Modality
 
 OURS = "avbench"
 CASES: dict[str, tuple[Modality, ...]] = {"audio + visual": MODALITIES, "audio": ("audio",), "visual": ("visual",)}
@@ -165,7 +165,7 @@ def measure(dataset: Dataset, config: Config, folder: Path, left_out: list[str])
                 if name == OURS:
                     expected = examined
                 compare(name, case, examined, expected)
-            for _ in track(range(config.rounds), f"rounds, {case}", console=Console(stderr=True)):
+            for _ in tracked(range(config.rounds), f"rounds, {case}"):
                 for contender in contenders:
                     yield Measurement(case, contender.name, *contender.epoch())
         finally:
@@ -388,7 +388,7 @@ def memory_growth(dataset: Dataset, config: Config) -> list[dict[str, int]]:
         Task(dataset, tiled(dataset, config.clips), config.batch_size, MODALITIES, folder=Path(), media=None)
     )
     sizes = []
-    for _ in track(range(config.memory_epochs), "epochs", console=Console(stderr=True)):
+    for _ in tracked(range(config.memory_epochs), "epochs"):
         consume(epoch())
         sizes.append({name: status_bytes(field) for name, field in RESIDENT.items()})
         sizes[-1]["peak"] = status_bytes("VmHWM") - after_imports

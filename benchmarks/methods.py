@@ -40,10 +40,9 @@ import torch
 import torch.nn.functional as F
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from avbench.batch import MODALITIES, Batch, Clock
+from avbench.batch import Batch, Clock
 from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.engine.config import EngineConfig, OptimizerConfig
@@ -55,11 +54,13 @@ from avbench.methods import METHODS
 from avbench.methods.base import Method, global_mean
 from avbench.methods.choice import RunSpec, parse_methods
 from avbench.methods.gradient_blending import GradientBlending
+from avbench.progress import tracked
 from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
 from avbench.training.fit import train
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.training import Training
+from avbench.vocabulary import MODALITIES
 
 ALL = ",".join(METHODS)
 JOINT = ("baseline", "ogm-ge", "tmc", "greedy:warmup=1", "gradient-blending")
@@ -91,7 +92,7 @@ def main(config: Config) -> None:
     torch.set_num_threads(1)
     console = Console()
     if config.dataset is None:
-        results: list[dict[str, Any]] = [own_work(text, config) for text in track(JOINT, "methods")]
+        results: list[dict[str, Any]] = [own_work(text, config) for text in tracked(JOINT, "methods")]
         console.print(own_work_table(results, config))
     else:
         results = list(one_pass(config))
@@ -274,7 +275,7 @@ def trained(dataset: Dataset, specs: Sequence[RunSpec], config: Config) -> None:
             engine=EngineConfig(),
             device=here(),
         )
-        train(training, RunFolder(Path(folder) / "run"), save_config=lambda path: path.write_text(""))
+        train(training, HeldFolder(Path(folder) / "run"), save_config=lambda path: path.write_text(""))
 
 
 def clips_of(dataset: Dataset, config: Config) -> dict[str, Any]:

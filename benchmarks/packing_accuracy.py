@@ -29,7 +29,6 @@ import tyro
 from methods import here
 from packing_options import PRESET, overrides_of
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
@@ -45,10 +44,11 @@ from avbench.machine import describe, summary, usable_cores
 from avbench.methods.choice import parse_methods
 from avbench.packing.pack import pack
 from avbench.packing.recipes.reading import load_recipe
+from avbench.progress import tracked
 from avbench.training.clips import select_clips
 from avbench.training.config import TrainerConfig
 from avbench.training.fit import train
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.parallel import SideBySide
 from avbench.training.passes import Passes
 from avbench.training.run import Run
@@ -96,10 +96,7 @@ def main(config: Config) -> None:
     options = {"audio": [(each, side) for each in config.sounds], "visual": [(sound, each) for each in config.sides]}
     wanted = dict.fromkeys(option for each in options.values() for option in each)
     with tempfile.TemporaryDirectory() as folder:
-        datasets = {
-            option: packed(*option, config, Path(folder))
-            for option in track(wanted, "packing", console=Console(stderr=True))
-        }
+        datasets = {option: packed(*option, config, Path(folder)) for option in tracked(wanted, "packing")}
         networks = trained(datasets[sound, side], config, Path(folder) / "run")
         results = []
         for method, of_method in options.items():
@@ -144,8 +141,8 @@ def trained(dataset: Dataset, config: Config, folder: Path) -> dict[str, list[Ru
         engine=EngineConfig(),
         device=here(),
     )
-    train(training, RunFolder(folder), save_config=lambda path: path.write_text(""))
-    checkpoints = RunFolder(folder).checkpoints
+    train(training, HeldFolder(folder), save_config=lambda path: path.write_text(""))
+    checkpoints = HeldFolder(folder).checkpoints
     *_, newest = sorted(checkpoints.glob("epoch-*"))
     best = json.loads((newest / "manifest.json").read_text("utf-8"))["best"]
     runs: dict[str, list[Run]] = {spec.name: [] for spec in specs}

@@ -34,12 +34,10 @@ import numpy as np
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from avbench.arguments import comma_list
-from avbench.batch import MODALITIES, Modality
 from avbench.benchmarking.data import made_up
 from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
@@ -50,6 +48,8 @@ from avbench.loading.stored_spectrogram import stored_spectrogram
 from avbench.machine import describe, summary, usable_cores
 from avbench.packing.pack import pack
 from avbench.packing.recipes.reading import load_recipe
+from avbench.progress import tracked
+from avbench.vocabulary import MODALITIES, Modality
 
 PRESET = preset("paper")
 CASES: dict[str, tuple[Modality, ...]] = {"both": MODALITIES, "audio": ("audio",), "visual": ("visual",)}
@@ -104,7 +104,7 @@ def main(config: Config) -> None:
         media = config.media or made_up(Path(folder) / "made-up", quick=False).media
         assert media is not None
         datasets = {}
-        for option in track(overrides, "packing", console=Console(stderr=True)):
+        for option in tracked(overrides, "packing"):
             recipe = load_recipe("folder", overrides[option])
             workers = usable_cores()
             datasets[option] = pack(recipe, media, out=Path(folder) / option, workers=workers)
@@ -148,7 +148,7 @@ def measure(datasets: dict[str, Dataset], config: Config) -> dict[str, dict[str,
             )
             for option, dataset in datasets.items()
         }
-        for number in track(range(config.rounds + 1), f"rounds, {case}", console=Console(stderr=True)):
+        for number in tracked(range(config.rounds + 1), f"rounds, {case}"):
             for option, loader in loaders.items():
                 before = time.process_time()
                 for _ in loader.epoch(number):

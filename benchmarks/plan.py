@@ -32,16 +32,16 @@ import tyro
 from ranks import Config as RanksConfig
 from ranks import latter_half
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from avbench.batch import MODALITIES
 from avbench.benchmarking.plan import Costs, Machines, chosen_methods, make_plan
 from avbench.benchmarking.results import run_script, write_results
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.loading.presets import preset
 from avbench.machine import describe, summary
+from avbench.progress import tracked
+from avbench.vocabulary import MODALITIES
 
 RANKS = (1, 2)
 
@@ -73,7 +73,7 @@ def main(config: Config) -> None:
     machine = describe()
     predicted = {count: prediction(config, ranks=count, cores=cores[:1]) for count in RANKS}
     measured: dict[int, list[dict[str, float]]] = {count: [] for count in RANKS}
-    for _ in track(range(config.rounds), "rounds", console=Console(stderr=True)):
+    for _ in tracked(range(config.rounds), "rounds"):
         for count in RANKS:
             measured[count].append(training(config, ranks=count, cores=cores[:count]))
     console = Console()

@@ -35,12 +35,13 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from avbench.benchmarking.results import write_results
 from avbench.machine import usable_cores
+from avbench.progress import tracked
 from avbench.records import read_metrics
+from avbench.run_folder import RunFolder
 
 PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda120")
 # What is aimed at: clips a second of two ranks over one's; a step while saving over a usual one; seconds.
@@ -65,7 +66,7 @@ def main(config: Config) -> None:
     """Measure, print a table, write JSON."""
     cores = sorted(os.sched_getaffinity(0))
     results: dict[str, Any] = {"ranks": [], "checkpoint": [], "resume": []}
-    for _ in track(range(config.rounds), "rounds"):
+    for _ in tracked(range(config.rounds), "rounds"):
         with tempfile.TemporaryDirectory() as folder:
             half = replace(config, batch_size=max(config.batch_size // 2, 1))
             one = clips_a_second(config, Path(folder, "one"), cores=cores[:1], ranks=1)
@@ -110,7 +111,7 @@ def latter_half(config: Config, out: Path, *, cores: Sequence[int], ranks: int) 
     )
     if done.returncode:
         raise SystemExit(done.stderr)
-    records = read_metrics(out / "metrics.jsonl", kinds=["performance"])
+    records = read_metrics(RunFolder(out).metrics, kinds=["performance"])
     records = [record for record in records if "clips_per_second" in record]
     return records[len(records) // 2 :]
 
@@ -121,7 +122,7 @@ def step_seconds(config: Config, out: Path) -> dict[str, Any]:
     done = subprocess.run(command(config, out, flags=flags), env=environment(), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    records = read_metrics(out / "metrics.jsonl", kinds=["performance"])
+    records = read_metrics(RunFolder(out).metrics, kinds=["performance"])
     records = [record for record in records if record["batch"] > 1]  # DALI's pipelines are built in the first
     saving = [record["step_seconds"] for record in records if record["checkpoint_writing_share"] > 0.0]
     usual = [record["step_seconds"] for record in records if record["checkpoint_writing_share"] == 0.0]
@@ -153,10 +154,10 @@ def resume_seconds(config: Config, out: Path) -> float:
     before = None
     while True:
         # The log is cut back to the checkpoint first; then it grows.
-        launched = (out / "environment.json").exists() and (
-            len(json.loads((out / "environment.json").read_text())["launches"]) == launches
+        launched = RunFolder(out).environment.exists() and (
+            len(json.loads(RunFolder(out).environment.read_text())["launches"]) == launches
         )
-        steps = len(read_metrics(out / "metrics.jsonl", kinds=["step"])) if launched else 0
+        steps = len(read_metrics(RunFolder(out).metrics, kinds=["step"])) if launched else 0
         before = steps if launched and before is None else before
         if before is not None and steps > before:
             break

@@ -32,7 +32,7 @@ from avbench.dataset import (
 )
 from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import stored_spectrogram
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 CODECS = {"flac": ("FLAC", "PCM_16"), "wav": ("WAV", "PCM_16"), "ogg": ("OGG", "VORBIS")}
 STORED = stored_spectrogram(preset("paper"))

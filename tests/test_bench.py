@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from synthetic import make_dataset
 
 from avbench.benchmarking.plan import (
     Costs,
@@ -19,6 +18,8 @@ from avbench.benchmarking.plan import (
 from avbench.cli import main
 from avbench.errors import UsageError
 from avbench.machine import describe, processor_name, summary
+from avbench.vocabulary import MODALITIES
+from tests.synthetic import make_dataset
 
 # 10 ms of loading; 1 ms and 3 ms of a step on a GPU. With WAV half the CPU time and twice the bytes.
 COSTS = Costs(
@@ -30,7 +31,7 @@ COSTS = Costs(
     load_gpu_seconds=0.0005,
     estimated=("wav",),
 )
-BOTH = ("audio", "visual")
+BOTH = MODALITIES
 MEASURED = {
     "preset": "paper",
     "audio_suffix": "flac",
@@ -134,7 +135,7 @@ def test_a_rate_of_storage_that_makes_no_sense_is_refused(text):
 
 
 def test_methods_by_number_and_by_name():
-    assert chosen_methods("2") == ("audio", "visual") and len(chosen_methods("7")) == 7
+    assert chosen_methods("2") == MODALITIES and len(chosen_methods("7")) == 7
     assert chosen_methods("ogm-ge, audio") == ("ogm-ge", "audio")
     for wrong in ("0", "8", "", ","):
         with pytest.raises(UsageError, match="expected 1 to 7"):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from synthetic import make_dataset
 
 from avbench.benchmarking.data import made_up
 from avbench.errors import UsageError
 from avbench.methods import METHODS
+from tests.synthetic import make_dataset
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

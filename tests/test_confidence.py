@@ -20,8 +20,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import RanksFailed, run_on_ranks
-from synthetic import make_dataset
 
 from avbench.confidence import export as exporting
 from avbench.confidence import store as confidence
@@ -31,6 +29,8 @@ from avbench.dataset import INDEX_FILE, INDEX_SCHEMA, QUARANTINE_FILE, Dataset
 from avbench.distributed import World, all_to_all, barrier, current_world
 from avbench.errors import RunError
 from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA
+from tests.processes import RanksFailed, run_on_ranks
+from tests.synthetic import make_dataset
 
 WORLD_SIZES = (1, 2, 3)
 Value = tuple[int, float, bool]  # clip id, confidence, correct

@@ -8,6 +8,7 @@ import pytest
 
 from avbench.analysis.report import evaluate
 from avbench.cli import main
+from avbench.vocabulary import MODALITIES
 
 pytestmark = [pytest.mark.demo, pytest.mark.slow, pytest.mark.timeout(3600)]  # minutes, many on a busy machine
 Table = dict[tuple[str, str], float]
@@ -35,7 +36,7 @@ def test_the_baseline_is_best_overall_on_500_clips_or_more(demo: Path) -> None:
 
 
 @pytest.mark.parametrize("cut_by", ["accuracy.csv", "accuracy_planted.csv"])
-@pytest.mark.parametrize("modality", ["audio", "visual"])
+@pytest.mark.parametrize("modality", MODALITIES)
 def test_each_unimodal_network_beats_the_baseline_where_its_modality_dominates(
     demo: Path, modality: str, cut_by: str
 ) -> None:

@@ -7,7 +7,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from processes import RanksFailed, run_on_ranks
 
 from avbench.distributed import (
     World,
@@ -22,6 +21,7 @@ from avbench.distributed import (
     world_from_environment,
 )
 from avbench.errors import UsageError
+from tests.processes import RanksFailed, run_on_ranks
 
 VARIABLES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"),

@@ -15,6 +15,7 @@ from avbench.engine.plain import Engine
 from avbench.engine.precision import has_bfloat16, pick_precision
 from avbench.errors import UsageError
 from avbench.methods import METHODS
+from avbench.vocabulary import MODALITIES
 from tests.methods.steps import thin
 from tests.processes import run_on_ranks
 
@@ -59,7 +60,7 @@ def train_on_slices(name: str, counts: list[int], steps: int) -> tuple[list[floa
     return losses, torch.cat(state).numpy()
 
 
-@pytest.mark.parametrize("name", ["audio", "visual", "baseline"])
+@pytest.mark.parametrize("name", [*MODALITIES, "baseline"])
 def test_a_step_does_not_depend_on_how_the_global_batch_is_cut_into_ranks(name: str) -> None:
     losses, state = train_on_slices(name, [7], 3)
     for counts in ([4, 3], [3, 4, 0]):  # the last rank of three has no clip at all

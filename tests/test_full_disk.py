@@ -14,10 +14,11 @@ import pytest
 from avbench.cli import main
 from avbench.dataset import Dataset, shard_name
 from avbench.records import read_metrics, read_table
+from avbench.vocabulary import SPLITS
 from tests.synthetic import make_dataset
 
 FLAGS = ("--preset", "tiny", "--width", "8", "--batch-size", "8", "--methods", "audio,visual", "--log-steps", "1")
-PLANTED = [f"--planted.{name}=4" for name in ("train", "val", "test")]
+PLANTED = [f"--planted.{name}=4" for name in SPLITS]
 PLANTED += ["--planted.classes=2", "--planted.size=32", "--planted.seconds=1.2", "--workers", "1"]
 FULL = "No space left on device"
 

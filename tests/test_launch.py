@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from nodes import two_nodes
-from slurm import Cluster
 
 from avbench.records import read_metrics, read_table
 from tests.conftest import REPOSITORY
 from tests.marks import by_example
+from tests.nodes import two_nodes
+from tests.slurm import Cluster
 from tests.synthetic import make_dataset
 
 LAUNCH = REPOSITORY / "launch"

@@ -7,9 +7,22 @@ from pathlib import Path
 
 import pytest
 
+from avbench.vocabulary import MODALITIES, SPLITS
+
 PACKAGE = Path(__file__).resolve().parent.parent / "avbench"
 LAYERS = (
-    ("errors", "batch", "arguments", "settings", "machine", "streams", "class_names"),
+    (
+        "errors",
+        "vocabulary",
+        "batch",
+        "arguments",
+        "settings",
+        "machine",
+        "progress",
+        "run_folder",
+        "streams",
+        "class_names",
+    ),
     ("records", "description", "quarantine", "dataset", "integrity", "distributed", "models"),
     ("engine", "confidence", "loading", "analysis"),
     ("methods", "packing"),  # packing keeps a preset's spectrogram
@@ -59,7 +72,7 @@ def test_a_module_imports_only_from_layers_below(module: str) -> None:
 
 # The floors of analysis/, lowest first, within its own row.
 FLOORS = (
-    ("__init__", "progress"),
+    ("__init__",),
     ("measures",),
     ("reading",),
     ("notes", "ranking_notes"),
@@ -92,7 +105,7 @@ def test_measures_take_arrays_and_know_no_file() -> None:
     for module in OF_ANALYSIS:
         if floor_of(module) == "measures":
             for name in imported(PACKAGE / module):
-                own = name.startswith("avbench.analysis.measures.")
+                own = name.startswith(("avbench.analysis.measures.", "avbench.vocabulary"))
                 assert own or name.split(".")[0] in allowed | {"numpy", "scipy"}, f"{module} imports {name}"
             calls = {
                 node.func.id
@@ -171,6 +184,20 @@ def test_no_modules_import_each_other_in_a_circle_not_even_for_types() -> None:
 
 def test_a_circle_is_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set(), "e": {"a", "d"}}) == ["b", "c"]
+
+
+def test_the_names_of_modalities_and_splits_are_written_out_in_one_module() -> None:
+    for module in MODULES:
+        for node in ast.walk(tree_of(module)):
+            if module != "vocabulary.py" and isinstance(node, ast.Tuple | ast.List | ast.Set):
+                values = tuple(each.value if isinstance(each, ast.Constant) else None for each in node.elts)
+                again = [names for names in (MODALITIES, SPLITS) if has_run(values, names)]
+                assert not again, f"{module}:{node.lineno} writes out {again[0]}; import it from avbench.vocabulary"
+
+
+def has_run(values: tuple[object, ...], names: tuple[str, ...]) -> bool:
+    """Whether the names stand in it one after the other."""
+    return any(values[start : start + len(names)] == names for start in range(len(values)))
 
 
 def importers_of(name: str) -> set[str]:

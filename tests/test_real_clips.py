@@ -7,6 +7,7 @@ import pytest
 
 from avbench.cli import main
 from avbench.records import CONFIDENCE_SCHEMA, read_table
+from avbench.vocabulary import MODALITIES
 
 
 def test_real_videos_become_a_subset_table(
@@ -24,10 +25,10 @@ def test_real_videos_become_a_subset_table(
     with (run / "report/accuracy.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["method"] for row in rows} == {"audio", "visual", "baseline"}
-    for method in ("audio", "visual", "baseline"):
+    for method in (*MODALITIES, "baseline"):
         for threshold in ("0.0", "0.2", "0.4"):
             cells = {r["subset"]: r for r in rows if r["method"] == method and r["threshold"] == threshold}
-            parts = [cells[name] for name in ("audio", "visual", "tie") if cells[name]["accuracy"]]
+            parts = [cells[name] for name in (*MODALITIES, "tie") if cells[name]["accuracy"]]
             assert sum(int(part["clips"]) for part in parts) == int(cells["overall"]["clips"])
             mean = sum(int(p["clips"]) * float(p["accuracy"]) for p in parts) / int(cells["overall"]["clips"])
             assert mean == pytest.approx(float(cells["overall"]["accuracy"]), abs=1e-12)

@@ -24,7 +24,6 @@ from avbench.analysis.measures.seeds import SeedTable, cross_seed_table, parts_t
 from avbench.analysis.measures.significance import Comparison, Conclusion, compare, conclude
 from avbench.analysis.measures.utilization import Utilization, utilization
 from avbench.analysis.notes import notes, untold, warnings
-from avbench.analysis.progress import progress
 from avbench.analysis.ranking_notes import ranking_notes
 from avbench.analysis.reading.audit import read_audit
 from avbench.analysis.reading.learning import read_learning
@@ -33,6 +32,7 @@ from avbench.analysis.reading.parked_scores import by_class
 from avbench.analysis.reading.results import Coverage, Epochs, Results, training_names
 from avbench.errors import UsageError
 from avbench.machine import usable_cores
+from avbench.progress import progress
 
 GIGABYTE = 10**9
 # What an evaluation takes in all, by default, and what drawing the figures and the page adds to what is held then.
@@ -103,7 +103,7 @@ def evaluated(
     table = accuracy_table(scores, discrepancies, cuts)
     verdicts = tuple(verdict(table, threshold) for threshold in cuts)
     comparisons = compare(scores, discrepancies, cuts)
-    with progress("bootstrap of class means") as tick:
+    with progress("bootstrap of class means", patience_seconds=3.0) as tick:
         metrics = metric_table(
             scores,
             labels,

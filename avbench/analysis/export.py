@@ -8,19 +8,21 @@ import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avbench.analysis.assessment import checked_thresholds
 from avbench.analysis.measures.accuracy import subset_name
-from avbench.analysis.measures.discrepancy import MODALITIES, PARTS, subsets
+from avbench.analysis.measures.discrepancy import PARTS, subsets
 from avbench.analysis.reading.checks import check_split
 from avbench.analysis.reading.keys import source_of, sources_in
 from avbench.analysis.reading.results import Results, parse_epochs
 from avbench.analysis.reading.runs import is_predicted, read_confidences, read_runs
 from avbench.errors import UsageError
-from avbench.records import SPLITS, write_table, write_text
+from avbench.records import write_table, write_text
+from avbench.vocabulary import MODALITIES, SPLITS
 
 FILE_NAME = "subsets.csv"
 _COLUMNS = ("key", "source", "label", "discrepancy", *MODALITIES)  # then one a threshold
@@ -123,8 +125,8 @@ def subsets_table(results: Results, thresholds: Sequence[float]) -> pa.Table:
     earlier version, whose run folders do not have it, cut a long key.
     """
     keys = results.keys
-    sources = sources_in([folder.path / "confidence.parquet" for folder in results.folders])()
-    columns = {
+    sources = sources_in([folder.files.confidence for folder in results.folders])()
+    columns: dict[str, Any] = {
         "key": results.key_column,
         "source": pa.array([sources.get(key) or source_of(key) for key in keys], pa.string()),
         "label": pa.array([results.classes[number] for number in results.labels]),

@@ -10,12 +10,12 @@ import numpy as np
 
 from avbench.analysis.measures.accuracy import listed
 from avbench.analysis.measures.classes import classes_without_training
-from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.measures.learning import Learning
 from avbench.analysis.measures.statistics import FEW_CLIPS
 from avbench.analysis.reading.configuration import unlike_settings
-from avbench.analysis.reading.folders import METRICS_FILE
 from avbench.analysis.reading.results import Epochs, Results
+from avbench.run_folder import METRICS
+from avbench.vocabulary import MODALITIES
 
 FEW = "†"  # beside the number of clips, or the name, of a subset of few
 FEW_NOTE = f"{FEW}: fewer than {FEW_CLIPS} clips, too few to conclude from."
@@ -195,6 +195,6 @@ def untold(runs: Iterable[str], found: Sequence[Learning]) -> str:
         return ""
     whose = "these networks" if len(names) > 1 else "this network"
     return (
-        f"Not known of {listed(names)}: predictions that come from a file, and run folders without {METRICS_FILE}, do "
+        f"Not known of {listed(names)}: predictions that come from a file, and run folders without {METRICS}, do "
         f"not say how {whose} learnt."
     )

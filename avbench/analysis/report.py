@@ -12,9 +12,9 @@ from pathlib import Path
 
 from avbench.analysis.assessment import GIGABYTE, MEMORY_BYTES, Evaluation, checked_thresholds, evaluated
 from avbench.analysis.presenting.files import table_files
-from avbench.analysis.presenting.folder import check_report_folder, replace_report
 from avbench.analysis.presenting.page import render_page
 from avbench.analysis.presenting.registry import sheets
+from avbench.analysis.presenting.report_folder import check_report_folder, replace_report
 from avbench.analysis.reading.external import read_results
 from avbench.analysis.reading.results import Results, parse_epochs
 from avbench.errors import UsageError

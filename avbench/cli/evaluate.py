@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> None:
         check_not_empty(argv, "--out", "--confidence", "--predictions")
         args = parse(EvaluateArgs, argv, "avbench evaluate")
         from avbench.analysis.presenting.answer import evaluation_as_json
-        from avbench.analysis.presenting.folder import PAGE_FILE
+        from avbench.analysis.presenting.report_folder import PAGE_FILE
         from avbench.analysis.presenting.terminal import terminal_table
         from avbench.analysis.report import evaluate
 

@@ -40,7 +40,7 @@ def _saved_config(argv: Sequence[str], load: Callable[..., TrainConfig]) -> Trai
         raise UsageError("--resume goes on with the run's own configuration; leave out --config")
     if out is None:
         raise UsageError("--resume wants the run folder: --out RUN")
-    from avbench.training.folder import RunFolder
+    from avbench.training.held_folder import HeldFolder
 
-    RunFolder(Path(out)).check_resumable()
-    return load(RunFolder(Path(out)).config, out=out)
+    HeldFolder(Path(out)).check_resumable()
+    return load(HeldFolder(Path(out)).config, out=out)

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from avbench import records
-from avbench.batch import MODALITIES, Modality
 from avbench.confidence.store import CHUNK_ROWS, ConfidenceStore
 from avbench.dataset import Dataset
 from avbench.distributed import broadcast_object, current_world
 from avbench.errors import RunError
+from avbench.vocabulary import MODALITIES, SPLITS, Modality
 
 
 def export(path: Path, *, stores: Sequence[ConfidenceStore], dataset: Dataset) -> dict[str, int]:
@@ -74,7 +74,7 @@ def _confidence_table(dataset: Dataset, seed: int, ids: np.ndarray, totals: dict
     columns: dict[str, Any] = {
         "clip_id": ids,
         "key": dataset.column("key", ids),
-        "split": pa.DictionaryArray.from_arrays(dataset.splits[ids], records.SPLITS),
+        "split": pa.DictionaryArray.from_arrays(dataset.splits[ids], SPLITS),
         "label": dataset.labels[ids],
         "source": dataset.column("source", ids),
         "seed": np.full(len(ids), seed),

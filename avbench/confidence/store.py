@@ -28,10 +28,10 @@ import xxhash
 from torch import Tensor
 
 from avbench import records
-from avbench.batch import Modality
 from avbench.confidence.pending import COLUMNS, LAST_POSITION, Block, Pending, first_of_each_clip
 from avbench.distributed import all_to_all, broadcast_object, current_world, gather_objects, together
 from avbench.errors import RunError
+from avbench.vocabulary import Modality
 
 FORMAT = "avbench-confidence"
 FORMAT_VERSION = 1

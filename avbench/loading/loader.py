@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from avbench.batch import MODALITIES, Batch, Modality
+from avbench.batch import Batch
 from avbench.dataset import Dataset
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError, unknown
@@ -55,6 +55,7 @@ from avbench.loading.stored_spectrogram import (
 )
 from avbench.loading.transforms import on_device
 from avbench.loading.worker import Worker
+from avbench.vocabulary import MODALITIES, Modality
 
 DEFAULT_PREFETCH = 2
 _SLICES_AT_ONCE = 32  # batches whose clips are computed together, see EpochOrder.rank_slices

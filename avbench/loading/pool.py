@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from avbench.batch import Modality
+from avbench.vocabulary import Modality
 
 
 class DecodingPipeline(Protocol):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from avbench.batch import Modality
 from avbench.dataset import Dataset, checksum, shard_name
 from avbench.errors import DatasetError
 from avbench.loading.feeds import AudioFeed, Feed, VisualFeed, stock_audio, stock_box, stock_picture
 from avbench.loading.presets import Preset
 from avbench.loading.stored_spectrogram import SpectrogramFeed, StoredSpectrogram
+from avbench.vocabulary import Modality
 
 AnyFeed = Feed | SpectrogramFeed
 

@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs
+from avbench.batch import Batch, Clock, Outputs
 from avbench.engine.plain import Engine
 from avbench.models.width import WIDTH
+from avbench.vocabulary import MODALITIES, Modality
 
 T = TypeVar("T")
 

@@ -16,11 +16,11 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from avbench.batch import MODALITIES
 from avbench.dataset import checksum
 from avbench.errors import UsageError, unknown
 from avbench.methods import ENTRY_POINTS, METHODS
 from avbench.methods.base import Method
+from avbench.vocabulary import MODALITIES
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 

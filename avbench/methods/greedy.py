@@ -30,10 +30,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs
+from avbench.batch import Batch, Clock, Outputs
 from avbench.engine.plain import Engine
 from avbench.methods.base import Log, Method, Step, step_generator
 from avbench.models.mmtm import MMTMFusion
+from avbench.vocabulary import MODALITIES, Modality
 
 
 @dataclass(frozen=True, slots=True)

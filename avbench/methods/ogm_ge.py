@@ -15,10 +15,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs
+from avbench.batch import Batch, Clock, Outputs
 from avbench.engine.plain import Engine
 from avbench.methods.base import Log, RunView, step_generator
 from avbench.methods.baseline import Baseline
+from avbench.vocabulary import MODALITIES, Modality
 
 
 class OGMGE(Baseline):

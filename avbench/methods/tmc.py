@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch, Clock, Outputs
+from avbench.batch import Batch, Clock, Outputs
 from avbench.engine.plain import Engine
 from avbench.methods.base import Log, Method, log_softmax
 from avbench.models.fusion import full_precision
 from avbench.models.resnet import encoder_a_modality, initialize
 from avbench.models.width import WIDTH
+from avbench.vocabulary import MODALITIES
 
 PSEUDO_VIEW = "pseudo_view"
 COMBINED = "combined"

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch, Modality, Outputs
+from avbench.batch import Batch, Outputs
 from avbench.distributed import sum_over_ranks
 from avbench.models.resnet import WIDTH, Encoder, encoder_a_modality, initialize
+from avbench.vocabulary import MODALITIES, Modality
 
 Fusion = Literal["concat", "sum", "film", "gated"]
 

@@ -14,9 +14,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch, Modality, Outputs
+from avbench.batch import Batch, Outputs
 from avbench.models.fusion import full_precision
 from avbench.models.resnet import STAGES, WIDTH, Encoder, encoder_a_modality, initialize
+from avbench.vocabulary import MODALITIES, Modality
 
 _REDUCTION = 4  # of the width between squeeze and gates
 _UNMEASURED_GATE = 0.5  # an average before there was any step to average over: a gate's value at input 0

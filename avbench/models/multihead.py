@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch, Outputs
+from avbench.batch import Batch, Outputs
 from avbench.models.fusion import full_precision
 from avbench.models.resnet import WIDTH, encoder_a_modality, initialize
+from avbench.vocabulary import MODALITIES
 
 JOINT = "joint"
 HEADS = (*MODALITIES, JOINT)  # the order of Wang et al. 2020, table 1

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch, Modality
+from avbench.batch import Batch
+from avbench.vocabulary import MODALITIES, Modality
 
 if TYPE_CHECKING:
     import torchvision

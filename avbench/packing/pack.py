@@ -53,7 +53,8 @@ from avbench.packing.splits import per_class as _per_class
 from avbench.packing.summary import plan_lines
 from avbench.packing.tar import TarShard
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
-from avbench.records import SPLITS, atomic_path, write_json, write_text
+from avbench.records import atomic_path, write_json, write_text
+from avbench.vocabulary import SPLITS
 
 if TYPE_CHECKING:  # torch, 500 MB in every packing process, which only those that keep spectrograms need
     from avbench.loading.stored_spectrogram import StoredSpectrogram

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 
 from avbench.errors import RecipeError
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 _LEAST_OF_A_CLASS = 3  # one video for each split
 

@@ -30,7 +30,7 @@ from avbench.integrity import content_problems, quarantine_problems, row_problem
 from avbench.packing.quality import quality_problems
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
 from avbench.quarantine import Aside, write_quarantine
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 
 @dataclass(frozen=True)

@@ -9,23 +9,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from avbench.progress import progress
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 class Stopped(Exception):  # noqa: N818
@@ -66,58 +59,10 @@ def run_tasks(
     units: how many units of work each task has, for the progress bar. One worker is this process itself. An error of a
     task is raised here, after the others have stopped; WorkerDied where a process is gone.
     """
-    with progress(title, sum(units), unit) as show:
+    total = sum(units)
+    with progress(title, unit) as show:
         run = _run_here if workers == 1 else _run_in_processes
-        yield from run(function, tasks, min(workers, max(1, len(tasks))), show)
-
-
-@contextmanager
-def progress(title: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A function to tell how many units are done.
-
-    It moves a bar with rate and time left, or prints a line every ten seconds at most where stderr is no terminal.
-    """
-    if not sys.stderr.isatty():
-        yield _lines(title, total, unit)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(unit),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-class _Rate(ProgressColumn):
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self._unit = unit
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} {self._unit}/s" if task.speed else "")
-
-
-def _lines(title: str, total: int, unit: str) -> Callable[[int], None]:
-    began = last = time.monotonic()
-
-    def show(done: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if done and now - last >= _SECONDS_BETWEEN_LINES:
-            last = now
-            rate = done / (now - began)
-            left = (total - done) / rate
-            print(
-                f"{title}: {done} of {total} {unit}, {rate:.1f} {unit}/s, {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    return show
+        yield from run(function, tasks, min(workers, max(1, len(tasks))), lambda done: show(done, total))
 
 
 def _run_here(

@@ -35,6 +35,7 @@ from avbench.distributed import current_group, current_world, gather_objects, on
 from avbench.engine.random_state import random_state, set_random_state
 from avbench.errors import RunError
 from avbench.records import atomic_path, json_checksum, write_json
+from avbench.run_folder import BEST
 from avbench.training.background import Background
 from avbench.training.run import Run
 from avbench.training.tensors import copies, put_tensors, share_of, take_tensors
@@ -225,7 +226,7 @@ class Checkpoints:
 
     def best_file(self, run: Run) -> Path:
         """Where the network of a run's best epoch is kept. Named by epoch: a checkpoint knows which one it means."""
-        return self.folder / "best" / f"{run.name}-epoch{run.progress.best_epoch:04d}.pt"
+        return self.folder / BEST / f"{run.name}-epoch{run.progress.best_epoch:04d}.pt"
 
     def save_best(self, run: Run) -> None:
         """Copy a run's network and begin to write it as its best so far; rank 0 writes."""
@@ -302,7 +303,7 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
         # A best file is needed as long as a kept checkpoint means it.
         needed = {name for path in kept for name in _best_meant_by(path)}
-        for file in (self.folder / "best").glob("*.pt"):
+        for file in (self.folder / BEST).glob("*.pt"):
             if file.name not in needed:
                 file.unlink(missing_ok=True)
 
@@ -314,7 +315,7 @@ def keep_only_best(folder: Path) -> None:
     """
     everything = _newest_first(folder)
     needed = {name for path in everything[:1] for name in _best_meant_by(path)}
-    for file in (folder / "best").glob("*"):
+    for file in (folder / BEST).glob("*"):
         if needed and file.name not in needed:
             file.unlink(missing_ok=True)
     for path in [*folder.glob("unused-*"), *folder.glob(f"{_PARTIAL}*"), *reversed(everything)]:

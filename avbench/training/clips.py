@@ -9,7 +9,7 @@ import numpy as np
 
 from avbench.dataset import Dataset, checksum
 from avbench.errors import DatasetError, UsageError, unknown
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 
 def select_clips(dataset: Dataset, *, classes: Sequence[str], fraction: float) -> dict[str, np.ndarray]:

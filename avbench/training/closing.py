@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from avbench.errors import RunError
+from avbench.progress import duration
 from avbench.records import described_divergence, write_json
 from avbench.training.checkpoint import keep_only_best
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.run import DIVERGED, Run
 
 
@@ -38,7 +39,7 @@ def divergences(runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def all_diverged(folder: RunFolder) -> str:
+def all_diverged(folder: HeldFolder) -> str:
     """What is said of a folder all of whose runs diverged; empty of any other."""
     said = described_divergence(folder.path)
     if not said:
@@ -60,7 +61,7 @@ def closing_table(runs: Sequence[Run], *, epochs: int) -> str:
                 run.name,
                 str(progress.best_epoch) if has_best else "-",
                 f"{100 * progress.best_accuracy:.1f} %" if has_best else "-",
-                _duration(progress.seconds),
+                duration(round(progress.seconds)),
                 f"diverged {divergence(run)}".rstrip() if progress.finished == DIVERGED else _why(run, epochs),
             )
         )
@@ -74,15 +75,9 @@ def _why(run: Run, epochs: int) -> str:
     return run.progress.finished or ("after its epoch" if epochs == 1 else f"after all {epochs} epochs")
 
 
-def _duration(seconds: float) -> str:
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s"
-
-
-def what_is_kept(folder: RunFolder) -> str:
+def what_is_kept(folder: HeldFolder) -> str:
     """How much checkpoints take, and what to do where that is too much."""
-    best = size_bytes(folder.checkpoints / "best")
+    best = size_bytes(folder.best)
     others = size_bytes(folder.checkpoints) - best
     if not others:
         return f"{folder.checkpoints}: the best networks, {_megabytes(best)}"
@@ -93,12 +88,12 @@ def what_is_kept(folder: RunFolder) -> str:
     )
 
 
-def next_command(folder: RunFolder) -> str:
+def next_command(folder: HeldFolder) -> str:
     """What to type now."""
     return f"next: avbench evaluate {shlex.quote(str(folder.path))}"
 
 
-def end(folder: RunFolder, *, epochs: int, keep_checkpoints: int) -> None:
+def end(folder: HeldFolder, *, epochs: int, keep_checkpoints: int) -> None:
     """Write finished.json; where no checkpoint is to be kept, remove all but the best networks. On rank 0."""
     is_removed = keep_checkpoints == 0
     # First the word that they are gone: a training that is killed in between would else begin anew when resumed.
@@ -107,7 +102,7 @@ def end(folder: RunFolder, *, epochs: int, keep_checkpoints: int) -> None:
         keep_only_best(folder.checkpoints)
 
 
-def is_without_checkpoints(folder: RunFolder, *, epochs: int, keep_checkpoints: int) -> bool:
+def is_without_checkpoints(folder: HeldFolder, *, epochs: int, keep_checkpoints: int) -> bool:
     """Whether a run that is to be gone on with has ended after so many epochs, and its checkpoints are gone or to go.
 
     Raises RunError where they are gone and more is asked for.
@@ -126,7 +121,7 @@ def is_without_checkpoints(folder: RunFolder, *, epochs: int, keep_checkpoints: 
     return is_removed or (finished["epochs"] == epochs and keep_checkpoints == 0)
 
 
-def tidied(folder: RunFolder, *, epochs: int, save_config: Callable[[Path], None]) -> str:
+def tidied(folder: HeldFolder, *, epochs: int, save_config: Callable[[Path], None]) -> str:
     """Remove the checkpoints of a finished run but its best networks; what is said of it. On rank 0."""
     before = size_bytes(folder.checkpoints)
     with folder.locked():

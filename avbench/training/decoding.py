@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from avbench.batch import Modality
 from avbench.dataset import Dataset
 from avbench.distributed import current_world, ranks_on_this_node
 from avbench.errors import UsageError
@@ -17,6 +16,7 @@ from avbench.loading.pool import PipelinePool
 from avbench.loading.presets import Preset
 from avbench.machine import usable_cores
 from avbench.training.config import TrainerConfig
+from avbench.vocabulary import Modality
 
 
 class Decoding:

@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from avbench.progress import NowAndThen, duration
 from avbench.training.run import Run
 
-_LINE_SECONDS = 10.0  # at most one plain line in so long
 _WORTH_SAYING = 1.5  # how much slower than the fastest rank the slowest is
 _WORTH_SAYING_BYTES = 1e5  # read a second: with all in the page cache there is nothing to say
 
@@ -27,7 +27,7 @@ class Display:
         self._console = Console(stderr=True, soft_wrap=True)
         self._live: Live | None = None
         self._latest: Group | None = None
-        self._line_due = 0.0
+        self._line = NowAndThen()
         self._started = time.monotonic()
         self._done_at_start: float | None = None
 
@@ -52,8 +52,7 @@ class Display:
             return
         if self._live is not None:
             self._live.update(Group(self._latest, text) if self._latest is not None else text)
-        elif time.monotonic() >= self._line_due:
-            self._line_due = time.monotonic() + _LINE_SECONDS
+        elif self._line.is_due():
             self.say(text)
 
     def update(
@@ -72,8 +71,7 @@ class Display:
             bar = ProgressBar(total=self._epochs, completed=done)
             self._latest = Group(_table(runs, latest, title=status), bar)
             self._live.update(self._latest)
-        elif time.monotonic() >= self._line_due:
-            self._line_due = time.monotonic() + _LINE_SECONDS
+        elif self._line.is_due():
             numbers = "; ".join(f"{run.name} {_run_text(latest.get(run.name, {}))}" for run in runs if run.is_training)
             self.say(f"{status}: {numbers}")
 
@@ -83,7 +81,7 @@ class Display:
         gained = done - self._done_at_start
         if gained <= 0:
             return "time left unknown"
-        return f"{_duration((time.monotonic() - self._started) / gained * (self._epochs - done))} left"
+        return f"{duration((time.monotonic() - self._started) / gained * (self._epochs - done))} left"
 
 
 def _table(runs: Sequence[Run], latest: dict[str, dict[str, Any]], *, title: str) -> Table:
@@ -135,9 +133,3 @@ def _speed_text(speed: dict[str, Any]) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, left = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {left:02d} s"

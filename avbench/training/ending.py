@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from avbench.confidence.export import export
 from avbench.distributed import on_main
 from avbench.loading.loader import Loader
-from avbench.records import SPLITS, write_json
+from avbench.records import write_json
 from avbench.training.checkpoint import Checkpoints
 from avbench.training.closing import divergences, end
 from avbench.training.decoding import Decoding
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.journal import Journal
 from avbench.training.passes import Passes
 from avbench.training.predictions import write_predictions
 from avbench.training.replacement import Means, feature_means, is_joint
 from avbench.training.run import DIVERGED, Run, modalities_read
 from avbench.training.training import Training
+from avbench.vocabulary import SPLITS
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Ending:
     """The end of a training whose runs are all done. loaders: by split."""
 
     training: Training
-    folder: RunFolder
+    folder: HeldFolder
     runs: Sequence[Run]
     loaders: dict[str, Loader]
     decoding: Decoding
@@ -62,7 +63,12 @@ class Ending:
         for run in self.runs:
             if run not in runs:
                 stale += [self.folder.prediction_file(run.spec.name, run.seed, split) for split in SPLITS]
-        on_main(str(self.folder.path), lambda: [path.unlink(missing_ok=True) for path in stale])
+
+        def remove() -> None:
+            for path in stale:
+                path.unlink(missing_ok=True)
+
+        on_main(str(self.folder.path), remove)
 
     def _write_confidences(self, runs: Sequence[Run]) -> None:
         stores = [run.store for run in runs if run.store is not None]

@@ -10,7 +10,7 @@ from pathlib import Path
 from avbench.distributed import on_main
 from avbench.errors import RunError
 from avbench.training.closing import all_diverged, is_without_checkpoints, tidied
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.out_of_memory import memory_refused_in_one_line
 from avbench.training.trainer import Trainer
 from avbench.training.training import Training
@@ -18,7 +18,7 @@ from avbench.training.training import Training
 
 def train(
     training: Training,
-    folder: RunFolder,
+    folder: HeldFolder,
     *,
     save_config: Callable[[Path], None],
     resume: bool = False,

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from avbench.records import MetricsWriter
 from avbench.training.display import Display
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.monitor import plotted
 from avbench.training.run import Run
 
@@ -21,7 +21,7 @@ class Journal:
     A context manager. steps_per_epoch: batches of train in an epoch.
     """
 
-    def __init__(self, folder: RunFolder, *, epochs: int, steps_per_epoch: int, is_main: bool) -> None:
+    def __init__(self, folder: HeldFolder, *, epochs: int, steps_per_epoch: int, is_main: bool) -> None:
         self.display = Display(epochs=epochs, shown=is_main)
         self.launch = 0  # which of the folder's, from 1; of rank 0
         self._folder, self._steps_per_epoch, self._is_main = folder, steps_per_epoch, is_main

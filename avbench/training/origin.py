@@ -1,15 +1,24 @@
-"""Where numbers come from, as a launch records it: which code ran, and which clips of each split it was given."""
+"""Where numbers come from, as a launch records it: which code ran on what, with which clips of each split."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import platform
 import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+
+from avbench.machine import processor_name, usable_cores, versions
+from avbench.records import write_json
+from avbench.run_folder import RunFolder
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Git answers in milliseconds; on a file system that hangs a training does not wait for it.
@@ -76,3 +85,31 @@ def _git(folder: Path, *words: str) -> str | None:
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+def describe_environment(
+    *, world_size: int, device: torch.device, dtype: torch.dtype, clip_ids: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """What a run ran on: code, versions, machine, ranks, command, and which clips of each split it was given."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "code": describe_code(),
+        "versions": versions(),
+        "platform": platform.platform(),
+        "cpu": processor_name(),
+        "cores": usable_cores(),
+        "torch_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": str(dtype).removeprefix("torch."),
+        "world_size": world_size,
+        "clips": describe_clips(clip_ids),
+        **({"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if device.type == "cuda" else {}),
+    }
+
+
+def record_launch(folder: RunFolder, environment: dict[str, Any]) -> int:
+    """Append a launch to environment.json: a resumed run lists every machine it ran on. Returns how many there are."""
+    launches = json.loads(folder.environment.read_text("utf-8"))["launches"] if folder.environment.exists() else []
+    write_json(folder.environment, {"launches": [*launches, environment]})
+    return len(launches) + 1

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from avbench.batch import MODALITIES, Batch
+from avbench.batch import Batch
 from avbench.dataset import Dataset
 from avbench.distributed import current_world, gather_objects
 from avbench.errors import DatasetError
 from avbench.loading.loader import Loader
-from avbench.records import LOG_PROBABILITIES, SPLITS, predictions_schema, write_table
+from avbench.records import LOG_PROBABILITIES, predictions_schema, write_table
 from avbench.training.passes import Passes
 from avbench.training.replacement import Means, predict_without_each
 from avbench.training.run import Prediction, Run
+from avbench.vocabulary import REPLACED, SPLITS
 
 # Columns of some clips, by name: clip_id, probabilities, and those of logarithms, uncertainty and unimodal parts that
 # there are.
@@ -58,7 +59,7 @@ def write_predictions(
                 f"{dataset.path}: no clip of the {split} split is whole; run `avbench verify {dataset.path}`"
             )
         if current_world().is_main:
-            found = [replaced for replaced in ("none", *MODALITIES) if any(replaced in part for part in of_ranks)]
+            found = [replaced for replaced in REPLACED if any(replaced in part for part in of_ranks)]
             columns = {replaced: _in_order([part[replaced] for part in of_ranks if part]) for replaced in found}
             tables = [predictions_table(run, dataset, split, replaced=name, columns=columns[name]) for name in found]
             write_table(path, *tables)

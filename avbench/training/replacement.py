@@ -15,12 +15,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from avbench.batch import Batch, Modality
+from avbench.batch import Batch
 from avbench.distributed import gather_objects
 from avbench.loading.loader import Loader
 from avbench.training.parallel import longest_first
 from avbench.training.passes import Passes
 from avbench.training.run import Prediction, Run
+from avbench.vocabulary import Modality
 
 # For each modality, the mean output of each of its feature modules, without the batch's axis.
 Means = Mapping[Modality, Sequence[Tensor]]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs, true_label_confidence
+from avbench.batch import Batch, Clock, Outputs, true_label_confidence
 from avbench.confidence.store import ConfidenceStore
 from avbench.distributed import sum_over_ranks
 from avbench.engine.batch_norm import over_the_global_batch
@@ -26,6 +26,7 @@ from avbench.methods.choice import RunSpec
 from avbench.models.resnet import Encoder
 from avbench.models.width import WIDTH
 from avbench.training.audit import Count
+from avbench.vocabulary import MODALITIES, Modality
 
 DIVERGED = "diverged: loss or confidence not finite"
 

@@ -8,11 +8,11 @@ from avbench.confidence.store import ConfidenceStore
 from avbench.dataset import Dataset
 from avbench.errors import UsageError
 from avbench.methods.choice import RunSpec
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 
 
 def stores_for(
-    specs: Sequence[RunSpec], seeds: Sequence[int], *, dataset: Dataset, folder: RunFolder, buffer_bytes: int
+    specs: Sequence[RunSpec], seeds: Sequence[int], *, dataset: Dataset, folder: HeldFolder, buffer_bytes: int
 ) -> dict[tuple[str, int], ConfidenceStore]:
     """A store for each unimodal run. Raises UsageError where two runs would feed one."""
     feeding: dict[str, str] = {}

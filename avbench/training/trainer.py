@@ -25,7 +25,7 @@ from avbench.engine.random_state import random_state, set_random_state
 from avbench.errors import AllDiverged, Interrupted
 from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.methods.base import Part
-from avbench.records import SPLITS, write_json
+from avbench.records import write_json
 from avbench.training.audit import Audit
 from avbench.training.background import Background
 from avbench.training.before_epoch import View
@@ -39,11 +39,12 @@ from avbench.training.closing import (
 )
 from avbench.training.decoding import Decoding
 from avbench.training.ending import Ending, all_diverged_of
-from avbench.training.folder import RunFolder, describe_environment, record_launch
+from avbench.training.held_folder import HeldFolder
 from avbench.training.interruption import Stop
 from avbench.training.journal import Journal
 from avbench.training.judging import Judging
 from avbench.training.monitor import Monitor
+from avbench.training.origin import describe_environment, record_launch
 from avbench.training.out_of_memory import fits, largest_that_fits, too_large
 from avbench.training.parallel import SideBySide, longest_first
 from avbench.training.parts import OwnClips, parts_for
@@ -53,6 +54,7 @@ from avbench.training.run import Run, modalities_read
 from avbench.training.stores import stores_for
 from avbench.training.training import Training
 from avbench.training.watchdog import Watchdog
+from avbench.vocabulary import SPLITS
 
 
 class Trainer:
@@ -69,7 +71,7 @@ class Trainer:
     After an epoch's last step the runs are evaluated, and each goes on or stops (judging.py).
     """
 
-    def __init__(self, training: Training, folder: RunFolder) -> None:
+    def __init__(self, training: Training, folder: HeldFolder) -> None:
         self.world = current_world()
         self.training, self.folder = training, folder
         config, engine, device, dataset = training.config, training.engine, training.device, training.dataset

@@ -15,13 +15,13 @@ from itertools import count
 import numpy as np
 import torch
 
-from avbench.batch import Modality
 from avbench.dataset import Dataset
 from avbench.distributed import barrier, broadcast_object, gather_objects
 from avbench.loading.loader import DEFAULT_PREFETCH, Loader
 from avbench.loading.presets import Preset
 from avbench.training.config import TrainerConfig
 from avbench.training.decoding import Decoding, cores_of_a_rank
+from avbench.vocabulary import Modality
 
 _SECONDS = 1.5  # of each candidate
 _WARM_UP_BATCHES = 3

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from methods import synchronize
 from step import run_of
 
-from avbench.batch import Modality
 from avbench.dataset import Dataset, checksum, shard_name
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.ddp import DDPEngine
@@ -22,6 +21,7 @@ from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
 from avbench.methods.choice import parse_methods
 from avbench.training.passes import prepare
+from avbench.vocabulary import Modality
 from gpu_answers import Row
 from gpu_answers.setting import Setting
 from gpu_answers.training import fit, trainer_of

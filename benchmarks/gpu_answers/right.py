@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from methods import synchronize, without_estimates
 
-from avbench.batch import MODALITIES, Batch
+from avbench.batch import Batch
 from avbench.distributed import World
 from avbench.errors import Interrupted
 from avbench.methods.choice import parse_methods
 from avbench.records import read_metrics
+from avbench.run_folder import RunFolder
+from avbench.vocabulary import MODALITIES
 from gpu_answers import Row
 from gpu_answers.setting import Setting
 from gpu_answers.training import fit, trainer_of
@@ -133,7 +135,7 @@ def digest(model: torch.nn.Module) -> str:
 def losses_of(folder: Path) -> list[tuple[Any, ...]]:
     """Of each step of each run, in order."""
     names = ("run", "epoch", "batch", "loss")
-    return [tuple(record[name] for name in names) for record in read_metrics(folder / "metrics.jsonl", kinds=["step"])]
+    return [tuple(record[name] for name in names) for record in read_metrics(RunFolder(folder).metrics, kinds=["step"])]
 
 
 def not_deterministic(setting: Setting, method: str) -> list[str]:

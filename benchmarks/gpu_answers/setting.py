@@ -14,7 +14,7 @@ import torch
 from methods import ALL, synchronize, synthetic_batch
 from step import run_of
 
-from avbench.batch import MODALITIES, Batch, Modality
+from avbench.batch import Batch
 from avbench.dataset import Dataset
 from avbench.distributed import World
 from avbench.engine.config import EngineConfig
@@ -29,6 +29,7 @@ from avbench.packing.pack import pack
 from avbench.packing.recipes.reading import load_recipe
 from avbench.training.decoding import cores_of_a_rank, pick_loader_dtype
 from avbench.training.passes import prepare
+from avbench.vocabulary import MODALITIES, Modality
 
 _PLAIN = EngineConfig()
 

@@ -11,11 +11,11 @@ import torch
 from methods import synchronize
 from rich.console import Console
 
-from avbench.batch import MODALITIES, Modality
 from avbench.cli import main as avbench
 from avbench.doctor import examine
 from avbench.loading.presets import preset
 from avbench.loading.stored_spectrogram import spectrogram_of
+from avbench.vocabulary import MODALITIES, Modality
 from gpu_answers import Row
 from gpu_answers.setting import Setting
 

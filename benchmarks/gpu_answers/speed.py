@@ -17,9 +17,9 @@ from peers.plain_dali import make
 from step import PlainLoop
 from torch import Tensor
 
-from avbench.batch import MODALITIES, Modality
 from avbench.loading.loader import Loader
 from avbench.training.decoding import cores_of_a_rank
+from avbench.vocabulary import MODALITIES, Modality
 from gpu_answers import Row
 from gpu_answers.setting import Setting
 

@@ -20,7 +20,6 @@ from step import PlainLoop
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from avbench.batch import MODALITIES
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
@@ -28,9 +27,10 @@ from avbench.methods.choice import RunSpec, parse_methods
 from avbench.records import read_metrics
 from avbench.training.config import TrainerConfig
 from avbench.training.decoding import cores_of_a_rank
-from avbench.training.folder import RunFolder
+from avbench.training.held_folder import HeldFolder
 from avbench.training.trainer import Trainer
 from avbench.training.training import Training
+from avbench.vocabulary import MODALITIES
 from gpu_answers import Row
 from gpu_answers.setting import Setting
 
@@ -100,7 +100,7 @@ def trainer_of(
         engine=EngineConfig(),
         device=setting.device,
     )
-    return Trainer(training, RunFolder(folder))
+    return Trainer(training, HeldFolder(folder))
 
 
 def fit(trainer: Trainer, *, resume: bool = False) -> None:

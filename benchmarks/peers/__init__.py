@@ -19,9 +19,9 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
-from avbench.batch import Modality
 from avbench.dataset import Dataset
 from avbench.errors import UsageError, unknown
+from avbench.vocabulary import Modality
 
 Epoch = Callable[[], Iterator[tuple[Tensor | None, Tensor | None]]]
 

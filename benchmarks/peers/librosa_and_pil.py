@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from avbench.batch import Modality
+from avbench.vocabulary import Modality
 from peers import Epoch, Task
 from peers.tensors import LOG_OFFSET, PRESET, STFT, fitted, frame_count
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchcodec.decoders import AudioDecoder, VideoDecoder
 
-from avbench.batch import Modality
 from avbench.errors import UsageError
+from avbench.vocabulary import Modality
 from peers import Epoch, Task
 from peers.tensors import PRESET, ClipTensors, frame_count
 

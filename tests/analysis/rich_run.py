@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from make_run import make_run
 
 from avbench.records import MetricsWriter, predictions_schema, write_json, write_table
+from avbench.vocabulary import MODALITIES, REPLACED
+from tests.analysis.make_run import make_run
 
 HOSTILE = "<script>alert('x')</script> & 100 % of $x_1^2$ {it}"
 CLASSES = ("<script>alert(1)</script>", "rock & roll | \\textbf{b}", "c" * 200)
@@ -66,8 +67,8 @@ def rich_run(folder: Path) -> Path:
 
 def write_rich_predictions(path: Path, labels: np.ndarray, run: str, method: str, seed: int) -> None:
     random = np.random.default_rng([seed, *map(ord, run)])
-    joint, rows = method not in ("audio", "visual"), []
-    for replaced in ("none", "audio", "visual") if joint else ("none",):
+    joint, rows = method not in MODALITIES, []
+    for replaced in REPLACED if joint else ("none",):
         for clip, label in enumerate(labels.tolist()):
             prediction = label if random.random() < 0.6 else (label + 1) % 3
             part = joint and replaced == "none"

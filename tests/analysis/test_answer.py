@@ -4,9 +4,10 @@ import csv
 import json
 
 import pytest
-from make_run import make_run
 
 from avbench.cli import main
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
 
 LABELS = [0, 1, 2, 0, 1, 2]
 AUDIO, VISUAL = [0.9, 0.8, 0.5, 0.25, 0.1, 0.7], [0.1, 0.5, 0.5, 0.5, 0.8, 0.7]
@@ -14,7 +15,7 @@ AUDIO, VISUAL = [0.9, 0.8, 0.5, 0.25, 0.1, 0.7], [0.1, 0.5, 0.5, 0.5, 0.8, 0.7]
 
 @pytest.fixture
 def run(tmp_path):
-    right = {(name, name, 0): [True, True, True, False, False, True] for name in ("audio", "visual", "baseline")}
+    right = {(name, name, 0): [True, True, True, False, False, True] for name in (*MODALITIES, "baseline")}
     return make_run(tmp_path / "run", labels=LABELS, audio={0: AUDIO}, visual={0: VISUAL}, correct=right)
 
 

@@ -10,10 +10,10 @@ import shutil
 import numpy as np
 import pytest
 from matplotlib.image import imread
-from presented import page_files_of, sheets_of
-from rich_run import HOSTILE, rich_run
 
 from avbench.analysis.report import assess
+from tests.analysis.presented import page_files_of, sheets_of
+from tests.analysis.rich_run import HOSTILE, rich_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (pip install -e '.[dev]')")
 from selenium.common.exceptions import WebDriverException  # noqa: E402

@@ -7,13 +7,14 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from make_run import make_run
 
 from avbench.analysis.reading.class_labels import class_names, class_numbers, stand_in_order
 from avbench.analysis.reading.external import read_results
 from avbench.analysis.report import assess
 from avbench.errors import RunError
 from avbench.records import write_json
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
 
 TEXT_ORDER = tuple(sorted(map(str, range(12))))  # 0, 1, 10, 11, 2, ...: as earlier versions packed them
 NATURAL = tuple(map(str, range(12)))
@@ -112,7 +113,7 @@ KEYS = [f"clip{row}" for row in range(12)]
 
 @pytest.fixture
 def run(tmp_path):
-    right = {(name, name, 0): [True] * 12 for name in ("audio", "visual")}
+    right = {(name, name, 0): [True] * 12 for name in MODALITIES}
     values = {0: np.linspace(0, 1, 12).tolist()}
     folder = make_run(tmp_path / "run", labels=[0] * 12, audio=values, visual={0: values[0][::-1]}, correct=right)
     relabelled(folder)

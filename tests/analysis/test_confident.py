@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from make_run import CLASSES, make_run
 from sklearn.metrics import average_precision_score
 
 from avbench.analysis.measures.metrics import AVERAGE_PRECISION
 from avbench.analysis.report import assess
 from avbench.errors import RunError
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import CLASSES, make_run
 
 CLIPS = 60
 RANDOM = np.random.default_rng(7)
@@ -42,7 +43,7 @@ def margins(logits):
 @pytest.fixture
 def run(tmp_path):
     said = LOGITS.argmax(axis=1) == LABELS
-    right = {(name, name, 0): said.tolist() for name in ("audio", "visual", "baseline")}
+    right = {(name, name, 0): said.tolist() for name in (*MODALITIES, "baseline")}
     values = {0: RANDOM.random(CLIPS).tolist()}
     return make_run(tmp_path / "run", labels=LABELS.tolist(), audio=values, visual={0: values[0][::-1]}, correct=right)
 

@@ -4,13 +4,14 @@ import csv
 import io
 
 import pytest
-from make_run import make_run
-from presented import markdown_of, table_files_of
 
 from avbench.analysis.report import assess
 from avbench.records import MetricsWriter, write_json
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
+from tests.analysis.presented import markdown_of, table_files_of
 
-RUNS, EPOCHS = ("audio", "visual"), 3
+RUNS, EPOCHS = MODALITIES, 3
 
 
 def counted(run, epoch, *, left_out=0):

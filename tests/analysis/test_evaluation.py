@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score
 from avbench.analysis.measures.accuracy import SUBSETS, Scores, accuracy_table, modalities_of, rank_correlation, verdict
 from avbench.analysis.measures.seeds import seed_table
 from avbench.analysis.measures.statistics import binomial_interval
+from avbench.vocabulary import MODALITIES
 
 DISCREPANCY = np.array([0.9, 0.5, 0.1, 0.0, -0.1, -0.3, -0.5, -0.9])
 
@@ -30,7 +31,7 @@ def test_counts_and_accuracies_by_hand():
     table = accuracy_table(three_runs(), DISCREPANCY, [0.0, 0.2])
     found = {
         (run, subset, threshold): (cell.correct, cell.clips)
-        for run in ("audio", "visual", "baseline")
+        for run in (*MODALITIES, "baseline")
         for threshold in (0.0, 0.2)
         for subset in SUBSETS
         for cell in [table.cell(run, 0, subset, threshold)]

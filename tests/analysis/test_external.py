@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from make_run import CLASSES, make_run, write_history
 
 from avbench.analysis.export import counts_text, export_subsets
 from avbench.analysis.reading.external import read_results
 from avbench.analysis.report import assess
 from avbench.errors import AvbenchError, RunError, UsageError
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import CLASSES, make_run, write_history
 
 LABELS = [0, 1, 2, 0, 1, 2]
 AUDIO = [0.9, 0.8, 0.5, 0.25, 0.1, 0.7]
@@ -25,7 +26,7 @@ CONFIDENCE = {"key": KEYS, "label": [CLASSES[label] for label in LABELS], "audio
 
 @pytest.fixture
 def run(tmp_path):
-    right = {(name, name, 0): [True, True, True, False, False, True] for name in ("audio", "visual", "baseline")}
+    right = {(name, name, 0): [True, True, True, False, False, True] for name in (*MODALITIES, "baseline")}
     return make_run(tmp_path / "run", labels=LABELS, audio={0: AUDIO}, visual={0: VISUAL}, correct=right)
 
 
@@ -110,7 +111,7 @@ class TestScored:
         assert evaluation.folder == tmp_path / "mine.csv-report"
         assert evaluation.table.cell("mine", 0, "audio", 0.0).accuracy == 1.0
         assert evaluation.table.cell("mine", 0, "visual", 0.0).accuracy == 0.5
-        assert evaluation.table.unimodal == ("audio", "visual")
+        assert evaluation.table.unimodal == MODALITIES
         assert evaluation.verdicts[0].answered
         assert any(str(confidence) in note for note in evaluation.notes)
 
@@ -591,7 +592,7 @@ class TestLargeFiles:
     @pytest.fixture
     def confidence(self, tmp_path, monkeypatch):
         monkeypatch.setattr("avbench.analysis.measures.class_scores._BATCH_BYTES", 1)
-        numbers = {name: np.linspace(0, 1, self.CLIPS) for name in ("audio", "visual")}
+        numbers = {name: np.linspace(0, 1, self.CLIPS) for name in MODALITIES}
         columns = {"key": [f"clip{row:03d}" for row in range(self.CLIPS)], "label": [CLASSES[n] for n in self.LABELS]}
         return write(tmp_path / "confidence.csv", {**columns, **numbers})
 

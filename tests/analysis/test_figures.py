@@ -42,6 +42,7 @@ from avbench.analysis.presenting.figures.style import (
 )
 from avbench.analysis.presenting.figures.thresholds import draw_thresholds
 from avbench.analysis.presenting.figures.uncertainty import draw_uncertainty
+from avbench.vocabulary import MODALITIES
 
 LONG = "a run <script>alert('$x_1^2$')</script> & 100 % \n of {it}, with a name that nobody should give to anything"
 
@@ -131,12 +132,12 @@ class TestHeatmap:
 
 def bar_panels(runs, *, empty=""):
     panels = []
-    for shift, side in enumerate(("overall", "audio", "visual")):
+    for shift, side in enumerate(("overall", *MODALITIES)):
         bars = []
         for place, run in enumerate(runs):
             accuracy = None if side == empty else 0.5 + 0.01 * place + 0.1 * shift
             low, high = (None, None) if accuracy is None else (accuracy - 0.05, accuracy + 0.05)
-            bars.append(Bar(run, run if run in ("audio", "visual") else None, accuracy, low, high))
+            bars.append(Bar(run, run if run in MODALITIES else None, accuracy, low, high))
         name = side if side == "overall" else f"{side}-preferred"
         panels.append(BarPanel(side, name, 0 if side == empty else 1234, tuple(bars)))
     return panels
@@ -144,7 +145,7 @@ def bar_panels(runs, *, empty=""):
 
 class TestBars:
     def test_bars_intervals_and_the_line_to_pass_are_the_numbers_given(self):
-        figure = draw_bars(bar_panels(["audio", "visual", "baseline"]), title="accuracy")
+        figure = draw_bars(bar_panels([*MODALITIES, "baseline"]), title="accuracy")
         for shift, axes in enumerate(figure.axes):
             widths = [patch.get_width() for bars in axes.containers for patch in bars]
             np.testing.assert_allclose(widths, [50 + 10 * shift, 51 + 10 * shift, 52 + 10 * shift])
@@ -156,14 +157,14 @@ class TestBars:
         assert [axes.get_title() for axes in figure.axes][1] == "audio-preferred\n1,234 clips"
 
     def test_rows_are_named_in_order_and_bars_start_at_zero(self):
-        axes = draw_bars(bar_panels(["audio", "visual", "baseline"]), title="accuracy").axes[0]
+        axes = draw_bars(bar_panels([*MODALITIES, "baseline"]), title="accuracy").axes[0]
         assert [label.get_text() for label in axes.get_yticklabels()] == ["audio", "visual", "baseline"]
         top, bottom = axes.get_ylim()[1], axes.get_ylim()[0]
         assert top < 0 < 2 < bottom  # the first row is uppermost
         assert axes.get_xlim()[0] == 0
 
     def test_unimodal_networks_are_hatched_not_only_coloured(self):
-        axes = draw_bars(bar_panels(["audio", "visual", "baseline"]), title="accuracy").axes[1]
+        axes = draw_bars(bar_panels([*MODALITIES, "baseline"]), title="accuracy").axes[1]
         assert [bool(bars[0].get_hatch()) for bars in axes.containers] == [True, True, False]
 
     def test_an_empty_subset_says_so_and_has_no_bar(self):
@@ -413,7 +414,7 @@ class TestDiagnostics:
 
     def test_lines_of_one_panel_differ_in_their_markers_too(self):
         x = np.arange(1, 4.0)
-        names = ("audio", "visual", "joint", "other")
+        names = (*MODALITIES, "joint", "other")
         (axes,) = draw_diagnostics({0: {"weight": {name: (x, x + n) for n, name in enumerate(names)}}}, title="r").axes
         assert len({line.get_marker() for line in axes.lines}) == 4
 
@@ -461,7 +462,7 @@ def learning(run, *, epochs, seeds):
 
 def ordinary_and_extreme_figures():
     random = np.random.default_rng(0)
-    few, many = ["audio", "visual", "baseline"], ["audio", "visual", *(f"{LONG} {n}" for n in range(10))]
+    few, many = [*MODALITIES, "baseline"], [*MODALITIES, *(f"{LONG} {n}" for n in range(10))]
     one, values, nine, right = np.full(1, 0.3), random.random(999), random.random((3, 9)), random.random((3, 9)) < 0.5
     cells = np.zeros((100, 100), int)
     cells[30, 30] = 1

@@ -7,13 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from make_run import make_run
 
 from avbench.analysis.export import export_subsets
 from avbench.analysis.reading.external import read_results
 from avbench.analysis.reading.keys import KnownKeys, source_of
 from avbench.errors import RunError
 from avbench.packing.clips import LONGEST_KEY, encoded_key
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
 
 SOURCES = ["Hund, bellt/clip 1 é", "Hund, bellt/a.b", "日本語 音/clip 1 é", "Katze/x", "Katze/y", "Katze/100%"]
 LABELS = [0, 0, 1, 2, 2, 2]
@@ -69,7 +70,7 @@ def test_a_long_name_whose_key_is_cut():
 
 @pytest.fixture
 def run(tmp_path):
-    right = {(name, name, 0): [True] * 6 for name in ("audio", "visual")}
+    right = {(name, name, 0): [True] * 6 for name in MODALITIES}
     folder = make_run(tmp_path / "run", labels=LABELS, audio={0: AUDIO}, visual={0: VISUAL}, correct=right)
     renamed(folder, sources=False)
     return folder
@@ -125,7 +126,7 @@ def test_exported_subsets_have_sources(run, tmp_path, sources):
     if sources:
         renamed_again = make_run(
             tmp_path / "new", labels=LABELS, audio={0: AUDIO}, visual={0: VISUAL},
-            correct={(name, name, 0): [True] * 6 for name in ("audio", "visual")},
+            correct={(name, name, 0): [True] * 6 for name in MODALITIES},
         )  # fmt: skip
         renamed(renamed_again, sources=True)
         run = renamed_again

@@ -5,13 +5,13 @@ import shutil
 import subprocess
 
 import pytest
-from presented import sheets_of
-from rich_run import CLASSES, HOSTILE, rich_run
 
 from avbench.analysis.presenting import latex as made
 from avbench.analysis.presenting.latex import WIDEST_POINTS, latex, table_points
 from avbench.analysis.presenting.sheet import Cell, Sheet
 from avbench.analysis.report import assess
+from tests.analysis.presented import sheets_of
+from tests.analysis.rich_run import CLASSES, HOSTILE, rich_run
 
 
 def sheet(columns, rows, *, words=2, name="wide-0.2", cell=None):

@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from make_run import make_run
-from presented import markdown_of, page_files_of, sheets_of, table_files_of
 
 from avbench.analysis.measures.learning import by_run, mean_and_spread
 from avbench.analysis.presenting.figures.learning import draw_learning, plans_of_learning
@@ -14,11 +12,14 @@ from avbench.analysis.presenting.figures.style import to_png
 from avbench.analysis.reading.learning import read_learning
 from avbench.analysis.report import assess
 from avbench.records import MetricsWriter, write_json, write_text
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
+from tests.analysis.presented import markdown_of, page_files_of, sheets_of, table_files_of
 
 LABELS, RIGHT = [0, 1, 2, 0], [True, False, True, True]
 
 
-def hand_made(folder, *, seeds=(0,), epochs=5, runs=("audio", "visual")):
+def hand_made(folder, *, seeds=(0,), epochs=5, runs=MODALITIES):
     """A run folder of a training of so many epochs; what it logged is written by `log`."""
     correct = {(run, run, seed): RIGHT for run in runs for seed in seeds}
     confidence = {seed: [0.9, 0.2, 0.6, 0.1] for seed in seeds}
@@ -118,12 +119,12 @@ def test_the_table_is_the_first_and_names_every_run_and_seed(tmp_path):
         "method", "seed", "why it stopped", "best epoch", "validation accuracy †", "epochs trained",
     )  # fmt: skip
     assert [[cell.text for cell in row] for row in sheet.rows] == [
-        [run, seed, "end of the training", "1", "75.0", "2"] for run in ("audio", "visual") for seed in ("1", "0")
+        [run, seed, "end of the training", "1", "75.0", "2"] for run in MODALITIES for seed in ("1", "0")
     ]
     assert markdown_of(assessed).index("## Best epochs") < markdown_of(assessed).index("## Accuracy, T = 0")
     rows = list(csv.DictReader(table_files_of(assessed)["best_epochs.csv"].decode().splitlines()))
     assert {(row["method"], row["best_epoch"], row["val_accuracy"], row["ending"]) for row in rows} == {
-        (run, "1", "0.75", "end") for run in ("audio", "visual")
+        (run, "1", "0.75", "end") for run in MODALITIES
     }
 
 
@@ -165,7 +166,7 @@ def test_curves_are_the_numbers_given_and_chosen_epochs_are_marked(tmp_path):
 
 
 def test_a_run_of_predictions_from_a_file_is_named_as_one_that_nothing_is_known_of(tmp_path):
-    folder = log(hand_made(tmp_path / "run"), [epoch(run, 0, 0, 0.5) for run in ("audio", "visual")])
+    folder = log(hand_made(tmp_path / "run"), [epoch(run, 0, 0, 0.5) for run in MODALITIES])
     lines = ["key,prediction", *(f"clip{n},{label}" for n, label in enumerate(("cat", "dog", "rain", "cat")))]
     (tmp_path / "mine.csv").write_text("\n".join(lines))
     assessed = assess([folder], predictions=[tmp_path / "mine.csv"], thresholds=[0.0], resamples=20)
@@ -187,8 +188,8 @@ def test_without_any_record_the_report_says_so_and_has_no_empty_table(tmp_path):
 
 def test_more_runs_than_a_figure_holds_take_further_figures(tmp_path):
     others = [f"method{n}" for n in range(8)]
-    folder = hand_made(tmp_path / "run", runs=("audio", "visual", *others))
-    log(folder, [epoch(run, 0, 0, 0.5) for run in ("audio", "visual", *others)])
+    folder = hand_made(tmp_path / "run", runs=(*MODALITIES, *others))
+    log(folder, [epoch(run, 0, 0, 0.5) for run in (*MODALITIES, *others)])
     plans = list(plans_of_learning(assess([folder], thresholds=[0.0], resamples=20)[0]))
     assert [plan.name for plan in plans] == ["learning", "learning-2"]
     assert [len(plan.draw().axes) for plan in plans] == [2 * 8, 2 * 2]  # two panels a run

@@ -27,6 +27,7 @@ from avbench.analysis.measures.metrics import metric_table as measured
 from avbench.analysis.measures.ranking import Subsets, rankings
 from avbench.analysis.measures.statistics import resamples_of
 from avbench.analysis.reading.parked_scores import by_class
+from avbench.vocabulary import MODALITIES
 
 metric_table = partial(measured, room=Room(by_class, memory_bytes=2 * 10**9, threads=2))
 
@@ -138,7 +139,7 @@ def test_small_subsets_have_the_intervals_of_scikit_learn_on_the_clips_that_were
     table = metric_table(scores, labels, discrepancies, thresholds=[0.0], resamples=30, tick=lambda done, total: None)
     assert not table.partly
     masks = [np.ones(60, bool), discrepancies > 0, discrepancies < 0]
-    for place, (subset, mask) in enumerate(zip(("overall", "audio", "visual"), masks, strict=True)):
+    for place, (subset, mask) in enumerate(zip(("overall", *MODALITIES), masks, strict=True)):
         y, scored = labels[mask], probabilities[mask]
         values = []
         for counts in resamples_of(mask.sum(), resamples=30, seed=[20230223, place], together=1):

@@ -3,13 +3,14 @@
 import json
 
 import pytest
-from make_run import make_run
-from presented import sheets_of
 
 from avbench.analysis.report import assess
 from avbench.cli import main
 from avbench.errors import RunError
 from avbench.records import write_json, write_text
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
+from tests.analysis.presented import sheets_of
 
 CLIPS = {split: {"clips": 3, "sha256": letter * 64} for split, letter in (("train", "a"), ("val", "b"), ("test", "c"))}
 LAUNCH = {
@@ -27,7 +28,7 @@ def make(tmp_path):
     """A maker of a run folder; the first has the unimodal networks, every other a method."""
 
     def made(name, *launches, preset="tiny", first=False, **dataset):
-        runs = ("audio", "visual") if first else (name,)
+        runs = MODALITIES if first else (name,)
         correct = {(run, run, 0): [True, False, True] for run in runs}
         audio, visual = ({0: [0.9, 0.2, 0.6]}, {0: [0.5] * 3}) if first else ({}, {})
         folder = make_run(tmp_path / name, labels=[0, 1, 2], audio=audio, visual=visual, correct=correct)

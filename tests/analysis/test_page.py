@@ -8,12 +8,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from make_run import make_run
-from presented import page_files_of, sheets_of, table_files_of
-from rich_run import CLASSES, HOSTILE, RUNS, SEEDS, rich_run
 
 from avbench.analysis.report import assess
 from avbench.records import write_json
+from tests.analysis.make_run import make_run
+from tests.analysis.presented import page_files_of, sheets_of, table_files_of
+from tests.analysis.rich_run import CLASSES, HOSTILE, RUNS, SEEDS, rich_run
 
 SPACE = "\N{NO-BREAK SPACE}"
 

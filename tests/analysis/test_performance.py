@@ -5,12 +5,13 @@ import io
 
 import numpy as np
 import pytest
-from make_run import make_run
-from presented import sheets_of
 
 from avbench.analysis.measures.performance import course, speeds
 from avbench.analysis.report import assess, evaluate
 from avbench.records import MetricsWriter
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run
+from tests.analysis.presented import sheets_of
 
 
 def interval(batch, clips, *, epoch=0, launch=1, **more):
@@ -72,7 +73,7 @@ def test_all_ranks_and_each_are_told_apart_and_so_are_launches_on_other_numbers_
 @pytest.fixture
 def run(tmp_path):
     confidence = np.linspace(0.1, 0.9, 8).tolist()
-    correct = {(name, name, 0): [True] * 8 for name in ("audio", "visual")}
+    correct = {(name, name, 0): [True] * 8 for name in MODALITIES}
     return make_run(
         tmp_path / "run", labels=[0, 1] * 4, audio={0: confidence}, visual={0: confidence[::-1]}, correct=correct
     )

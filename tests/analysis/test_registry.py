@@ -7,10 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from presented import markdown_of, page_files_of, sheets_of, table_files_of
-from rich_run import rich_run
 
-from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.presenting import registry
 from avbench.analysis.presenting.figures.bars import Bar, BarPanel, draw_bars
 from avbench.analysis.presenting.figures.plan import PLACES, Drawing, Plan
@@ -18,6 +15,9 @@ from avbench.analysis.presenting.registry import FIGURES, TABLES, files_text
 from avbench.analysis.presenting.sheet import Cell, Sheet
 from avbench.analysis.presenting.table import File, Table
 from avbench.analysis.report import assess, evaluate
+from avbench.vocabulary import MODALITIES
+from tests.analysis.presented import markdown_of, page_files_of, sheets_of, table_files_of
+from tests.analysis.rich_run import rich_run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

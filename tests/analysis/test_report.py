@@ -11,13 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from make_run import make_run, write_history, write_predictions
-from presented import table_files_of
 from rich.console import Console
 
 import avbench.analysis.report as report
 from avbench.analysis.measures.accuracy import accuracy_table
-from avbench.analysis.presenting.folder import check_report_folder, replace_report
+from avbench.analysis.presenting.report_folder import check_report_folder, replace_report
 from avbench.analysis.presenting.terminal import terminal_table
 from avbench.analysis.reading.results import parse_epochs
 from avbench.analysis.reading.runs import read_runs
@@ -25,6 +23,9 @@ from avbench.analysis.report import assess, evaluate
 from avbench.cli import main
 from avbench.errors import AvbenchError, RunError, UsageError
 from avbench.records import write_json, write_text
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run, write_history, write_predictions
+from tests.analysis.presented import table_files_of
 
 LABELS = [0, 1, 2, 0, 1, 2]
 AUDIO = [0.9, 0.8, 0.5, 0.25, 0.1, 0.7]
@@ -136,7 +137,7 @@ class TestNumbers:
             run, run="mine", method="my-audio", seed=0, split="test", clip_ids=np.arange(100, 106), labels=LABELS,
             correct=[True] * 6, replaced_correct={},
         )  # fmt: skip
-        runs = {name: said_of(name) for name in ("audio", "visual", "baseline")}
+        runs = {name: said_of(name) for name in (*MODALITIES, "baseline")}
         write_json(run / "runs.json", {**runs, "mine": said_of("audio", method="my-audio", confidence_of=None)})
         evaluation, results = assess([run])
         assert (evaluation.table.unimodal, evaluation.table.multimodal) == (("audio", "mine", "visual"), ("baseline",))
@@ -323,11 +324,11 @@ learning_rate = 0.001
 
 def said_of(method, /, **changes):
     """What runs.json says of a run."""
-    unimodal = method in ("audio", "visual")
+    unimodal = method in MODALITIES
     return {
         "method": method,
         "network": "one network" if unimodal else "two networks",
-        "modalities": [method] if unimodal else ["audio", "visual"],
+        "modalities": [method] if unimodal else [*MODALITIES],
         "confidence_of": method if unimodal else None,
         "options": {} if unimodal else {"fusion": "concat"},
         **changes,
@@ -566,7 +567,7 @@ class TestMistakes:
         with pytest.raises(RunError, match="holds no clip of the test split"):
             evaluate([run])
 
-    @pytest.mark.parametrize("modality", ["audio", "visual"])
+    @pytest.mark.parametrize("modality", MODALITIES)
     def test_nothing_recorded_of_one_modality(self, tmp_path, modality):
         with pytest.raises(RunError, match=f"no {modality} confidence of the test split was recorded"):
             evaluate([hand_made(tmp_path / "run", **{modality: {0: [None] * 6}})])
@@ -779,7 +780,7 @@ class TestShown:
         assert re.findall(r"\d+", line) == ["0", "4", "6", "1", "1", "4"]
 
     def test_the_terminal_table_fits_where_everything_is_right(self, tmp_path):
-        correct = {(name, name, 0): [True] * 6 for name in ("audio", "visual", "gradient-blending")}
+        correct = {(name, name, 0): [True] * 6 for name in (*MODALITIES, "gradient-blending")}
         console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
         console.print(terminal_table(assess([hand_made(tmp_path / "run", correct=correct)])[0]))
         lines = console.export_text().splitlines()

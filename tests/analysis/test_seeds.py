@@ -11,6 +11,7 @@ from avbench.analysis.measures.accuracy import SUBSETS, Scores, accuracy_table, 
 from avbench.analysis.measures.published import published_rows
 from avbench.analysis.measures.seeds import cross_seed_table, parts_table, seed_table
 from avbench.analysis.measures.utilization import utilization
+from avbench.vocabulary import MODALITIES
 
 
 def scores(run, right, *, method=None, seed=0, **more):
@@ -23,8 +24,8 @@ def scores(run, right, *, method=None, seed=0, **more):
 @pytest.fixture(scope="module")
 def drawn():
     random = np.random.default_rng(0)
-    confidence = {name: {seed: random.random(90) for seed in (0, 1, 4)} for name in ("audio", "visual")}
-    runs = [scores(run, random.random(90) < 0.6, seed=seed) for run in ("audio", "visual", "m") for seed in (0, 1, 4)]
+    confidence = {name: {seed: random.random(90) for seed in (0, 1, 4)} for name in MODALITIES}
+    runs = [scores(run, random.random(90) < 0.6, seed=seed) for run in (*MODALITIES, "m") for seed in (0, 1, 4)]
     return runs, confidence
 
 
@@ -34,7 +35,7 @@ def test_means_and_deviations_are_numpys_over_the_accuracies_of_each_seed(drawn)
     table, cells = seed_table(runs, discrepancies, [0.0, 0.2]), accuracy_table(runs, discrepancies, [0.0, 0.2])
     assert table.rows == (("audio", ""), ("visual", ""), ("m", ""))
     for run in ("audio", "m"):
-        for subset in ("overall", "audio", "visual"):
+        for subset in ("overall", *MODALITIES):
             each = [cells.cell(run, seed, subset, 0.2).accuracy for seed in (0, 1, 4)]
             cell = table.cell(run, subset, 0.2)
             assert (cell.mean, cell.deviation) == pytest.approx((np.mean(each), np.std(each, ddof=1)))
@@ -47,7 +48,7 @@ def test_each_seed_is_scored_on_subsets_that_the_other_seeds_cut(drawn):
     by_hand, clips = [], []
     for seed in (0, 1, 4):
         others = [other for other in (0, 1, 4) if other != seed]
-        audio, visual = (np.mean([confidence[name][other] for other in others], axis=0) for name in ("audio", "visual"))
+        audio, visual = (np.mean([confidence[name][other] for other in others], axis=0) for name in MODALITIES)
         part = audio - visual > 0.1
         (run,) = (run for run in runs if (run.run, run.seed) == ("audio", seed))
         by_hand.append(run.correct[part].mean())

@@ -7,6 +7,7 @@ from scipy import stats
 from avbench.analysis.measures.accuracy import Scores, accuracy_table, modalities_of, verdict
 from avbench.analysis.measures.significance import compare, conclude
 from avbench.analysis.measures.statistics import holm
+from avbench.vocabulary import MODALITIES
 
 
 def scores(run, right, *, method=None, seed=0):
@@ -39,7 +40,7 @@ def test_one_seed_is_compared_by_mcnemars_exact_test():
 
 def test_holm_is_over_every_comparison_of_the_table():
     random = np.random.default_rng(1)
-    runs = [scores(name, random.random(80) < 0.5) for name in ("audio", "visual", "a", "b", "c")]
+    runs = [scores(name, random.random(80) < 0.5) for name in (*MODALITIES, "a", "b", "c")]
     found = compare(runs, random.uniform(-1, 1, 80), [0.0, 0.2, 0.4])
     assert len(found) == 3 * 2 * 2 * 3
     assert tuple(one.p_holm for one in found) == holm([one.p for one in found])

@@ -8,8 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from make_run import make_run, write_predictions
-from presented import markdown_of, sheets_of, table_files_of
 
 from avbench.analysis.presenting.figures.diagnostics import plans_of_diagnostics
 from avbench.analysis.presenting.terminal import terminal_table
@@ -19,6 +17,9 @@ from avbench.analysis.report import assess
 from avbench.cli import main
 from avbench.errors import RunError
 from avbench.records import write_json, write_text
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import make_run, write_predictions
+from tests.analysis.presented import markdown_of, sheets_of, table_files_of
 from tests.documents import commands
 
 CLIPS = 40
@@ -34,15 +35,15 @@ NETWORKS = {
 def run(tmp_path_factory):
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, CLIPS).tolist()
-    confidence = {name: {seed: random.random(CLIPS).tolist() for seed in (0, 1)} for name in ("audio", "visual")}
-    correct = {(run, run, seed): random.random(CLIPS) < 0.6 for run in ("audio", "visual") for seed in (0, 1)}
+    confidence = {name: {seed: random.random(CLIPS).tolist() for seed in (0, 1)} for name in MODALITIES}
+    correct = {(run, run, seed): random.random(CLIPS) < 0.6 for run in MODALITIES for seed in (0, 1)}
     folder = make_run(tmp_path_factory.mktemp("full") / "run", labels=labels, correct=correct, **confidence)
     for method in ("baseline", "ogm-ge"):
         for seed in (0, 1):
             write_predictions(
                 folder, run=method, method=method, seed=seed, split="test", clip_ids=np.arange(100, 100 + CLIPS),
                 labels=labels, correct=random.random(CLIPS) < 0.7, parts={"audio": labels, "visual": [0] * CLIPS},
-                replaced_correct={name: random.random(CLIPS) < 0.4 for name in ("audio", "visual")},
+                replaced_correct={name: random.random(CLIPS) < 0.4 for name in MODALITIES},
             )  # fmt: skip
     runs = {name: {"method": name, "network": network, "options": {}} for name, network in NETWORKS.items()}
     write_json(folder / "runs.json", runs)
@@ -150,7 +151,7 @@ class TestFiles:
         cells = {(r["method"], r["seed"], r["threshold"], r["subset"]): r for r in rows_of(files["accuracy.csv"])}
         for (method, seed, threshold, subset), overall in cells.items():
             if subset == "overall":
-                parts = [cells[method, seed, threshold, part] for part in ("audio", "visual", "tie")]
+                parts = [cells[method, seed, threshold, part] for part in (*MODALITIES, "tie")]
                 right = sum(round(int(part["clips"]) * float(part["accuracy"] or 0)) for part in parts)
                 assert right / sum(int(part["clips"]) for part in parts) == float(overall["accuracy"])
 
@@ -212,11 +213,11 @@ def test_branches_that_see_each_other_have_a_table_of_what_they_take_from_the_ot
     labels = [0, 1, 2, 0]
     run = make_run(
         tmp_path / "run", labels=labels, audio={0: [0.9, 0.8, 0.1, 0.2]}, visual={0: [0.1, 0.2, 0.9, 0.85]},
-        correct={(name, name, 0): [True] * 4 for name in ("audio", "visual")},
+        correct={(name, name, 0): [True] * 4 for name in MODALITIES},
     )  # fmt: skip
     written = {
         "seed": 0, "split": "test", "clip_ids": np.arange(100, 104), "labels": labels, "correct": [True] * 4,
-        "replaced_correct": {name: [True, False, True, False] for name in ("audio", "visual")},
+        "replaced_correct": {name: [True, False, True, False] for name in MODALITIES},
         "parts": {"audio": labels, "visual": [0, 1, 0, 1]},
     }  # fmt: skip
     # Right on all clips, and on one without vision; the visual one on two, and on as many without sound.
@@ -239,7 +240,7 @@ def test_branches_that_see_each_other_have_a_table_of_what_they_take_from_the_ot
 
 
 def test_an_interval_and_an_empty_subset_in_markdown_by_hand(tmp_path):
-    right = {(name, name, 0): [True, True, False, True] for name in ("audio", "visual")}
+    right = {(name, name, 0): [True, True, False, True] for name in MODALITIES}
     confidence = {"audio": {0: [0.9, 0.8, 0.9, 0.9]}, "visual": {0: [0.1, 0.2, 0.3, 0.85]}}
     run = make_run(tmp_path / "run", labels=[0, 1, 2, 0], correct=right, **confidence)
     text = markdown_of(assess([run], thresholds=[0.2], resamples=20))
@@ -257,7 +258,7 @@ class TestFewClips:
         sides = [0.9] * 29 + [0.55] * 5 + [0.1] * 30 + [0.5]
         labels = [place % 3 for place in range(65)]
         random = np.random.default_rng(2)
-        correct = {(name, name, seed): random.random(65) < 0.5 for name in ("audio", "visual") for seed in (0, 1)}
+        correct = {(name, name, seed): random.random(65) < 0.5 for name in MODALITIES for seed in (0, 1)}
         folder = make_run(
             tmp_path_factory.mktemp("few") / "run", labels=labels, audio={0: sides, 1: sides},
             visual={seed: [0.5] * 65 for seed in (0, 1)}, correct=correct,
@@ -267,7 +268,7 @@ class TestFewClips:
             write_predictions(
                 folder, run="ogm", method="ogm-ge", seed=seed, split="test", clip_ids=np.arange(100, 165),
                 labels=labels, correct=random.random(65) < 0.7, parts={"audio": labels, "visual": [0] * 65},
-                replaced_correct={name: random.random(65) < 0.4 for name in ("audio", "visual")},
+                replaced_correct={name: random.random(65) < 0.4 for name in MODALITIES},
             )  # fmt: skip
         dataset = json.loads((folder / "dataset.json").read_text())
         write_json(folder / "dataset.json", {**dataset, "name": "VGG-Sound"})
@@ -289,7 +290,7 @@ class TestFewClips:
         assert named["published"] == set()
 
     def test_published_numbers_stand_beside_marked_ones(self, tmp_path):
-        right = {(name, name, 0): [True, False, True] for name in ("audio", "visual")}
+        right = {(name, name, 0): [True, False, True] for name in MODALITIES}
         run = make_run(
             tmp_path / "run", labels=[0, 1, 2], audio={0: [0.9, 0.8, 0.1]}, visual={0: [0.5] * 3}, correct=right
         )
@@ -333,7 +334,7 @@ class TestRead:
         np.testing.assert_allclose(results.confidence["audio"], (audio[0] + audio[1]) / 2)
 
     def test_curves_of_what_methods_logged(self, tmp_path):
-        right = {(name, name, 0): [True, False] for name in ("audio", "visual")}
+        right = {(name, name, 0): [True, False] for name in MODALITIES}
         run = make_run(tmp_path / "run", labels=[0, 1], audio={0: [0.5, 0.1]}, visual={0: [0.2, 0.3]}, correct=right)
         step = {"kind": "step", "run": "ogm", "method": "ogm-ge", "seed": 2, "loss": 1.0}
         records = [
@@ -359,7 +360,7 @@ class TestRead:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        right = {(name, name, 0): [True, False] for name in ("audio", "visual")}
+        right = {(name, name, 0): [True, False] for name in MODALITIES}
         run = make_run(tmp_path / "run", labels=[0, 1], audio={0: [0.5, 0.1]}, visual={0: [0.2, 0.3]}, correct=right)
         path = run / "predictions" / "audio-seed0-test.parquet"
         table = pq.read_table(path)
@@ -385,7 +386,7 @@ class TestCommands:
         main(["subsets", str(run), "--export", str(tmp_path / "keys.csv"), "--thresholds", "0,0.3"])
         lines = capsys.readouterr().out.splitlines()
         keys = rows_of((tmp_path / "keys.csv").read_text())
-        sides = [sum(row["subset_0.3"] == side for row in keys) for side in ("audio", "visual", "tie")]
+        sides = [sum(row["subset_0.3"] == side for row in keys) for side in (*MODALITIES, "tie")]
         assert lines[1] == "T = 0.3: {} audio-dominated, {} visual-dominated, {} tied".format(*sides)
         assert "is there already" in self.stopped(capsys, "subsets", run, "--export", tmp_path / "keys.csv")
 

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from make_run import write_predictions
-from synthetic import make_dataset
 
 from avbench.analysis.reading.results import parse_epochs
 from avbench.analysis.reading.runs import read_runs
@@ -12,6 +10,9 @@ from avbench.confidence.export import export
 from avbench.confidence.store import ConfidenceStore
 from avbench.dataset import Dataset
 from avbench.records import write_json, write_text
+from avbench.vocabulary import MODALITIES
+from tests.analysis.make_run import write_predictions
+from tests.synthetic import make_dataset
 
 EPOCHS = 3
 
@@ -27,7 +28,7 @@ def trained(tmp_path_factory):
     write_json(run / "dataset.json", dataset.summary())
     values = np.random.default_rng(0).random((2, EPOCHS, len(dataset))).astype(np.float32)
     stores = []
-    for modality, by_epoch in zip(("audio", "visual"), values, strict=True):
+    for modality, by_epoch in zip(MODALITIES, values, strict=True):
         store = ConfidenceStore(len(dataset), modality=modality, seed=0, history=run / "confidence" / "history")
         for epoch, confidences in enumerate(by_epoch):
             seen = np.array([clip for clip in range(len(dataset)) if clip != 40 and (clip != 41 or epoch == 1)])
@@ -36,7 +37,7 @@ def trained(tmp_path_factory):
         stores.append(store)
     export(run / "confidence.parquet", stores=stores, dataset=dataset)
     test = dataset.clip_ids("test")
-    for name in ("audio", "visual", "baseline"):
+    for name in (*MODALITIES, "baseline"):
         write_predictions(
             run, run=name, method=name, seed=0, split="test", clip_ids=test, labels=dataset.labels[test].tolist(),
             correct=[True] * len(test), epoch=2,
@@ -49,7 +50,7 @@ def test_exported_means_are_read_back_and_the_clip_never_seen_is_left_out(traine
     results = read_runs([run], split="test", epochs="all")
     kept = test[test != 40]
     np.testing.assert_array_equal(results.clip_ids, kept)
-    for modality, by_epoch in zip(("audio", "visual"), values.astype(np.float64), strict=True):
+    for modality, by_epoch in zip(MODALITIES, values.astype(np.float64), strict=True):
         expected = by_epoch.mean(axis=0)
         expected[41] = by_epoch[1, 41]
         np.testing.assert_allclose(results.confidence[modality], expected[kept], rtol=0, atol=1e-12)

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from synthetic import make_dataset
 
 from avbench.dataset import Dataset
 from avbench.loading.cores import cores_near, parse_cores
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
+from tests.synthetic import make_dataset
 
 GPU = torch.device("cuda", 0)
 

@@ -7,9 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from synthetic import make_dataset
 
-from avbench.batch import MODALITIES
 from avbench.dataset import Dataset
 from avbench.distributed import World
 from avbench.errors import DatasetError
@@ -21,6 +19,8 @@ from avbench.loading.loader import Loader
 from avbench.loading.pipeline import FeaturePipeline, _transformed, audio_pipeline, visual_pipeline
 from avbench.loading.pool import PipelinePool, pool_sizes
 from avbench.loading.presets import PRESETS, preset
+from avbench.vocabulary import MODALITIES, SPLITS
+from tests.synthetic import make_dataset
 
 GPU, CPU = torch.device("cuda", 0), torch.device("cpu")
 TINY = preset("tiny")
@@ -128,7 +128,7 @@ def test_loaders_of_one_pool_build_a_pipeline_a_modality_between_them(
     built = built_by(monkeypatch)
     pool = PipelinePool()
     of_split = {}
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         clip_ids = dataset.clip_ids(split)
         options: dict[str, Any] = {"preset": TINY, "batch_size": 4, "seed": 0, "training": split == "train"}
         of_split[split] = Loader(dataset, clip_ids, pool=pool, **options), Loader(dataset, clip_ids, **options)

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from synthetic import make_dataset
 
-from avbench.batch import MODALITIES, Batch
+from avbench.batch import Batch
 from avbench.dataset import DESCRIPTION_FILE, Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError
@@ -27,6 +26,8 @@ from avbench.loading.order import random_windows
 from avbench.loading.presets import PRESETS, Preset, VisualPreset, preset
 from avbench.loading.reading import Crops, Reader
 from avbench.loading.reference import audio_oracle
+from avbench.vocabulary import MODALITIES
+from tests.synthetic import make_dataset
 
 TINY = preset("tiny")
 
@@ -442,7 +443,7 @@ def test_what_is_left_out_is_looked_up_and_not_listed_for_every_batch(copied):
             raise AssertionError("a list of all that is left out was made")
 
     ids = copied.clip_ids("train")[:6]
-    reader = Reader(copied, TINY, ("audio", "visual"), left_out=OnlyAsked(ids[[1, 4]].tolist()), spectrogram=None)
+    reader = Reader(copied, TINY, MODALITIES, left_out=OnlyAsked(ids[[1, 4]].tolist()), spectrogram=None)
     damage_audio(copied, int(ids[2]))
     nothing, boxes = np.zeros(6, np.int64), np.tile([0, 0, 8, 8], (6, 1))
     crops = Crops(nothing[:, None], boxes, nothing.astype(bool))

@@ -12,7 +12,6 @@ import soundfile
 import torch
 import torchaudio
 from PIL import Image
-from synthetic import CODECS, picture, waveform
 
 from avbench.errors import UsageError
 from avbench.loading import reference
@@ -29,6 +28,7 @@ from avbench.loading.pipeline import (
 from avbench.loading.presets import PRESETS, AudioPreset, FilterBank, PowerSpectrogram, Stft, VisualPreset, preset
 from avbench.loading.reference import audio_oracle, largest_difference, log_oracle, picture_oracle, stft_oracle
 from avbench.loading.transforms import filter_bank, power_spectrogram
+from tests.synthetic import CODECS, picture, waveform
 
 STFT = sorted(name for name in PRESETS if isinstance(PRESETS[name].audio.transform, Stft))
 CPU = {"threads": 1, "device": torch.device("cpu"), "depth": 1}

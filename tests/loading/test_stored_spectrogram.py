@@ -7,9 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from synthetic import make_dataset
 
-from avbench.batch import MODALITIES
 from avbench.dataset import DESCRIPTION_FILE, Dataset, checksum, shard_name
 from avbench.distributed import World
 from avbench.errors import DatasetError, UsageError
@@ -17,6 +15,8 @@ from avbench.loading.loader import Loader
 from avbench.loading.presets import PRESETS, preset
 from avbench.loading.reference import audio_oracle
 from avbench.loading.stored_spectrogram import stored_spectrogram
+from avbench.vocabulary import MODALITIES
+from tests.synthetic import make_dataset
 
 PAPER = preset("paper")
 KEPT = stored_spectrogram(PAPER)

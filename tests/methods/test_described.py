@@ -13,6 +13,7 @@ from avbench.methods import METHODS, PLACES
 from avbench.methods.base import Method
 from avbench.methods.catalogue import all_facts, facts_of
 from avbench.methods.described import described
+from avbench.vocabulary import MODALITIES
 
 
 def test_what_is_read_from_sources_is_what_classes_say() -> None:
@@ -40,8 +41,8 @@ def test_every_class_of_the_folder_with_a_name_is_in_the_table() -> None:
 def test_a_method_says_everything_of_itself(name: str) -> None:
     facts = facts_of(name)
     assert facts["mechanism"].endswith(".") and facts["network"] and facts["compiles"].startswith("yes")
-    assert facts["paper"] or name == "baseline"
-    assert facts["costs"]["encoders"] == (1 if name in ("audio", "visual") else 2)
+    assert facts["paper"] or name == "baseline", f"{name} names no paper: give its class a `paper`"
+    assert facts["costs"]["encoders"] == (1 if name in MODALITIES else 2)
 
 
 def test_the_command_lists_methods_and_shows_one(capsys: pytest.CaptureFixture[str]) -> None:

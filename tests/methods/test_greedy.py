@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from avbench.batch import MODALITIES, Batch, Clock, Outputs
+from avbench.batch import Batch, Clock, Outputs
 from avbench.distributed import current_world
 from avbench.engine.choice import build_engine
 from avbench.engine.config import OptimizerConfig
@@ -20,6 +20,7 @@ from avbench.errors import UsageError
 from avbench.methods.choice import parse_methods
 from avbench.methods.greedy import Greedy, Window, learning_speeds, squared_ratios, window_after
 from avbench.models.mmtm import MMTM, MMTMFusion
+from avbench.vocabulary import MODALITIES
 from tests.processes import run_on_ranks
 
 CPU = torch.device("cpu")

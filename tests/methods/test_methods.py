@@ -11,6 +11,7 @@ from avbench.errors import UsageError
 from avbench.methods import METHODS
 from avbench.methods.base import Method
 from avbench.methods.choice import parse_methods
+from avbench.vocabulary import MODALITIES
 
 
 def test_runs_are_named_after_their_method_or_as_told() -> None:
@@ -76,7 +77,7 @@ def test_a_wrong_methods_value_says_what_and_the_way_out(text: str, message: str
         parse_methods([text])
 
 
-@pytest.mark.parametrize("name", ["audio", "visual", "baseline"])
+@pytest.mark.parametrize("name", [*MODALITIES, "baseline"])
 def test_the_loss_is_one_cross_entropy_a_clip(name: str) -> None:
     method = METHODS[name](METHODS[name].Config(), classes=3, seed=0)
     logits = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
@@ -92,7 +93,7 @@ def test_a_method_says_its_network_and_reads_what_its_encoders_read(name: str) -
     method = METHODS[name](METHODS[name].Config(), classes=3, seed=0)
     assert method.network
     assert tuple(method.build_model().encoders) == tuple(method.modalities)
-    assert method.confidence_of == (name if name in ("audio", "visual") else None)
+    assert method.confidence_of == (name if name in MODALITIES else None)
 
 
 MINE = """

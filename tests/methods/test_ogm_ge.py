@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch, Clock, Modality, Outputs
+from avbench.batch import Batch, Clock, Outputs
 from avbench.distributed import current_world
 from avbench.engine.choice import build_engine
 from avbench.engine.config import OptimizerConfig
@@ -27,6 +27,7 @@ from avbench.methods.ogm_ge import (
     true_label_scores,
 )
 from avbench.models.fusion import ConcatHead, Fusion
+from avbench.vocabulary import MODALITIES, Modality
 from tests.methods.steps import CPU, batch_of, configured, take_steps
 from tests.processes import run_on_ranks
 

@@ -11,6 +11,7 @@ from avbench.batch import Batch, Clock, Outputs
 from avbench.errors import UsageError
 from avbench.methods.choice import parse_methods
 from avbench.methods.tmc import COMBINED, TMC, combine, divergence_from_uniform, evidential_loss, uncertainty
+from avbench.vocabulary import MODALITIES
 from tests.methods.steps import batch_of, configured, take_steps
 from tests.processes import run_on_ranks
 
@@ -209,7 +210,7 @@ def test_one_process_and_two_ranks_take_the_same_steps_and_log_the_global_mean()
     assert first.logs == second.logs
     for name, expected in whole.parameters.items():
         np.testing.assert_allclose(first.parameters[name], expected, rtol=0, atol=1e-5, err_msg=name)
-    views = ("audio", "visual", "pseudo_view", COMBINED)
+    views = (*MODALITIES, "pseudo_view", COMBINED)
     for own, expected_log in zip(first.logs, whole.logs, strict=True):
         assert list(own) == [f"uncertainty/{view}" for view in views]
         assert own == pytest.approx(expected_log, rel=1e-4)

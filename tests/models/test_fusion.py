@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch
+from avbench.batch import Batch
 from avbench.distributed import current_world
 from avbench.models.fusion import (
     ConcatHead,
@@ -17,6 +17,7 @@ from avbench.models.fusion import (
     MeanReplacingHead,
     SumHead,
 )
+from avbench.vocabulary import MODALITIES
 from tests.processes import run_on_ranks
 
 ALL = get_args(Fusion)

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from avbench.batch import MODALITIES, Batch, Outputs
+from avbench.batch import Batch, Outputs
 from avbench.models.mmtm import MMTM, MMTMFusion
 from avbench.models.resnet import Encoder
+from avbench.vocabulary import MODALITIES
 
 CHANNELS = (128, 256, 512)  # of ResNet-18's stages 2, 3 and 4
 
@@ -220,7 +221,7 @@ def test_a_modality_reaches_the_rest_by_its_feature_modules_alone(network: MMTMF
         assert not torch.allclose(others, others[:1].expand_as(others))
 
 
-@pytest.mark.parametrize("rebalanced", [None, "audio", "visual"])
+@pytest.mark.parametrize("rebalanced", [None, *MODALITIES])
 @pytest.mark.parametrize("clips", [0, 2])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float64])
 def test_every_precision_and_a_batch_without_clips(

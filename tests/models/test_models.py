@@ -1,10 +1,11 @@
 import torch
 from torch import nn
 
-from avbench.batch import MODALITIES, Batch
+from avbench.batch import Batch
 from avbench.models.fusion import LateFusion, Unimodal
 from avbench.models.resnet import Encoder, _folded
 from avbench.training.passes import prepare
+from avbench.vocabulary import MODALITIES
 
 
 def batch_of(clips: int = 3, frames: int = 2) -> Batch:

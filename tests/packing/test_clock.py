@@ -6,10 +6,10 @@ import av
 import numpy as np
 import pytest
 import simplejpeg
-from make_video import click_track, make_video, number_shown, numbered_frame, shifted
 
 from avbench.packing.clock import clock_of
 from avbench.packing.media import PictureSettings, Reason, Reject, read_clip, seconds_of
+from tests.packing.make_video import click_track, make_video, number_shown, numbered_frame, shifted
 
 RATE = 48000
 MPEG_2 = {"video_codec": "mpeg2video", "audio_codec": "mp2"}

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from make_video import make_video
 
 from avbench.errors import RecipeError
 from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from avbench.packing.recipes.left_out import LeftOut, left_out_from_json
 from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.recipes.videos import clips_of, videos_of
+from tests.packing.make_video import make_video
 
 
 def touch(folder, *names):

@@ -3,11 +3,11 @@
 import unicodedata
 
 import pytest
-from make_video import make_video
 
 from avbench.errors import RecipeError
 from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.recipes.videos import classes_of, clips_of, videos_of
+from tests.packing.make_video import make_video
 
 
 def media_with(tmp_path, *names):

@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 import simplejpeg
-from make_video import make_labelled_folder, make_video, number_shown
 
 from avbench.dataset import Dataset
 from avbench.errors import RecipeError
@@ -14,6 +13,7 @@ from avbench.packing.recipes.patterns import pattern
 from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.videos import clips_of, videos_of
 from tests.conftest import REPOSITORY
+from tests.packing.make_video import make_labelled_folder, make_video, number_shown
 
 # Neither has a header in common: VGG-Sound's has none, Kinetics' names its columns. Rows are made up.
 VGG_SOUND = """

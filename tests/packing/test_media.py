@@ -11,7 +11,6 @@ import simplejpeg
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from make_video import click_track, make_video, number_shown
 
 from avbench.packing.media import (
     PictureSettings,
@@ -23,6 +22,7 @@ from avbench.packing.media import (
     scaled_size,
     seconds_of,
 )
+from tests.packing.make_video import click_track, make_video, number_shown
 
 # Container, video codec, audio codec, rate: what people have. B-frames with H.264; edit lists and priming with MP4.
 FORMATS = {

@@ -19,7 +19,6 @@ import pytest
 import simplejpeg
 import soundfile
 import webdataset
-from make_video import click_track, make_labelled_folder, make_video, number_shown
 
 from avbench.dataset import Dataset, checksum
 from avbench.errors import DatasetError, RecipeError, UsageError
@@ -29,7 +28,8 @@ from avbench.packing.media import read_clip
 from avbench.packing.pack import pack
 from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.recipe import Recipe
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
+from tests.packing.make_video import click_track, make_labelled_folder, make_video, number_shown
 
 LABELS = {f"v{number:02d}": "xy"[number % 2] for number in range(16)}
 SMALL = Recipe(clips_per_shard=3, short_side=32)

@@ -8,7 +8,6 @@ import sys
 from dataclasses import fields
 
 import pytest
-from make_video import make_labelled_folder, make_video
 
 from avbench.cli import main
 from avbench.dataset import Dataset
@@ -17,9 +16,10 @@ from avbench.packing.pack import pack
 from avbench.packing.recipes.planted import PlantedConfig
 from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.recipe import Recipe
-from avbench.records import SPLITS
 from avbench.training.clips import check_clips
+from avbench.vocabulary import SPLITS
 from tests.conftest import REPOSITORY
+from tests.packing.make_video import make_labelled_folder, make_video
 
 TRAIN_ONLY = Recipe(short_side=32, val_fraction=0.0, test_fraction=0.0)
 SMALL = ("--short-side", "32", "--workers", "1")

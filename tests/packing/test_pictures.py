@@ -7,10 +7,10 @@ import av
 import numpy as np
 import pytest
 import simplejpeg
-from make_video import HEIGHT, WIDTH, click_track, make_video, number_shown, shifted
 
 from avbench.packing.media import PictureSettings, Reason, Reject, nearest_shown, read_clip, seconds_of
 from avbench.packing.pictures import displayed
+from tests.packing.make_video import HEIGHT, WIDTH, click_track, make_video, number_shown, shifted
 
 RATE = 48000
 # Where a player shows which corner of an upright picture (top left, top right, bottom left, bottom right) for the

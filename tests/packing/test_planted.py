@@ -33,6 +33,7 @@ from avbench.packing.recipes.rendering import (
     render,
     waveform,
 )
+from avbench.vocabulary import MODALITIES, SPLITS
 
 SMALL = PlantedConfig(classes=3, train=7, val=4, test=5, seconds=1.0, size=32, seed=5)
 
@@ -122,7 +123,7 @@ def accuracies(tmp_path_factory: pytest.TempPathFactory) -> dict[float, tuple[fl
     return found
 
 
-@pytest.mark.parametrize("modality", [0, 1], ids=["audio", "visual"])
+@pytest.mark.parametrize("modality", [0, 1], ids=MODALITIES)
 def test_decoded_clips_are_told_apart_at_quality_1_and_not_at_0(
     accuracies: dict[float, tuple[float, float]], modality: int
 ) -> None:
@@ -202,7 +203,7 @@ def test_splits_are_exact_and_classes_balanced(classes: int, counts: tuple[int, 
     train, val, test = counts
     clips = plan(PlantedConfig(classes=classes, train=train, val=val, test=test, seed=seed))
     assert [clip.number for clip in clips] == list(range(train + val + test))
-    for split, count in zip(("train", "val", "test"), counts, strict=True):
+    for split, count in zip(SPLITS, counts, strict=True):
         labels = Counter(clip.label for clip in clips if clip.split == split)
         assert labels.total() == count
         assert max((labels[c] for c in range(classes)), default=0) - min(labels[c] for c in range(classes)) <= 1
@@ -212,7 +213,7 @@ def test_splits_are_exact_and_classes_balanced(classes: int, counts: tuple[int, 
 @pytest.mark.parametrize(("bias", "concentration"), [(0.0, 1.0), (0.0, 0.5), (0.5, 0.5), (-0.3, 2.0)])
 def test_qualities_follow_the_documented_distribution(bias: float, concentration: float) -> None:
     clips = plan(PlantedConfig(train=3000, val=0, test=0, bias=bias, concentration=concentration, seed=3))
-    audio, visual = (np.array([getattr(c, f"{m}_quality") for c in clips]) for m in ("audio", "visual"))
+    audio, visual = (np.array([getattr(c, f"{m}_quality") for c in clips]) for m in MODALITIES)
     first, second = concentration * (1 + bias), concentration * (1 - bias)
     assert kstest(audio, beta(first, second).cdf).pvalue > 1e-3
     assert kstest(visual, beta(second, first).cdf).pvalue > 1e-3

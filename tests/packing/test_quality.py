@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
-from make_video import HEIGHT, WIDTH, click_track, make_video, numbered_frame
 
 from avbench.cli import main
 from avbench.dataset import Dataset
 from avbench.packing.media import ClipMedia
 from avbench.packing.quality import is_frozen, quality_line, quality_of
 from avbench.packing.verify import verify
+from tests.packing.make_video import HEIGHT, WIDTH, click_track, make_video, numbered_frame
 
 RATE = 48000
 SECONDS = 3.0

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from make_video import make_labelled_folder, make_video
 
 from avbench.errors import RecipeError
 from avbench.packing.clips import LONGEST_KEY, encoded_key
@@ -15,6 +14,7 @@ from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.recipes.videos import classes_of, clips_of
 from avbench.packing.splits import check_splits, cut_parts
+from tests.packing.make_video import make_labelled_folder, make_video
 
 FRACTIONS = {"test": 0.1, "val": 0.1}
 

@@ -10,10 +10,10 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from make_video import HEIGHT, WIDTH, click_track, make_video, numbered_frame
 
 from avbench.packing.media import PictureSettings, Reason, Reject, read_clip
 from avbench.packing.sound import places
+from tests.packing.make_video import HEIGHT, WIDTH, click_track, make_video, numbered_frame
 
 RATE = 44100
 # A Vorbis packet at a switch from long blocks (2048) to short ones (256) is stamped this much later than its sound.

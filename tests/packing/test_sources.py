@@ -5,7 +5,6 @@ import sys
 from dataclasses import fields, is_dataclass
 
 import pytest
-from make_video import make_labelled_folder
 
 from avbench.arguments import option_texts
 from avbench.cli import main
@@ -16,6 +15,7 @@ from avbench.packing.recipes.files import WORK_FOLDER
 from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.recipe import Recipe, source_of, stored
 from avbench.packing.recipes.sources import SOURCES
+from tests.packing.make_video import make_labelled_folder
 
 ELSEWHERE = """
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ import shutil
 import numpy as np
 import pyarrow as pa
 import pytest
-from make_video import make_labelled_folder
-from synthetic import make_dataset
 
 from avbench.dataset import Dataset
 from avbench.description import contents_digest
@@ -17,6 +15,9 @@ from avbench.integrity import check_contents
 from avbench.packing.pack import pack
 from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.verify import verify
+from avbench.vocabulary import SPLITS
+from tests.packing.make_video import make_labelled_folder
+from tests.synthetic import make_dataset
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +80,7 @@ def test_a_flipped_byte_is_found_and_its_clip_quarantined(copy, part):
     note = [json.loads(line) for line in (copy / "quarantine.jsonl").read_text().splitlines()]
     assert [(entry["clip_id"], entry["key"]) for entry in note] == [(4, dataset.key(4))]
     assert Dataset(copy).quarantined.tolist() == [4]
-    assert 4 not in np.concatenate([Dataset(copy).clip_ids(split) for split in ("train", "val", "test")])
+    assert 4 not in np.concatenate([Dataset(copy).clip_ids(split) for split in SPLITS])
     flip(tar, int(offset + size // 2))  # restored: nothing is set aside any more
     assert verify(copy, workers=1, quarantine=True) == []
     assert not (copy / "quarantine.jsonl").exists()

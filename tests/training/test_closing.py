@@ -12,6 +12,7 @@ from avbench.cli import main
 from avbench.errors import DIVERGED_STATUS
 from avbench.methods.base import Method
 from avbench.records import read_metrics, read_table
+from avbench.vocabulary import MODALITIES
 from tests.synthetic import make_dataset
 
 FLAGS = ("--preset", "tiny", "--width", "8", "--batch-size", "8", "--learning-rate", "0.01", "--log-steps", "1")
@@ -57,7 +58,7 @@ def test_where_all_runs_diverged_nothing_starts_again_and_every_command_says_so(
     runs = json.loads((run / "diverged.json").read_text())["runs"]
     assert runs == [
         {"run": f"{name}-seed0", "method": name, "seed": 0, "epoch": 0, "step": 1, "learning_rate": 0.01}
-        for name in ("audio", "visual")
+        for name in MODALITIES
     ]
     assert not (run / "finished.json").exists()
     launches = (run / "environment.json").read_bytes()

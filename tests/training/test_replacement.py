@@ -21,6 +21,7 @@ from avbench.training.parallel import SideBySide
 from avbench.training.passes import Passes
 from avbench.training.replacement import feature_means, predict_without_each
 from avbench.training.run import Run
+from avbench.vocabulary import MODALITIES
 from tests.synthetic import make_dataset
 
 CPU = torch.device("cpu")
@@ -228,7 +229,7 @@ def test_every_joint_method_is_predicted_with_and_without_each_modality(tmp_path
         assert np.abs(whole - without_audio).max() > 1e-6
         assert np.abs(without_audio - without_visual).max() > 1e-6
         # Of networks whose branches see each other, what each says without the other modality.
-        said = {name: table[f"{name}_prediction"].is_valid().to_pylist() for name in ("audio", "visual")}
+        said = {name: table[f"{name}_prediction"].is_valid().to_pylist() for name in MODALITIES}
         is_greedy = spec.method.name == "greedy"
         assert said["audio"] == [True] * 6 + [False] * 6 + [is_greedy] * 6
         assert said["visual"] == [True] * 6 + [is_greedy] * 6 + [False] * 6

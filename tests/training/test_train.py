@@ -30,6 +30,7 @@ from avbench.methods.baseline import Baseline
 from avbench.records import CONFIDENCE_SCHEMA, predictions_schema, read_metrics, read_table
 from avbench.training.audit import Count
 from avbench.training.run import Progress
+from avbench.vocabulary import MODALITIES, SPLITS
 from tests.marks import EXHAUSTIVE
 from tests.synthetic import make_dataset
 
@@ -47,7 +48,7 @@ FAST = (
     "--log-steps",
     "1",
 )
-RUNS = ("audio", "visual", "baseline")
+RUNS = (*MODALITIES, "baseline")
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +314,7 @@ def diverging_from(step: int, *, seed: int) -> Callable[..., Tensor]:
     return loss
 
 
-@pytest.mark.parametrize("modality", ["audio", "visual"])
+@pytest.mark.parametrize("modality", MODALITIES)
 def test_a_modality_that_no_running_method_needs_is_no_longer_decoded(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modality: str
 ) -> None:
@@ -355,7 +356,7 @@ def test_a_network_that_diverged_cuts_no_subset(
     table = read_table(run / "confidence.parquet")
     recorded = {
         modality: table.filter(pc.is_valid(table[f"{modality}_mean"]))["seed"].unique().to_pylist()
-        for modality in ("audio", "visual")
+        for modality in MODALITIES
     }
     assert recorded == {"audio": [0], "visual": [0, 1]}
     main(["evaluate", str(run), "--resamples", "20"])
@@ -449,7 +450,7 @@ def test_classes_and_fraction_make_a_cheap_trial(dataset: Path, tmp_path: Path) 
     table = read_table(run / "confidence.parquet")
     used = [row for row in table.to_pylist() if row["audio_epochs"]]
     assert {row["label"] for row in used} == {0, 2}
-    count = {split: sum(row["split"] == split for row in used) for split in ("train", "val", "test")}
+    count = {split: sum(row["split"] == split for row in used) for split in SPLITS}
     assert count == {"train": 7, "val": 6, "test": 6}  # half of 7 and of 6, rounded up
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from avbench.analysis.measures.class_scores import ClassScores
-from avbench.analysis.measures.discrepancy import MODALITIES, PARTS, Floats, Mask, subsets
+from avbench.analysis.measures.discrepancy import PARTS, Floats, Mask, subsets
 from avbench.analysis.measures.statistics import binomial_interval, mean_share
+from avbench.vocabulary import MODALITIES
 
 Labels = NDArray[np.int64]
 SUBSETS = ("overall", *PARTS)

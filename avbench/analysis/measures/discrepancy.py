@@ -10,12 +10,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from avbench.vocabulary import MODALITIES
+
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-
-# The names of batch.MODALITIES; that module needs torch, and a report must not.
-MODALITIES = ("audio", "visual")
 
 # The three parts that a threshold cuts a split into; every clip is in exactly one.
 PARTS = (*MODALITIES, "tie")

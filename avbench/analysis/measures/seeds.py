@@ -9,8 +9,9 @@ from functools import cached_property
 import numpy as np
 
 from avbench.analysis.measures.accuracy import Labels, Scores, in_table_order, masks_of
-from avbench.analysis.measures.discrepancy import MODALITIES, Floats, Mask, average_over_seeds, discrepancy
+from avbench.analysis.measures.discrepancy import Floats, Mask, average_over_seeds, discrepancy
 from avbench.analysis.measures.statistics import mean_share
+from avbench.vocabulary import MODALITIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ def parts_table(
     scores: Sequence[Scores], labels: Labels, discrepancies: Floats, thresholds: Sequence[float]
 ) -> SeedTable:
     """Accuracies of the unimodal parts of joint networks, which are not the unimodal networks; may have no rows."""
-    rows = {
+    rows: dict[tuple[str, str, int], Mask] = {
         (score.run, modality, score.seed): score.parts[modality] == labels
         for score in in_table_order(scores)
         for modality in MODALITIES

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from avbench.analysis.measures.accuracy import AccuracyTable, Scores, Verdict, in_table_order, listed, masks_of
-from avbench.analysis.measures.discrepancy import MODALITIES, Floats
+from avbench.analysis.measures.discrepancy import Floats
 from avbench.analysis.measures.statistics import holm, sign_flip_p
+from avbench.vocabulary import MODALITIES
 
 ALPHA = 0.05
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avbench.analysis.measures.discrepancy import MODALITIES, Counts, Floats, subsets
+from avbench.analysis.measures.discrepancy import Counts, Floats, Mask, subsets
+from avbench.vocabulary import MODALITIES
 
 # An accuracy over fewer clips moves by 5 points and more with a single clip: no line is drawn through it.
 FEWEST_CLIPS = 20
@@ -34,7 +35,7 @@ def threshold_curves(
 
     correct: per run (N,), the share of its seeds that are right of each clip. discrepancies: (N,) in [-1, 1].
     """
-    masks = {
+    masks: dict[str, Mask] = {
         side: np.stack([subsets(discrepancies, float(threshold))[side] for threshold in thresholds])
         for side in MODALITIES
     }

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from avbench.analysis.measures.accuracy import Labels, Scores, in_table_order, masks_of
-from avbench.analysis.measures.discrepancy import MODALITIES, Floats, Mask
+from avbench.analysis.measures.discrepancy import Floats, Mask
+from avbench.vocabulary import MODALITIES
 
-OTHER = dict(zip(MODALITIES, reversed(MODALITIES), strict=True))
+OTHER: dict[str, str] = dict(zip(MODALITIES, reversed(MODALITIES), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from avbench.analysis.assessment import Evaluation
-from avbench.analysis.presenting.folder import PAGE_FILE
+from avbench.analysis.presenting.report_folder import PAGE_FILE
 
 
 def evaluation_as_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.statistics import is_few
 from avbench.analysis.presenting import registry
-from avbench.analysis.presenting.folder import LATEX_FILE, MARKDOWN_FILE
 from avbench.analysis.presenting.latex import latex
 from avbench.analysis.presenting.markdown import markdown
+from avbench.analysis.presenting.report_folder import LATEX_FILE, MARKDOWN_FILE
 from avbench.analysis.presenting.sheet import Sheet
 from avbench.analysis.presenting.table import Record
 from avbench.analysis.reading.results import Results

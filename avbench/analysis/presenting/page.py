@@ -14,13 +14,13 @@ from avbench.analysis.assessment import Evaluation
 from avbench.analysis.notes import FEW
 from avbench.analysis.presenting import registry
 from avbench.analysis.presenting.figures.plan import PLACES, Picture
-from avbench.analysis.presenting.folder import PAGE_FILE
+from avbench.analysis.presenting.report_folder import PAGE_FILE
 from avbench.analysis.presenting.sections import apart, sections
 from avbench.analysis.presenting.sheet import Sheet
 from avbench.analysis.presenting.tables.classes import CLASSES_FILE
-from avbench.analysis.progress import progress
-from avbench.analysis.reading.results import Results, RunFolder
-from avbench.records import SPLITS
+from avbench.analysis.reading.results import ReadFolder, Results
+from avbench.progress import progress
+from avbench.vocabulary import SPLITS
 
 _TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
@@ -29,7 +29,7 @@ def render_page(evaluation: Evaluation, results: Results, sheets: Sequence[Sheet
     """The page and its figures (PNG and SVG each), by file name."""
     plans = [(figure.place, plan) for figure in registry.FIGURES for plan in figure.plans(evaluation, results)]
     pictures: dict[str, list[Picture]] = {place: [] for place in (*PLACES, *(place for place, _ in plans))}
-    with progress("figures") as tick:
+    with progress("figures", patience_seconds=3.0) as tick:
         for done, (place, plan) in enumerate(plans):
             tick(done, len(plans))
             pictures[place].append(plan.picture())
@@ -86,7 +86,7 @@ def _class_counts(dataset: Mapping[str, Any]) -> list[tuple[str, list[int]]]:
     ]
 
 
-def _environment_rows(folder: RunFolder) -> list[tuple[str, str]]:
+def _environment_rows(folder: ReadFolder) -> list[tuple[str, str]]:
     return [row for name, value in folder.environment.items() for row in _flat(name, value)]
 
 

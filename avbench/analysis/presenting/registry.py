@@ -22,7 +22,7 @@ from avbench.analysis.presenting.figures.performance import PERFORMANCE as PERFO
 from avbench.analysis.presenting.figures.plan import Drawing
 from avbench.analysis.presenting.figures.thresholds import THRESHOLDS
 from avbench.analysis.presenting.figures.uncertainty import UNCERTAINTY
-from avbench.analysis.presenting.folder import LATEX_FILE, MARKDOWN_FILE, PAGE_FILE
+from avbench.analysis.presenting.report_folder import LATEX_FILE, MARKDOWN_FILE, PAGE_FILE
 from avbench.analysis.presenting.sheet import Sheet
 from avbench.analysis.presenting.table import Table
 from avbench.analysis.presenting.tables.accuracy import ACCURACY, PLANTED

@@ -13,8 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from avbench.analysis.measures.audit import Audit, Audited
-from avbench.analysis.reading.folders import METRICS_FILE
-from avbench.analysis.reading.results import RunFolder, training_names
+from avbench.analysis.reading.results import ReadFolder, training_names
 from avbench.records import read_metrics
 
 _COUNTED = ("counted_clips", "counted_hash", "expected_clips", "expected_hash", "left_out_clips")
@@ -23,14 +22,14 @@ _LEFT_OUT = re.compile(r"clip (?P<key>.+?) is left out: ", re.DOTALL)
 _Records = Mapping[int, Sequence[Mapping[str, Any]]]  # by epoch, all that are recorded of it
 
 
-def read_audit(folders: Sequence[RunFolder]) -> Audit:
+def read_audit(folders: Sequence[ReadFolder]) -> Audit:
     """What was recorded of the clips that each run counted, checked against each other."""
     names = training_names([folder.path for folder in folders])
     runs: list[Audited] = []
     left_out: dict[str, tuple[str, ...]] = {}
     for folder in folders:
-        if (folder.path / METRICS_FILE).exists():
-            records = read_metrics(folder.path / METRICS_FILE, kinds=("epoch", "event"))
+        if folder.files.metrics.exists():
+            records = read_metrics(folder.files.metrics, kinds=("epoch", "event"))
             keys = _keys_left_out(records)
             runs += _audited(folder, names[folder.path], records, named=len(keys))
             if keys:
@@ -38,7 +37,7 @@ def read_audit(folders: Sequence[RunFolder]) -> Audit:
     return Audit(tuple(runs), left_out)
 
 
-def _audited(folder: RunFolder, name: str, records: Sequence[Mapping[str, Any]], *, named: int) -> Iterator[Audited]:
+def _audited(folder: ReadFolder, name: str, records: Sequence[Mapping[str, Any]], *, named: int) -> Iterator[Audited]:
     """Every run and seed of a folder. named: how many clips its events name as left out."""
     by_run: dict[tuple[str, int], dict[int, list[Mapping[str, Any]]]] = {}
     stopped = set()
@@ -134,7 +133,7 @@ def _expected(record: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(record[name] for name in ("expected_clips", "expected_hash", "left_out_clips"))
 
 
-def _clips_of_train(folder: RunFolder) -> int | None:
+def _clips_of_train(folder: ReadFolder) -> int | None:
     """How many clips of train the newest launch was given; None where it did not say."""
     launches = folder.environment.get("launches") or [{}]
     said = launches[-1].get("clips", {}).get("train", {}) if isinstance(launches[-1], Mapping) else {}

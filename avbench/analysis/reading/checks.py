@@ -14,7 +14,7 @@ import numpy as np
 from avbench.analysis.measures.accuracy import Labels
 from avbench.analysis.measures.discrepancy import Floats, Mask
 from avbench.errors import RunError, UsageError, unknown
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 
 class Named(Protocol):

@@ -11,19 +11,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from avbench.analysis.measures.discrepancy import (
-    MODALITIES,
-    Floats,
-    average_over_epochs,
-    average_over_seeds,
-    difference,
-)
+from avbench.analysis.measures.discrepancy import Floats, average_over_epochs, average_over_seeds, difference
 from avbench.analysis.reading.checks import check_confidences, check_same_labels, check_two_classes
 from avbench.analysis.reading.predictions import Predictions
 from avbench.analysis.reading.results import Epochs
 from avbench.analysis.reading.stored import Ids, check_ids_once, floats_of, in_order, integers_of
 from avbench.errors import RunError, UsageError
 from avbench.records import CONFIDENCE_SCHEMA, HISTORY_SCHEMA, read_table
+from avbench.run_folder import RunFolder
+from avbench.vocabulary import MODALITIES
 
 # Columns of confidences that are read; `source`, which came later, is read where it is wanted.
 _CONFIDENCES = pa.schema(
@@ -46,7 +42,7 @@ class Confidences:
 
 def read_recorded(folder: Path, split: str) -> Confidences:
     """A folder's confidences of a split. Raises RunError where there are none, or the table is damaged."""
-    path = folder / "confidence.parquet"
+    path = RunFolder(folder).confidence
     table = read_table(path, _CONFIDENCES, columns=_CONFIDENCES.names, filters=[("split", "==", split)])
     if table.num_rows == 0:
         raise RunError(f"{path}: holds no clip of the {split} split; choose another with --split")
@@ -100,7 +96,7 @@ def _check_values(values: Floats, recorded: NDArray[np.bool_], clip_ids: Ids, wh
 def check_against_predictions(confidences: Sequence[Confidences], predictions: Predictions, split: str) -> None:
     """Raises RunError where confidences and predictions are of different clips or labels."""
     for table in confidences:
-        path = table.folder / "confidence.parquet"
+        path = RunFolder(table.folder).confidence
         recorded = np.zeros(len(table.clip_ids), bool)
         for values in table.means.values():
             recorded |= ~np.isnan(values)
@@ -155,11 +151,11 @@ def confidence_by_seed(
                 continue
             first, last = _best_epoch(predictions, table.folder, modality, seed) if epochs == "best" else epochs
             found[modality][seed] = _average_of_history(
-                table.folder / "confidence" / "history", modality, seed, (first, last), table.clip_ids
+                RunFolder(table.folder).history, modality, seed, (first, last), table.clip_ids
             )
     for modality, by_seed in found.items():
         if not any((~np.isnan(values)).any() for values in by_seed.values()):
-            where = ", ".join(str(table.folder / "confidence.parquet") for table in confidences)
+            where = ", ".join(str(RunFolder(table.folder).confidence) for table in confidences)
             raise RunError(
                 f"{where}: no {modality} confidence of the {split} split was recorded; train the {modality} network "
                 f"(--methods {modality}) or choose another --split"

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from avbench.analysis.reading.results import RunFolder
+from avbench.analysis.reading.results import ReadFolder
 from avbench.errors import RunError
-from avbench.records import SETTINGS_FILE
+from avbench.run_folder import RunFolder
 from avbench.settings import moved
 
 # The settings' own classes say which of them move numbers, and settings.json of a run folder holds those. These
@@ -47,11 +47,11 @@ def read_settings(folder: Path, config: str) -> dict[str, Any]:
     config: the text of its config.toml. Raises OSError, or ValueError for a file that is not what it should be.
     """
     try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        settings = json.loads(RunFolder(folder).settings.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return _settings_of(moved(tomllib.loads(config)))
     if not isinstance(settings, dict):
-        raise ValueError(f"{SETTINGS_FILE} holds no settings")
+        raise ValueError(f"{RunFolder(folder).settings.name} holds no settings")
     return settings
 
 
@@ -65,12 +65,12 @@ def _settings_of(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def check_alike(folders: Sequence[RunFolder]) -> None:
+def check_alike(folders: Sequence[ReadFolder]) -> None:
     """Seeds of one run are averaged, and those of one modality's confidence: each must be of one configuration.
 
     A setting that one of two folders does not say is not compared: it was written by another version. Raises RunError.
     """
-    first: dict[str, tuple[RunFolder, Mapping[str, Any]]] = {}
+    first: dict[str, tuple[ReadFolder, Mapping[str, Any]]] = {}
     for folder in folders:
         for name, run in folder.runs.items():
             for what, way_out in _averaged(name, run):
@@ -83,7 +83,7 @@ def check_alike(folders: Sequence[RunFolder]) -> None:
                     )
 
 
-def unlike_settings(folders: Sequence[RunFolder]) -> tuple[str, ...]:
+def unlike_settings(folders: Sequence[ReadFolder]) -> tuple[str, ...]:
     """Each setting in which folders differ, with who has which value, in words."""
     found = []
     for name in dict.fromkeys(name for folder in folders for name in folder.settings):
@@ -115,7 +115,7 @@ def _unlike_runs(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _unlike_folders(one: RunFolder, other: RunFolder) -> list[str]:
+def _unlike_folders(one: ReadFolder, other: ReadFolder) -> list[str]:
     """What config.toml says differently of the runs of two folders."""
     return _unlike(sorted(one.settings.keys() & other.settings.keys()), one.settings, other.settings)
 

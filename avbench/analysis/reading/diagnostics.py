@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from avbench.analysis.measures.discrepancy import MODALITIES
-from avbench.analysis.reading.folders import METRICS_FILE
 from avbench.analysis.reading.results import Diagnostics
 from avbench.records import read_metrics
+from avbench.run_folder import RunFolder
+from avbench.vocabulary import MODALITIES
 
 # What numbers of a method were called in folders of earlier versions: (method, old name) -> name.
 _RENAMED = {
@@ -24,9 +24,10 @@ _RENAMED = {
 
 def read_diagnostics(path: Path) -> dict[tuple[str, int], Diagnostics]:
     """What methods logged under "group/name" at each logging interval; a value that is not finite is left out."""
-    if not (path / METRICS_FILE).exists():
+    metrics = RunFolder(path).metrics
+    if not metrics.exists():
         return {}
-    records = read_metrics(path / METRICS_FILE, kinds=("step",))
+    records = read_metrics(metrics, kinds=("step",))
     # Every epoch's last batch is logged, so the largest number is how many batches an epoch has.
     batches = max((record["batch"] for record in records), default=1)
     points: dict[tuple[str, int], dict[str, dict[str, list[tuple[float, float]]]]] = {}

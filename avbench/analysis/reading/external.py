@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from avbench.analysis.measures.accuracy import Labels, Scores, modalities_of
 from avbench.analysis.measures.class_scores import HeldScores
-from avbench.analysis.measures.discrepancy import MODALITIES, Floats, average_over_seeds
+from avbench.analysis.measures.discrepancy import Floats, average_over_seeds
 from avbench.analysis.reading.checks import (
     check_confidences,
     check_names,
@@ -54,8 +54,9 @@ from avbench.analysis.reading.results import Coverage, Epochs, Results
 from avbench.analysis.reading.runs import read_runs
 from avbench.errors import RunError, UsageError
 from avbench.records import read_table
+from avbench.run_folder import RunFolder
+from avbench.vocabulary import MODALITIES
 
-CONFIDENCE_FILE = "confidence.parquet"
 _CONFIDENCE_COLUMNS = ("key", "label", "split", "seed", *MODALITIES, *(f"{modality}_mean" for modality in MODALITIES))
 
 
@@ -99,7 +100,7 @@ def read_results(
     if runs:
         results = read_runs(runs, split=split, epochs=epochs)
         splits = _splits_of(results) if predictions or given else {}
-        known = KnownKeys(splits, sources_in([folder.path / CONFIDENCE_FILE for folder in results.folders]))
+        known = KnownKeys(splits, sources_in([folder.files.confidence for folder in results.folders]))
         results = results if given is None else _cut_by(results, given, splits, known)
     elif given is None:
         way_out = (
@@ -171,7 +172,7 @@ def _of_split(table: pa.Table, split: str, path: Path) -> pa.Table:
 def _description(path: Path) -> tuple[str, tuple[str, ...] | None, str]:
     """Name, classes and index of the dataset that a run's own confidence table is of, where it lies in its folder."""
     try:
-        content = json.loads(path.with_name("dataset.json").read_text(encoding="utf-8"))
+        content = json.loads(RunFolder(path.parent).dataset.read_text(encoding="utf-8"))
         return str(content["name"]), tuple(map(str, content["classes"])), str(content["index_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return path.stem, None, ""  # taken out of its folder; numbers do then
@@ -261,7 +262,7 @@ def _cut_by(results: Results, given: _Given, splits: Mapping[str, str], known: K
 def _splits_of(results: Results) -> dict[str, str]:
     """The split of every clip of the dataset, by key: predictions may name them all, though one split is scored."""
     splits = dict.fromkeys(results.keys, results.split)
-    for path in (folder.path / CONFIDENCE_FILE for folder in results.folders):
+    for path in (folder.files.confidence for folder in results.folders):
         if path.exists():
             table = read_table(path, columns=["key", "split"])
             splits |= dict(zip(table.column("key").to_pylist(), table.column("split").to_pylist(), strict=True))

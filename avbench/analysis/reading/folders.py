@@ -5,23 +5,25 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.reading.checks import check_split
 from avbench.analysis.reading.configuration import check_alike, read_settings
 from avbench.analysis.reading.origin import check_same_data, check_same_view
-from avbench.analysis.reading.results import RunFolder
+from avbench.analysis.reading.results import ReadFolder
 from avbench.errors import RunError, UsageError
 from avbench.records import read_metrics
+from avbench.run_folder import RunFolder
+from avbench.vocabulary import MODALITIES
 
-RUNS_FILE = "runs.json"
-METRICS_FILE = "metrics.jsonl"
+# What a run may read: one modality, or both in either order.
+_READS = [[*some] for count in (1, 2) for some in permutations(MODALITIES, count)]
 _KINDS = {"name": str, "classes": list, "index_sha256": str, "clips_per_class": dict, "recipe": dict, "rejects": dict}
 
 
-def read_folders(paths: Sequence[Path], split: str) -> tuple[RunFolder, ...]:
+def read_folders(paths: Sequence[Path], split: str) -> tuple[ReadFolder, ...]:
     """What each folder says of itself, once they are found to be of one dataset and configuration."""
     check_split(split)
     if not paths:
@@ -36,16 +38,17 @@ def read_folders(paths: Sequence[Path], split: str) -> tuple[RunFolder, ...]:
     return folders
 
 
-def _read_folder(path: Path) -> RunFolder:
+def _read_folder(path: Path) -> ReadFolder:
     if path.is_file():
         raise RunError(f"{path}: is a file, not a run folder; give a folder that `avbench train` wrote")
     if not path.is_dir():
         raise RunError(f"{path}: no such run folder; make one with `avbench train ... --out {path}`")
+    files = RunFolder(path)
     try:
-        config = (path / "config.toml").read_text(encoding="utf-8")
+        config = files.config.read_text(encoding="utf-8")
         settings = read_settings(path, config)
         dataset, environment = (
-            json.loads((path / name).read_text(encoding="utf-8")) for name in ("dataset.json", "environment.json")
+            json.loads(file.read_text(encoding="utf-8")) for file in (files.dataset, files.environment)
         )
     except FileNotFoundError as error:
         missing = Path(str(error.filename)).name
@@ -53,14 +56,14 @@ def _read_folder(path: Path) -> RunFolder:
             f"{path}: not a run folder, it has no {missing}; give a folder that `avbench train` wrote"
         ) from None
     except (ValueError, OSError) as error:
-        files = "config.toml, settings.json, dataset.json or environment.json"
-        raise RunError(f"{path}: {files} cannot be read ({error})") from None
+        *names, last = (file.name for file in (files.config, files.settings, files.dataset, files.environment))
+        raise RunError(f"{path}: {', '.join(names)} or {last} cannot be read ({error})") from None
     for name in ("name", "classes", "index_sha256"):
         if not isinstance(dataset, dict) or name not in dataset:
-            raise RunError(f"{path / 'dataset.json'}: has no {name!r}; it was not written by this version of avbench")
+            raise RunError(f"{RunFolder(path).dataset}: has no {name!r}; it was not written by this version of avbench")
     _check_kinds(path, dataset, environment)
     told = _read_told(path)
-    return RunFolder(
+    return ReadFolder(
         path,
         dataset,
         config,
@@ -79,16 +82,16 @@ def _check_kinds(path: Path, dataset: Mapping[str, Any], environment: object) ->
         wrong = ["classes"]
     if wrong:
         raise RunError(
-            f"{path / 'dataset.json'}: {wrong[0]!r} is {str(dataset[wrong[0]])[:40]!r}, which training never writes; "
+            f"{RunFolder(path).dataset}: {wrong[0]!r} is {str(dataset[wrong[0]])[:40]!r}, which training never writes; "
             "the file is damaged"
         )
     launches = environment.get("launches", []) if isinstance(environment, dict) else None
     if not isinstance(launches, list):
-        raise RunError(f"{path / 'environment.json'}: holds no launches as avbench writes them; the file is damaged")
+        raise RunError(f"{RunFolder(path).environment}: holds no launches as avbench writes them; the file is damaged")
 
 
 def _read_run_list(path: Path) -> dict[str, dict[str, Any]]:
-    file = path / RUNS_FILE
+    file = RunFolder(path).runs
     if not file.exists():
         return {}  # trained before there was one
     try:
@@ -105,11 +108,11 @@ def _is_run(said: object) -> bool:
     return (
         isinstance(said, dict)
         and said.get("confidence_of") in (None, *MODALITIES)
-        and said.get("modalities", ["audio"]) in (["audio"], ["visual"], ["audio", "visual"], ["visual", "audio"])
+        and said.get("modalities", ["audio"]) in _READS
         and isinstance(said.get("options", {}), dict)
     )
 
 
 def _read_told(path: Path) -> list[dict[str, Any]]:
-    metrics = path / METRICS_FILE
+    metrics = RunFolder(path).metrics
     return read_metrics(metrics, kinds=("event", "performance")) if metrics.exists() else []

@@ -10,22 +10,21 @@ from typing import Any
 import numpy as np
 
 from avbench.analysis.measures.learning import CURVES, Ending, Learning
-from avbench.analysis.reading.folders import METRICS_FILE
-from avbench.analysis.reading.results import RunFolder, training_names
+from avbench.analysis.reading.results import ReadFolder, training_names
 from avbench.records import read_metrics
 
 # Events that end a run, as the trainer words them.
 _STOPPED = re.compile(r"-seed-?\d+ stopped(?: after epoch \d+)?: *(?P<why>.+)", re.DOTALL)
 
 
-def read_learning(folders: Sequence[RunFolder]) -> tuple[Learning, ...]:
+def read_learning(folders: Sequence[ReadFolder]) -> tuple[Learning, ...]:
     """Every run and seed that these folders' metrics tell of, those that diverged too, in order of their records."""
     names = training_names([folder.path for folder in folders])
     return tuple(one for folder in folders for one in _of_folder(folder, names[folder.path]))
 
 
-def _of_folder(folder: RunFolder, name: str) -> list[Learning]:
-    metrics = folder.path / METRICS_FILE
+def _of_folder(folder: ReadFolder, name: str) -> list[Learning]:
+    metrics = folder.files.metrics
     if not metrics.exists():
         return []
     epochs: dict[tuple[str, int], dict[int, Mapping[str, Any]]] = {}

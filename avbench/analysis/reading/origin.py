@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from avbench.analysis.measures.origin import NOT_RECORDED, Fact, with_changes, with_differences
-from avbench.analysis.reading.results import RunFolder
+from avbench.analysis.reading.results import ReadFolder
 from avbench.errors import RunError
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 _SHORT = 12  # digits of a digest that a reader compares
 
@@ -22,7 +22,7 @@ _SHORT = 12  # digits of a digest that a reader compares
 _HOW_READ = ("audio_suffix", "spectrogram", "frame_phase_seconds")
 
 
-def check_same_data(folders: Sequence[RunFolder]) -> None:
+def check_same_data(folders: Sequence[ReadFolder]) -> None:
     """Raises RunError where two run folders are of different datasets or name the classes otherwise."""
     first = folders[0]
     for other in folders[1:]:
@@ -47,7 +47,7 @@ def check_same_data(folders: Sequence[RunFolder]) -> None:
                 )
 
 
-def check_same_view(folders: Sequence[RunFolder]) -> None:
+def check_same_view(folders: Sequence[ReadFolder]) -> None:
     """Raises RunError where two run folders used other clips of their dataset, or looked at them by other presets."""
     for place, other in enumerate(folders):
         for first in folders[:place]:
@@ -76,7 +76,7 @@ def _unlike_classes(one: Mapping[str, Any], two: Mapping[str, Any]) -> str:
     return f"number {number} is {names[0][number]!r} and {names[1][number]!r}"
 
 
-def _clips_of(folder: RunFolder) -> Mapping[str, Mapping[str, Any]]:
+def _clips_of(folder: ReadFolder) -> Mapping[str, Mapping[str, Any]]:
     """What the newest launch says of the clips of each split."""
     return _clips(_launches(folder)[-1])
 
@@ -99,7 +99,7 @@ def _brief(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def read_origin(folders: Sequence[RunFolder], names: Sequence[str]) -> tuple[Fact, ...]:
+def read_origin(folders: Sequence[ReadFolder], names: Sequence[str]) -> tuple[Fact, ...]:
     """Every fact of every launch, marked where it differs. names: of the folders, as they are told apart."""
     facts = [
         fact for folder, name in zip(folders, names, strict=True) for fact in with_changes(list(_facts(folder, name)))
@@ -107,14 +107,14 @@ def read_origin(folders: Sequence[RunFolder], names: Sequence[str]) -> tuple[Fac
     return tuple(with_differences(facts))
 
 
-def _facts(folder: RunFolder, name: str) -> Iterator[Fact]:
+def _facts(folder: ReadFolder, name: str) -> Iterator[Fact]:
     launches = _launches(folder)
     for number, launch in enumerate(launches, start=1):
         for what, value, digest in _told(folder, launch):
             yield Fact(name, number, len(launches), what, value or NOT_RECORDED, digest)
 
 
-def _launches(folder: RunFolder) -> list[Mapping[str, Any]]:
+def _launches(folder: ReadFolder) -> list[Mapping[str, Any]]:
     """Of environment.json, at least one, which says nothing where none is there."""
     said = folder.environment.get("launches") if isinstance(folder.environment, Mapping) else None
     launches: list[Mapping[str, Any]] = (
@@ -123,12 +123,12 @@ def _launches(folder: RunFolder) -> list[Mapping[str, Any]]:
     return launches or [{}]
 
 
-def _told(folder: RunFolder, launch: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+def _told(folder: ReadFolder, launch: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What, in words, and its digest, in the order of the page."""
     dataset = folder.dataset
     yield "dataset", str(dataset["name"]), str(dataset["index_sha256"])
     contents = str(dataset.get("contents_sha256", ""))
-    yield "description", "dataset.json" if contents else "", contents
+    yield "description", folder.files.dataset.name if contents else "", contents
     yield "classes", f"{len(dataset['classes']):,}, names in order", classes_digest(dataset["classes"])
     clips = _clips(launch)
     for split in SPLITS:

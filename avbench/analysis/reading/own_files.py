@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from pyarrow import csv
 
 from avbench.analysis.measures.class_scores import batch_rows
-from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.reading.columns import listed_names, shown
 from avbench.errors import RunError, UsageError
 from avbench.records import LOG_PROBABILITIES, opened_table, read_schema, read_table
+from avbench.vocabulary import REPLACED
 
 # Read as text: a number would lose leading zeros of a key, and a class's name may be a number.
 _LISTS = ("probabilities", LOG_PROBABILITIES)
@@ -185,10 +185,9 @@ def _texts(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
 
 
 def _unreplaced(table: pa.Table, path: Path) -> pa.Table:
-    known = ("none", *MODALITIES)
-    strange = [value or "" for value in table.column("replaced").unique().to_pylist() if value not in known]
+    strange = [value or "" for value in table.column("replaced").unique().to_pylist() if value not in REPLACED]
     if strange:
-        raise RunError(f"{path}: column 'replaced' holds {shown(strange[0])}, expected {', '.join(known)}")
+        raise RunError(f"{path}: column 'replaced' holds {shown(strange[0])}, expected {', '.join(REPLACED)}")
     table = table.filter(pc.equal(table.column("replaced"), "none"))
     if table.num_rows == 0:
         raise RunError(f"{path}: holds only rows with a modality replaced; give those with 'none' replaced")

@@ -20,13 +20,14 @@ from avbench.analysis.reading.columns import Keys, counted, numbers_of, shown
 from avbench.analysis.reading.own_files import _LISTS, _NARROW, TEXT, OwnFile
 from avbench.errors import RunError
 from avbench.records import LOG_PROBABILITIES
+from avbench.vocabulary import MODALITIES
 
 # More than any dataset has.
 _MOST_CLASSES = 100_000
 
 # Columns of avbench's own tables, which are no class probabilities.
-_OTHER = ("seed", "clip_id", "epoch", "uncertainty", "audio_prediction", "visual_prediction", "audio", "visual",
-          "discrepancy")  # fmt: skip
+_PREDICTIONS = tuple(f"{modality}_prediction" for modality in MODALITIES)
+_OTHER = ("seed", "clip_id", "epoch", "uncertainty", "discrepancy", *MODALITIES, *_PREDICTIONS)
 
 # How far from 1 class probabilities may add up: float32, or rounded to four digits.
 _ROUNDED = 1e-3

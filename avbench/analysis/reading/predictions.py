@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from avbench.analysis.measures.accuracy import Scores, modalities_of
-from avbench.analysis.measures.discrepancy import MODALITIES, Floats
+from avbench.analysis.measures.discrepancy import Floats
 from avbench.analysis.reading.checks import check_names, check_same_labels
-from avbench.analysis.reading.results import RunFolder
+from avbench.analysis.reading.results import ReadFolder
 from avbench.analysis.reading.stored import Ids, check_ids_once, floats_of, integers_of
 from avbench.analysis.reading.stored_scores import StoredScores, is_filled
 from avbench.errors import RunError
@@ -27,6 +27,7 @@ from avbench.records import (
     read_table,
     release_memory,
 )
+from avbench.vocabulary import MODALITIES, REPLACED
 
 # What came later than the first version, whose tables are read too: what networks' own parts say, and logarithms.
 _LATER = (LOG_PROBABILITIES, *(f"{modality}_prediction" for modality in MODALITIES))
@@ -34,7 +35,6 @@ _ALWAYS_THERE = pa.schema([column for column in predictions_schema(1) if column.
 
 # Held for every row: the rest is one value in all rows, or stays in the file.
 _FEW_VALUES = ("split", "run", "method", "replaced")
-_REPLACED = ("none", *MODALITIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,9 @@ class Predictions:
         )
 
 
-def read_predictions(folder: RunFolder, split: str) -> list[Predictions]:
+def read_predictions(folder: ReadFolder, split: str) -> list[Predictions]:
     """All of a folder. Raises RunError where there are none of the split, or a table is damaged."""
-    files = sorted((folder.path / "predictions").glob("*.parquet"))
+    files = folder.files.prediction_files()
     if not files:
         if diverged := described_divergence(folder.path):
             raise RunError(
@@ -116,7 +116,7 @@ def _read_file(path: Path, split: str, *, classes: int, runs: Mapping[str, Mappi
     names = [name for name in schema.names if name not in ("probabilities", LOG_PROBABILITIES, "key")]
     everything = read_table(path, columns=names, few_values=_FEW_VALUES)
     replaced = _replaced(everything)
-    rows = np.flatnonzero(replaced == _REPLACED.index("none"))
+    rows = np.flatnonzero(replaced == REPLACED.index("none"))
     # A file of one network's own rows is not copied.
     table = everything if len(rows) == len(replaced) else everything.take(pa.array(rows))
     if table.num_rows == 0:
@@ -135,7 +135,7 @@ def _read_file(path: Path, split: str, *, classes: int, runs: Mapping[str, Mappi
     without = {
         modality: _with_replaced(everything, chosen, modality, path, clip_ids)
         for modality in MODALITIES
-        if (chosen := replaced == _REPLACED.index(modality)).any()
+        if (chosen := replaced == REPLACED.index(modality)).any()
     }
     run, method = found["run"][0], found["method"][0]
     said = runs.get(run, {})
@@ -175,8 +175,8 @@ def _read_file(path: Path, split: str, *, classes: int, runs: Mapping[str, Mappi
 
 
 def _replaced(table: pa.Table) -> np.ndarray:
-    """Of each row which of `_REPLACED` it has, -1 for anything else."""
-    return pc.fill_null(pc.index_in(table.column("replaced"), pa.array(_REPLACED)), -1).to_numpy()
+    """Of each row which of `REPLACED` it has, -1 for anything else."""
+    return pc.fill_null(pc.index_in(table.column("replaced"), pa.array(REPLACED)), -1).to_numpy()
 
 
 def _is_empty(table: pa.Table, name: str) -> bool:

@@ -17,6 +17,7 @@ from avbench.analysis.measures.accuracy import Scores
 from avbench.analysis.measures.discrepancy import Floats, discrepancy
 from avbench.analysis.reading.stored import Ids
 from avbench.errors import UsageError
+from avbench.run_folder import RunFolder
 
 Epochs = Literal["all", "best"] | tuple[int, int]
 
@@ -25,7 +26,7 @@ Diagnostics = Mapping[str, Mapping[str, tuple[Floats, Floats]]]
 
 
 @dataclass(frozen=True, slots=True)
-class RunFolder:
+class ReadFolder:
     """What a run folder says of itself: dataset.json, config.toml (its text), environment, runs.json, metrics.jsonl.
 
     runs: per run name, its method, network, modalities, options, and the modality whose confidence it is; {} in folders
@@ -43,6 +44,11 @@ class RunFolder:
     events: tuple[str, ...] = ()
     performance: tuple[Mapping[str, Any], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def files(self) -> RunFolder:
+        """Where its files lie."""
+        return RunFolder(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ class Results:
     rejects: why how many clips were rejected while packing. events: per run folder, what the training had to tell.
     """
 
-    folders: tuple[RunFolder, ...]
+    folders: tuple[ReadFolder, ...]
     dataset: str
     classes: tuple[str, ...]
     split: str

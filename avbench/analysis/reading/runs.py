@@ -33,8 +33,10 @@ from avbench.analysis.reading.predictions import (
     check_unimodal,
     read_predictions,
 )
-from avbench.analysis.reading.results import Coverage, Epochs, Results, RunFolder
-from avbench.records import SPLITS, release_memory
+from avbench.analysis.reading.results import Coverage, Epochs, ReadFolder, Results
+from avbench.records import release_memory
+from avbench.run_folder import RunFolder
+from avbench.vocabulary import SPLITS
 
 
 def read_runs(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Results:
@@ -77,7 +79,7 @@ def read_confidences(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Re
     Raises as `read_runs` does, but that predictions are looked at only for `epochs` "best".
     """
     folders = read_folders(paths, split)
-    with_table = [folder for folder in folders if (folder.path / "confidence.parquet").exists()] or folders[:1]
+    with_table = [folder for folder in folders if folder.files.confidence.exists()] or folders[:1]
     confidences = [read_recorded(folder.path, split) for folder in with_table]
     check_same_list(confidences, split)
     predictions = [table for folder in with_table for table in _any_predictions(folder)] if epochs == "best" else []
@@ -90,10 +92,10 @@ def read_confidences(paths: Sequence[Path], *, split: str, epochs: Epochs) -> Re
 
 def is_predicted(paths: Sequence[Path], split: str) -> bool:
     """Whether some run folder holds predictions of a split."""
-    return any(True for path in paths for _ in (Path(path) / "predictions").glob(f"*-{split}.parquet"))
+    return any(RunFolder(Path(path)).prediction_files(split) for path in paths)
 
 
-def _any_predictions(folder: RunFolder) -> list[Predictions]:
+def _any_predictions(folder: ReadFolder) -> list[Predictions]:
     """Predictions of the first split that there are any of; their networks are those of every split."""
     for split in SPLITS:
         if is_predicted([folder.path], split):
@@ -102,7 +104,7 @@ def _any_predictions(folder: RunFolder) -> list[Predictions]:
 
 
 def _results(
-    folders: tuple[RunFolder, ...],
+    folders: tuple[ReadFolder, ...],
     listed: Confidences,
     seeds: Mapping[str, Mapping[int, Floats]],
     *,

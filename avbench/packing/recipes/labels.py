@@ -14,7 +14,7 @@ from avbench.packing.recipes.base import Found
 from avbench.packing.recipes.files import Tally, with_pictures
 from avbench.packing.recipes.matching import SUFFIXES_OUTSIDE_KEYS, Match, MediaFiles
 from avbench.packing.recipes.rows import csv_rows, one_each
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 
 def listed(media: Path, labels: str) -> Found:

@@ -18,7 +18,8 @@ import numpy as np
 from avbench.errors import RecipeError, UsageError
 from avbench.packing.recipes.planted import CLASSES, LABELS_FILE, Look, PlantedConfig, Sound
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
-from avbench.records import SPLITS, atomic_path, write_json, write_text
+from avbench.records import atomic_path, write_json, write_text
+from avbench.vocabulary import SPLITS
 
 SAMPLE_RATE_HZ = 16_000
 FRAMES_PER_SECOND = 10

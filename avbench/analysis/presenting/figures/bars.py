@@ -12,7 +12,6 @@ from matplotlib.ticker import MaxNLocator
 
 from avbench.analysis.assessment import Evaluation
 from avbench.analysis.measures.accuracy import subset_name
-from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.measures.metrics import ACCURACY
 from avbench.analysis.measures.statistics import is_few
 from avbench.analysis.notes import FEW_NOTE
@@ -30,6 +29,7 @@ from avbench.analysis.presenting.figures.style import (
     titled,
 )
 from avbench.analysis.presenting.figures.words import clips_text
+from avbench.vocabulary import MODALITIES
 
 
 @dataclass(frozen=True, slots=True)

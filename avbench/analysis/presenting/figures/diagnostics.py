@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from avbench.analysis.measures.discrepancy import MODALITIES, Floats
+from avbench.analysis.measures.discrepancy import Floats
 from avbench.analysis.presenting.figures.curve import MOST_POINTS, draw_curve, thinned
 from avbench.analysis.presenting.figures.plan import Drawing, Plan
 from avbench.analysis.presenting.figures.style import (
@@ -35,6 +35,7 @@ from avbench.analysis.presenting.figures.style import (
     titled,
 )
 from avbench.analysis.reading.results import Results
+from avbench.vocabulary import MODALITIES
 
 _MOST_PANELS_ABREAST = 4
 

@@ -10,7 +10,7 @@ import io
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +76,7 @@ class LineStyle:
     marker: str
 
 
-def line_styles(names: Sequence[str], *, unimodal: dict[str, str]) -> dict[str, LineStyle]:
+def line_styles(names: Sequence[str], *, unimodal: Mapping[str, str]) -> dict[str, LineStyle]:
     """A style for each name; the first 35 differ from each other in colour and dashes or marker.
 
     unimodal: of the names that stand for a modality, which one; they get its colour, dashed, and the first of each

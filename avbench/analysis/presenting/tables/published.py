@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from avbench.analysis.measures.accuracy import subset_name
-from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.measures.published import SOURCE, WARNING, Published
 from avbench.analysis.measures.seeds import SeedTable
 from avbench.analysis.presenting.sheet import Cell, Sheet
 from avbench.analysis.presenting.table import File, Table, as_records
 from avbench.analysis.presenting.tables.cells import percent, seed_cell, with_mark
+from avbench.vocabulary import MODALITIES
 
 
 def published_sheet(published: Sequence[Published], ours: SeedTable, methods: Mapping[str, str]) -> Sheet:

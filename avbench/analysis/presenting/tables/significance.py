@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from avbench.analysis.measures.accuracy import subset_name
-from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.measures.significance import ALPHA, Comparison
 from avbench.analysis.presenting.sheet import NOTHING, Cell, Sheet
 from avbench.analysis.presenting.table import File, Record, Table, as_records
 from avbench.analysis.presenting.tables.cells import signed, with_mark
+from avbench.vocabulary import MODALITIES
 
 _SMALLEST_P = 1e-6  # whatever is below it says no more; far above what rounding leaves of the transform
 

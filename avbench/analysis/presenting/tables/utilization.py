@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from avbench.analysis.measures.accuracy import subset_name
-from avbench.analysis.measures.discrepancy import MODALITIES
 from avbench.analysis.measures.utilization import OTHER, Utilization
 from avbench.analysis.presenting.sheet import NOTHING, Cell, Sheet
 from avbench.analysis.presenting.table import File, Record, Table
 from avbench.analysis.presenting.tables.cells import percent, signed, with_mark
+from avbench.vocabulary import MODALITIES
 
 
 def _in_sheets(found: Sequence[Utilization]) -> Iterator[tuple[str, Utilization]]:

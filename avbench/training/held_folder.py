@@ -1,14 +1,12 @@
-"""The run folder: where everything that one training leaves behind lies, and who may write to it."""
+"""Who may write to a run folder: one training at a time, which holds it by a lock."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import secrets
 import shutil
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -17,14 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from avbench.dataset import Dataset
 from avbench.errors import RunError
-from avbench.machine import processor_name, usable_cores, versions
-from avbench.records import DIVERGED_FILE, write_json
-from avbench.training.origin import describe_clips, describe_code
+from avbench.run_folder import RunFolder
 
 # A writer touches its lock while it works; one of another host that is older than this has lost its process.
 _BEAT_SECONDS = 15.0
@@ -33,31 +26,10 @@ _SAME_JOB_SECONDS = 90.0
 
 
 @dataclass(frozen=True)
-class RunFolder:
-    """Names of the files in a run folder."""
+class HeldFolder(RunFolder):
+    """A run folder that a training writes to, and that it holds meanwhile against others."""
 
-    path: Path
     _held: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # what our lock says
-
-    config = property(lambda self: self.path / "config.toml")
-    dataset = property(lambda self: self.path / "dataset.json")
-    runs = property(lambda self: self.path / "runs.json")
-    environment = property(lambda self: self.path / "environment.json")
-    metrics = property(lambda self: self.path / "metrics.jsonl")
-    tensorboard = property(lambda self: self.path / "tensorboard")
-    profile = property(lambda self: self.path / "profile")
-    checkpoints = property(lambda self: self.path / "checkpoints")
-    history = property(lambda self: self.path / "confidence" / "history")
-    confidence = property(lambda self: self.path / "confidence.parquet")
-    predictions = property(lambda self: self.path / "predictions")
-    lock = property(lambda self: self.path / "lock.json")
-    interrupted = property(lambda self: self.path / "interrupted.json")
-    finished = property(lambda self: self.path / "finished.json")
-    diverged = property(lambda self: self.path / DIVERGED_FILE)
-
-    def prediction_file(self, run: str, seed: int, split: str) -> Path:
-        """Predictions of one run on one split."""
-        return self.predictions / f"{run}-seed{seed}-{split}.parquet"
 
     def check_new(self, *, overwrite: bool) -> None:
         """Raises RunError where the folder already holds something; with `overwrite`, something other than a run."""
@@ -221,7 +193,7 @@ def _described(description: Mapping[str, Any]) -> str:
 
 def _holds_something(path: Path) -> bool:
     """Whether somebody else's things are there; a lock and half-made files are those of a training that was killed."""
-    return not path.is_dir() or any(item.name != "lock.json" and item.name[0] != "." for item in path.iterdir())
+    return not path.is_dir() or any(item != RunFolder(path).lock and item.name[0] != "." for item in path.iterdir())
 
 
 def _job() -> str:
@@ -243,31 +215,3 @@ def _is_alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def describe_environment(
-    *, world_size: int, device: torch.device, dtype: torch.dtype, clip_ids: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """What a run ran on: code, versions, machine, ranks, command, and which clips of each split it was given."""
-    return {
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": sys.argv,
-        "code": describe_code(),
-        "versions": versions(),
-        "platform": platform.platform(),
-        "cpu": processor_name(),
-        "cores": usable_cores(),
-        "torch_threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": str(dtype).removeprefix("torch."),
-        "world_size": world_size,
-        "clips": describe_clips(clip_ids),
-        **({"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()} if device.type == "cuda" else {}),
-    }
-
-
-def record_launch(folder: RunFolder, environment: dict[str, Any]) -> int:
-    """Append a launch to environment.json: a resumed run lists every machine it ran on. Returns how many there are."""
-    launches = json.loads(folder.environment.read_text("utf-8"))["launches"] if folder.environment.exists() else []
-    write_json(folder.environment, {"launches": [*launches, environment]})
-    return len(launches) + 1
