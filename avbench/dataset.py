@@ -215,6 +215,10 @@ class Dataset:
         """A whole column of the index, as Arrow."""
         return self._table.column(name)
 
+    def rows_of_shard(self, number: int) -> pa.Table:
+        """The index's rows of one shard's clips, in their order."""
+        return self._table.take(pa.array(np.flatnonzero(self.shards == number)))
+
     def frame_counts(self, clip_ids: np.ndarray) -> np.ndarray:
         """How many frames each of these clips has, int64."""
         return self.frames.first[clip_ids + 1] - self.frames.first[clip_ids]
