@@ -109,8 +109,8 @@ class BadClips:
         return (
             f"{len(left)} clips are bad, more than the {self.limit} that --bad-clips-limit allows: "
             f"{', '.join([*named, *more])}; {note} lists them. Mend them with `avbench verify {dataset} --repair "
-            f"--media VIDEOS`, or set them aside with `avbench verify {dataset} --quarantine --add {note}`, or allow more with "
-            f"--bad-clips-limit"
+            f"--media VIDEOS`, or set them aside with `avbench verify {dataset} --quarantine --add {note}`, or allow "
+            f"more with --bad-clips-limit"
         )
 
     def _note(self) -> None:

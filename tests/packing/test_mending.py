@@ -193,7 +193,8 @@ def test_a_shard_that_comes_out_otherwise_is_refused_by_the_clips_name_and_stays
         main(["verify", str(copy), "--repair", "--media", str(other), "--workers", "1"])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1
-    assert f"shard-000000.tar ({second}: other pictures) is not as it was packed" in error and "libavcodec" in error
+    assert f"shard-000000.tar ({second}: other " in error and "other pictures) is not as it was packed" in error
+    assert "packed with avbench " in error and "libavcodec" in error
     assert first not in error
     assert files_of(copy) == damaged
     (other / f"{second}.mp4").write_text("no video any more")
