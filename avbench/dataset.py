@@ -211,6 +211,14 @@ class Dataset:
         """A column of the index for these clips, as Arrow; for the columns that are no attribute (key, source, ...)."""
         return self._table.column(name).take(pa.array(np.asarray(clip_ids, np.int64)))
 
+    def table_column(self, name: str) -> pa.ChunkedArray:
+        """A whole column of the index, as Arrow."""
+        return self._table.column(name)
+
+    def rows_of_shard(self, number: int) -> pa.Table:
+        """The index's rows of one shard's clips, in their order."""
+        return self._table.take(pa.array(np.flatnonzero(self.shards == number)))
+
     def frame_counts(self, clip_ids: np.ndarray) -> np.ndarray:
         """How many frames each of these clips has, int64."""
         return self.frames.first[clip_ids + 1] - self.frames.first[clip_ids]

@@ -23,9 +23,18 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "avbench pack my-recipe.toml --media VIDEOS --out DATASET --workers 8",
         "avbench pack planted --out DATASET --planted.classes 4 --planted.train 200",
     ),
+    "avbench info": (
+        "avbench info DATASET",
+        "avbench info DATASET --export-keys keys.csv",
+        "avbench info DATASET --json > info.json",
+    ),
     "avbench verify": (
         "avbench verify DATASET",
+        "avbench verify DATASET --quick",
         "avbench verify DATASET --quarantine --workers 4",
+        "avbench verify DATASET --quarantine --add RUN/quarantine.jsonl",
+        "avbench verify DATASET --repair --media VIDEOS",
+        "avbench verify DATASET --reindex",
         "avbench verify DATASET --json > verify.json",
     ),
     "avbench train": (

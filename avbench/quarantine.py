@@ -52,25 +52,43 @@ class Aside:
 
 def read_quarantine(folder: Path) -> Quarantine:
     """What the folder's quarantine.jsonl sets aside, nothing where there is none. DatasetError for another file."""
+    asides = read_asides(folder)
+    return Quarantine(
+        {aside.clip_id: aside.key for aside in asides if aside.clip_id is not None},
+        {aside.shard: aside.size_bytes for aside in asides if aside.shard is not None},
+    )
+
+
+def read_asides(folder: Path) -> list[Aside]:
+    """The lines of the folder's quarantine.jsonl, none where there is none. DatasetError for another file."""
     path = folder / QUARANTINE_FILE
-    clips: dict[int, str | None] = {}
-    shards: dict[str, int | None] = {}
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            if "shard" in entry:
-                shards[_checked(entry["shard"], str)] = _checked(entry["size_bytes"], int, type(None))
-            else:
-                clip_id = _checked(entry["clip_id"], int)
-                int(np.int64(clip_id))  # OverflowError: no id
-                clips[clip_id] = _checked(entry.get("key"), str, type(None))
+        return asides_of(path)
     except FileNotFoundError:
-        return Quarantine()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        return []
+    except (OSError, ValueError):
         raise DatasetError(
             f"{path}: not a quarantine list; write it anew with `avbench verify {folder} --quarantine`"
         ) from None
-    return Quarantine(clips, shards)
+
+
+def asides_of(path: Path) -> list[Aside]:
+    """The lines of a file of this form, wherever it lies. OSError where it cannot be read, ValueError for another."""
+    asides = []
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            reason = str(entry.get("reason", ""))
+            if "shard" in entry:
+                size = _checked(entry["size_bytes"], int, type(None))
+                asides.append(Aside(reason, shard=_checked(entry["shard"], str), size_bytes=size))
+            else:
+                clip_id = _checked(entry["clip_id"], int)
+                int(np.int64(clip_id))  # OverflowError: no id
+                asides.append(Aside(reason, clip_id=clip_id, key=_checked(entry.get("key"), str, type(None))))
+    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    return asides
 
 
 def write_quarantine(folder: Path, asides: Iterable[Aside]) -> None:

@@ -20,6 +20,7 @@ from avbench.cli.bench import BenchArgs, BenchPlanArgs
 from avbench.cli.demo import DemoArgs
 from avbench.cli.doctor import DoctorArgs
 from avbench.cli.evaluate import EvaluateArgs
+from avbench.cli.info import InfoArgs
 from avbench.cli.methods import MethodsArgs
 from avbench.cli.pack import PackArgs, overrides
 from avbench.cli.parsing import parse, parse_known
@@ -31,7 +32,7 @@ from avbench.help import EXAMPLES
 from avbench.methods import METHODS
 from tests.synthetic import make_dataset
 
-KINDS = [PackArgs, VerifyArgs, EvaluateArgs, SubsetsArgs, DemoArgs, DoctorArgs, MethodsArgs]
+KINDS = [PackArgs, InfoArgs, VerifyArgs, EvaluateArgs, SubsetsArgs, DemoArgs, DoctorArgs, MethodsArgs]
 KINDS += [BenchArgs, BenchPlanArgs, TrainArgs]
 
 
@@ -114,7 +115,8 @@ def test_every_help_ends_with_examples_that_can_be_typed(command: str, capsys: p
 
 
 KIND_OF = {"pack": PackArgs, "verify": VerifyArgs, "evaluate": EvaluateArgs, "subsets": SubsetsArgs}
-KIND_OF |= {"demo": DemoArgs, "doctor": DoctorArgs, "methods": MethodsArgs, "train": TrainArgs}
+KIND_OF |= {"demo": DemoArgs, "doctor": DoctorArgs, "info": InfoArgs}
+KIND_OF |= {"methods": MethodsArgs, "train": TrainArgs}
 
 
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])

@@ -16,6 +16,7 @@ from avbench.cli.bench import BenchArgs, BenchPlanArgs
 from avbench.cli.demo import DemoArgs
 from avbench.cli.doctor import DoctorArgs
 from avbench.cli.evaluate import EvaluateArgs
+from avbench.cli.info import InfoArgs
 from avbench.cli.methods import MethodsArgs
 from avbench.cli.pack import PackArgs, overrides
 from avbench.cli.parsing import parse, parse_known
@@ -38,6 +39,7 @@ KIND_OF = {
     "demo": DemoArgs,
     "doctor": DoctorArgs,
     "evaluate": EvaluateArgs,
+    "info": InfoArgs,
     "methods": MethodsArgs,
     "subsets": SubsetsArgs,
     "train": TrainArgs,

@@ -26,7 +26,8 @@ from avbench.streams import forgiving_streams
 COMMANDS: Mapping[str, str] = {
     "demo": "everything below on planted clips, in minutes, on a CPU",
     "pack": "labelled videos -> a dataset of tar shards",
-    "verify": "prove that a dataset is whole",
+    "info": "what is in a dataset, and the keys of its clips as a file",
+    "verify": "prove that a dataset is whole, and mend it",
     "train": "every method in one pass; also under torchrun",
     "evaluate": "tables, figures and an HTML page of runs, or of predictions of your own",
     "subsets": "the keys of each subset's clips, as a file",

@@ -46,7 +46,7 @@ from avbench.loading.pipeline import (
 )
 from avbench.loading.pool import DecodingPipeline, PipelinePool, pool_sizes
 from avbench.loading.presets import Preset, VisualPreset
-from avbench.loading.reading import Crops, Prepared, Reader
+from avbench.loading.reading import UNDECODABLE, Crops, Prepared, Reader
 from avbench.loading.stored_spectrogram import (
     SpectrogramFeed,
     SpectrogramPipeline,
@@ -81,8 +81,8 @@ class Loader:
     pool: whose pipelines are used, by loaders that take turns; None: one of the loader's own.
     jpeg_engine_share: see loading.gpu.JPEG_ENGINE_SHARE.
 
-    A clip whose bytes do not fit their checksum is replaced by a stock silent clip and picture, has `valid` False, and
-    is named in `bad_clips` (clip id -> what was wrong). Bytes that fit but cannot be decoded raise DatasetError.
+    A clip whose bytes do not fit their checksum, or cannot be decoded, is replaced by a stock silent clip and picture,
+    has `valid` False, and is named in `bad_clips` (clip id -> what was wrong).
     before_batch: called with (epoch, position) before each batch is handed on; what it raises ends the epoch.
     """
 
@@ -253,14 +253,15 @@ class Loader:
                 for modality in modalities:
                     build = partial(self._build, modality, modalities)
                     self._pipelines[modality] = self._pool.borrow(modality, self._kind(modality, modalities), build)
-                for prepared in self._prepare(epoch, first_batch, modalities, left_out):
+                reader = Reader(self.dataset, self.preset, modalities, left_out=left_out, spectrogram=self._spectrogram)
+                for prepared in self._prepare(reader, epoch, first_batch):
                     for modality, feed in prepared.feeds.items():
                         self._pipelines[modality].feed(feed)
                     ahead.append(prepared)
                     if len(ahead) == self.prefetch:
-                        yield self._finish(ahead.popleft(), modalities)
+                        yield self._finish(ahead, reader, epoch)
                 while ahead:
-                    yield self._finish(ahead.popleft(), modalities)
+                    yield self._finish(ahead, reader, epoch)
             finally:
                 self._drain(modalities)
                 _return_freed_memory()
@@ -273,17 +274,17 @@ class Loader:
                 pipeline.drain()
                 self._pool.give_back(modality, self._kind(modality, modalities), pipeline)
 
-    def _prepare(
-        self, epoch: int, first_batch: int, modalities: tuple[Modality, ...], left_out: frozenset[int]
-    ) -> Iterator[Prepared]:
+    def _prepare(self, reader: Reader, epoch: int, first_batch: int) -> Iterator[Prepared]:
         """Choose this rank's clips and check their bytes, batch by batch."""
-        reader = Reader(self.dataset, self.preset, modalities, left_out=left_out, spectrogram=self._spectrogram)
         order = self._order(epoch)
         for first in range(first_batch, len(order), _SLICES_AT_ONCE):
             positions = range(first, min(first + _SLICES_AT_ONCE, len(order)))
             slices = order.rank_slices(positions, self.world.rank, self.world.size)
             for position, clip_ids in zip(positions, slices, strict=True):
-                yield reader.prepare(position, clip_ids, self._starts(clip_ids, epoch), self._crops(clip_ids, epoch))
+                yield self._prepared(reader, epoch, position, clip_ids)
+
+    def _prepared(self, reader: Reader, epoch: int, position: int, clip_ids: np.ndarray) -> Prepared:
+        return reader.prepare(position, clip_ids, self._starts(clip_ids, epoch), self._crops(clip_ids, epoch))
 
     def _order(self, epoch: int) -> EpochOrder | SequentialOrder:
         if self.training:
@@ -372,22 +373,28 @@ class Loader:
             f"--sample-rate-hz {wanted_hz} it would cost half as much processor time, or less"
         )
 
-    def _finish(self, prepared: Prepared, modalities: tuple[Modality, ...]) -> _Finished:
-        """Wait for DALI and make the Batch."""
+    def _finish(self, ahead: deque[Prepared], reader: Reader, epoch: int) -> _Finished:
+        """Wait for DALI and make the Batch of the first that is ahead."""
         taken: dict[Modality, torch.Tensor] = {}
-        for modality in modalities:
+        for modality in reader.modalities:
             try:
-                taken[modality] = self._take(modality, prepared)
+                taken[modality] = self._take(modality, ahead[0])
             except RuntimeError as error:
                 # DALI names neither the clip nor goes on after an error.
                 del self._pipelines[modality]
                 traceback.clear_frames(error.__traceback__)  # they hold its memory
                 if is_out_of_memory(error):
                     raise UsageError(
-                        f"not enough GPU memory to decode {len(prepared.clip_ids)} clips ({first_line(error)}); "
+                        f"not enough GPU memory to decode {len(ahead[0].clip_ids)} clips ({first_line(error)}); "
                         f"use a smaller --batch-size or --prefetch, or fewer --methods in one pass"
                     ) from None
-                raise self._undecodable(prepared, modality) or error from None
+                undecodable = self._undecodable(ahead[0], modality)
+                if not undecodable:
+                    raise
+                reader.undecodable.update(dict.fromkeys(undecodable, f"{modality} {UNDECODABLE}"))
+                self._feed_anew(modality, ahead, reader, epoch)
+                taken[modality] = self._take(modality, ahead[0])
+        prepared = ahead.popleft()
         batch = Batch(
             audio=taken.get("audio"),
             frames=taken.get("visual"),
@@ -398,6 +405,16 @@ class Loader:
             rows=torch.from_numpy(prepared.clip_ids),
         )
         return _Finished(batch, prepared.bad, ready=None if self._stream is None else self._stream.record_event())
+
+    def _feed_anew(self, modality: Modality, ahead: deque[Prepared], reader: Reader, epoch: int) -> None:
+        """Give a new pipeline all that was lost with one that failed, with stock clips for those that failed it."""
+        for place, prepared in enumerate(ahead):
+            if not reader.undecodable.keys().isdisjoint(prepared.clip_ids.tolist()):
+                ahead[place] = self._prepared(reader, epoch, prepared.position, prepared.clip_ids)
+        self._pipelines[modality] = self._build(modality, tuple(reader.modalities))
+        for prepared in ahead:
+            if prepared.feeds:
+                self._pipelines[modality].feed(prepared.feeds[modality])
 
     def _take(self, modality: Modality, prepared: Prepared) -> torch.Tensor:
         """The modality's tensor of the batch."""
@@ -414,29 +431,24 @@ class Loader:
             return taken.to(self.dtype)
         return finish_frames(taken, frames=visual.frames).to(self.dtype)
 
-    def _undecodable(self, prepared: Prepared, modality: Modality) -> DatasetError | None:
-        """Decode the clips of a failed batch one by one; the error that names those that fail.
+    def _undecodable(self, prepared: Prepared, modality: Modality) -> list[int]:
+        """Decode the clips of a failed batch one by one; the ids of those that fail.
 
-        None where none does, and where not even a stock clip can be decoded: that is no fault of the clips.
+        None where not even a stock clip can be decoded: that is no fault of the clips.
         """
+        failed: list[int] = []
         try:
             alone = self._tried(modality)
-            failed = []
-            for row, clip_id in enumerate(prepared.clip_ids):
+            for row, clip_id in enumerate(prepared.clip_ids.tolist()):
                 try:
                     alone.feed(prepared.feeds[modality].of_clip(row, clips=len(prepared.clip_ids)))
                     alone.take()
                 except RuntimeError:
-                    failed.append(self.dataset.key(clip_id))
+                    failed.append(clip_id)
                     alone = self._tried(modality)  # the one before is of no use after a failure
         except RuntimeError:
-            return None
-        if not failed:
-            return None
-        return DatasetError(
-            f"{self.dataset.path}: {modality} of {', '.join(failed)} is as it was packed but cannot be decoded; "
-            f"run `avbench verify {self.dataset.path} --quarantine` to set such clips aside"
-        )
+            return []
+        return failed
 
     def _tried(self, modality: Modality) -> DecodingPipeline:
         """A pipeline for one clip at a time that has decoded a stock clip. Raises RuntimeError where that fails."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from avbench.dataset import Dataset, checksum, shard_name
-from avbench.errors import DatasetError
 from avbench.loading.feeds import AudioFeed, Feed, VisualFeed, stock_audio, stock_box, stock_picture
 from avbench.loading.presets import Preset
 from avbench.loading.stored_spectrogram import SpectrogramFeed, StoredSpectrogram
-from avbench.vocabulary import Modality
+from avbench.vocabulary import MODALITIES, Modality
 
 AnyFeed = Feed | SpectrogramFeed
+UNDECODABLE = "is as it was packed but cannot be decoded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,7 @@ class Reader:
     ) -> None:
         self.dataset = dataset
         self.left_out = left_out
+        self.undecodable: dict[int, str] = {}  # what the loader has found to be so, by clip id
         self.modalities = modalities
         self._spectrogram = spectrogram
         silence = stock_audio(preset.audio) if spectrogram is None else spectrogram.silence()
@@ -71,6 +72,11 @@ class Reader:
         # Clip by clip: of all that is left out an array would have to be made for every batch.
         valid = np.array([clip not in bad and clip not in self.left_out for clip in clip_ids.tolist()], bool)
         return Prepared(position, clip_ids, self._feeds(clip_ids, clips, starts, crops, valid), valid, bad)
+
+    def _read(self, clip_id: int, frames: Sequence[int]) -> Encoded:
+        if clip_id in self.undecodable:
+            raise _BadBytesError(self.undecodable[clip_id])
+        return _read(self.dataset, clip_id, self.modalities, frames)
 
     def _feeds(
         self,
@@ -102,27 +108,40 @@ class Reader:
             )
         return feeds
 
-    def _read(self, clip_id: int, frames: Sequence[int]) -> Encoded:
-        """The clip's bytes of the modalities that are read; raises _BadBytesError where some are not as packed."""
-        data = self.dataset
-        shard = data.path / shard_name(int(data.shards[clip_id]))
-        # Reading a mapped file beyond its end kills the process: a shard cut short since it was opened must show here.
-        shard_size = _size_bytes(shard)
-        audio, pictures = _NOTHING, []
-        if "audio" in self.modalities:
-            end = int(data.audio_offsets[clip_id]) + int(data.audio_sizes[clip_id])
-            _check_end(end, shard, shard_size, what="audio")
-            audio = data.audio_bytes(clip_id)
-            _check(audio, int(data.audio_checksums[clip_id]), what="audio")
-        if "visual" in self.modalities:
-            for frame in frames:
-                row = int(data.frames.first[clip_id]) + frame
-                end = int(data.frames.offset[row]) + int(data.frames.size[row])
-                _check_end(end, shard, shard_size, what=f"frame {frame}")
-                picture = data.frame_bytes(clip_id, frame)
-                _check(picture, data.frame_checksum(clip_id, frame), what=f"frame {frame}")
-                pictures.append(picture)
-        return Encoded(audio, pictures)
+
+def _read(dataset: Dataset, clip_id: int, modalities: Sequence[Modality], frames: Sequence[int]) -> Encoded:
+    """The clip's bytes of these modalities; raises _BadBytesError where some are not as packed."""
+    shard = dataset.path / shard_name(int(dataset.shards[clip_id]))
+    # Reading a mapped file beyond its end kills the process: a shard cut short since it was opened must show here.
+    shard_size = _size_bytes(shard)
+    audio, pictures = _NOTHING, []
+    if "audio" in modalities:
+        end = int(dataset.audio_offsets[clip_id]) + int(dataset.audio_sizes[clip_id])
+        _check_end(end, shard, shard_size, what="audio")
+        audio = dataset.audio_bytes(clip_id)
+        _check(audio, int(dataset.audio_checksums[clip_id]), what="audio")
+    if "visual" in modalities:
+        for frame in frames:
+            row = int(dataset.frames.first[clip_id]) + frame
+            end = int(dataset.frames.offset[row]) + int(dataset.frames.size[row])
+            _check_end(end, shard, shard_size, what=f"frame {frame}")
+            picture = dataset.frame_bytes(clip_id, frame)
+            _check(picture, dataset.frame_checksum(clip_id, frame), what=f"frame {frame}")
+            pictures.append(picture)
+    return Encoded(audio, pictures)
+
+
+def is_whole_again(dataset: Dataset, clip_id: int, reason: str) -> bool:
+    """Whether all bytes of a clip are now as they were packed. reason: what was wrong with it.
+
+    One that could not be decoded had the packed bytes already.
+    """
+    every_frame = range(int(dataset.frame_counts(np.array([clip_id]))[0]))
+    try:
+        _read(dataset, clip_id, MODALITIES, every_frame)
+    except (_BadBytesError, OSError):
+        return False
+    return UNDECODABLE not in reason
 
 
 _NOTHING = np.empty(0, np.uint8)
@@ -144,9 +163,7 @@ def _size_bytes(shard: Path) -> int:
     try:
         return shard.stat().st_size
     except OSError as error:
-        raise DatasetError(
-            f"{shard}: cannot be read ({error.strerror}); restore it or pack the dataset again"
-        ) from None
+        raise _BadBytesError(f"{shard.name} cannot be read ({error.strerror})") from None
 
 
 def _check_end(end: int, shard: Path, shard_size: int, *, what: str) -> None:

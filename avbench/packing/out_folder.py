@@ -55,7 +55,9 @@ def _remove_dataset(out: Path) -> None:
         QUALITY_FILE,
         QUARANTINE_FILE,
     ]  # the description first: it makes it a dataset
-    for path in [out / name for name in names] + sorted(out.glob("shard-*.tar")) + sorted(out.glob("shard-*.idx")):
+    kept_aside = sorted(out.glob("*.before"))  # by `avbench verify --reindex`
+    shards = sorted(out.glob("shard-*.tar")) + sorted(out.glob("shard-*.idx"))
+    for path in [out / name for name in names] + shards + kept_aside:
         path.unlink(missing_ok=True)
     for path in (out / WORK_FOLDER).iterdir():
         if path.name != "lock":

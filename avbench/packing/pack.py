@@ -179,7 +179,7 @@ def _make_missing(tasks: Sequence[ShardTask], workers: int) -> None:
 def _is_made(task: ShardTask) -> bool:
     if not task.note.exists():
         return False
-    table, facts = _read_note(task)
+    table, facts = read_note(task)
     if "quality" not in facts:  # begun by an avbench that did not look at it
         return False
     if table.num_rows == 0 or _moved(task).exists():
@@ -324,7 +324,7 @@ def _finish(
     recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path, left_out: Sequence[LeftOut]
 ) -> None:
     """Write index.arrow, rejects.jsonl, quality.parquet and, last, dataset.json."""
-    notes = [_read_note(task) for task in tasks]
+    notes = [read_note(task) for task in tasks]
     rejects = [reject for _, facts in notes for reject in facts["rejects"]]
     write_text(out / REJECTS_FILE, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
     filled = [(task, *note) for task, note in zip(tasks, notes, strict=True) if note[0].num_rows]
@@ -446,7 +446,8 @@ def _write_arrow(path: Path, table: pa.Table) -> None:
         partial.write_bytes(buffer.getbuffer())
 
 
-def _read_note(task: ShardTask) -> tuple[pa.Table, dict[str, Any]]:
+def read_note(task: ShardTask) -> tuple[pa.Table, dict[str, Any]]:
+    """What a made shard's note says: its rows of the index, and its size, hash, rejects and quality by name."""
     table = pa.ipc.open_file(io.BytesIO(task.note.read_bytes())).read_all()
     facts = json.loads(table.schema.metadata[b"facts"])
     if "quality" not in facts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from pathlib import Path
 from typing import BinaryIO
 
 _BLOCK = 512  # a member's header, which lies before its data
@@ -33,6 +34,30 @@ class TarShard:
         """Write the file's end; returns the SHA-256 of all of it, in hexadecimal."""
         self._tar.close()
         return self._hashing.hexdigest()
+
+
+def members_of(tar: Path) -> tuple[dict[str, tuple[int, int]], str]:
+    """Byte offset and size of each member's data by its name, in their order, and what is wrong with the file, if
+    anything. Reads headers only. Raises OSError where the file cannot be read.
+    """
+    members: dict[str, tuple[int, int]] = {}
+    reached, end = -1, 0
+    with tar.open("rb") as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as reader:
+                for member in reader:
+                    if member.offset <= reached:  # a damaged size can be negative, and lead round in a circle
+                        return members, f"is no whole tar file: it goes back at byte {reached}"
+                    reached = member.offset
+                    members[member.name] = (member.offset_data, member.size)
+                    end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+            # tarfile takes a damaged header for the end.
+            file.seek(end)
+            if file.read(_BLOCK) != bytes(_BLOCK):
+                return members, f"is no whole tar file: what follows byte {end} is neither a header nor the end"
+        except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
+            return members, f"is no whole tar file: {error}"
+    return members, ""
 
 
 class _Hashing:

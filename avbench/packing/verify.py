@@ -1,8 +1,9 @@
 """Prove that a packed dataset is whole; set aside the clips that are not.
 
 The index says where every byte of every clip is and what it should be; the shards are read from the tar headers on, as
-any other reader would, and the two must agree. Then every clip is decoded. Whatever is damaged is a problem that is
-listed; only a folder that is no dataset at all is an error.
+any other reader would, and the two must agree. Then every clip is decoded. A quick look does all but that: it reads the
+headers of the shards and nothing between them. Whatever is damaged is a problem that is listed; only a folder that is
+no dataset at all is an error.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import io
 import json
 import math
 import secrets
-import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -28,9 +28,18 @@ from avbench.description import DESCRIPTION_FILE, field_problems, read_any_descr
 from avbench.errors import DatasetError, UsageError
 from avbench.integrity import content_problems, quarantine_problems, row_problems, stray_shards
 from avbench.packing.quality import quality_problems
+from avbench.packing.tar import members_of
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
-from avbench.quarantine import Aside, write_quarantine
+from avbench.quarantine import QUARANTINE_FILE, Aside, asides_of, read_asides, write_quarantine
 from avbench.vocabulary import SPLITS
+
+NOT_CHECKED_QUICKLY = (
+    "SHA-256 of the shards",
+    "checksums of sound and pictures",
+    "whether sound and pictures decode",
+    "what each clip's json says",
+)
+"""What a quick look leaves out, in words."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +60,22 @@ class Problem:
         return ": ".join([*place, self.text])
 
 
-def verify(path: Path, *, workers: int, quarantine: bool = False) -> list[Problem]:
+def verify(path: Path, *, workers: int, quarantine: bool = False, is_quick: bool = False) -> list[Problem]:
     """Everything that is wrong with a packed dataset, dataset first, then shard by shard; empty where it is whole.
 
     quarantine: note the clips that are not whole in quarantine.jsonl, and the shards that are missing or cut, so that
     no reader delivers the former or stops at the latter; an older note is replaced, and removed where nothing is set
     aside. Nothing is noted where a problem blocks training: a damaged index would have whole clips set aside.
-    Raises UsageError for fewer than one worker and DatasetError where `path` is no dataset at all.
+    is_quick: compare sizes, tar headers and indexes, and read no sound, picture or json (NOT_CHECKED_QUICKLY).
+    Raises UsageError for fewer than one worker, and for a quarantine after a quick look, which would take clips back
+    whose bytes it has not seen; DatasetError where `path` is no dataset at all.
     """
     if workers < 1:
         raise UsageError(f"workers is {workers}; expected 1 or more")
+    if is_quick and quarantine:
+        raise UsageError(
+            "--quick does not look at sound and pictures, so it can set no clip aside; leave out one of them"
+        )
     described = [f"{DESCRIPTION_FILE}: {text}" for text in field_problems(read_any_description(path))]
     if described:
         return [*map(_blocking, described)]
@@ -77,29 +92,60 @@ def verify(path: Path, *, workers: int, quarantine: bool = False) -> list[Proble
     # A list that is about to be replaced may be whatever it is.
     beside = [*_problems_beside(dataset), *([] if quarantine else _list_problems(dataset))]
     problems += [Problem(None, None, None, text) for text in beside]
-    problems += _verified_shards(dataset, workers)
+    problems += _verified_shards(dataset, workers, is_quick=is_quick)
     if quarantine and not any(problem.blocks_training for problem in problems):
         write_quarantine(path, _asides(dataset, problems))
     return problems
 
 
-def as_json(path: Path, problems: list[Problem], *, set_aside: int) -> dict[str, Any]:
+def add_to_quarantine(path: Path, file: Path) -> int:
+    """Set the clips aside that a file in the form of quarantine.jsonl lists, beside those that are; returns how many
+    are new.
+
+    Nothing else is checked. Raises DatasetError for what is no dataset, UsageError for a file that cannot be read, is
+    of another form, or names a clip that the dataset does not have.
+    """
+    dataset = Dataset(path, shards_may_be_damaged=True)
+    try:
+        added = [aside for aside in asides_of(file) if aside.clip_id is not None]
+    except OSError as error:
+        raise UsageError(f"--add {file}: cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise UsageError(f"--add {file}: is no list of clips; a run folder's is called {QUARANTINE_FILE}") from None
+    for aside in added:
+        number = -1 if aside.clip_id is None else aside.clip_id
+        there = dataset.key(number) if 0 <= number < len(dataset) else None
+        if there is None or aside.key != there:
+            raise UsageError(
+                f"--add {file}: clip {number} is {aside.key} there, and {there or 'none'} in {path}; the list is of "
+                f"another dataset"
+            )
+    known = read_asides(path)
+    fresh = {aside.clip_id: aside for aside in added if aside.clip_id not in {one.clip_id for one in known}}
+    if fresh:
+        clips = sorted([*fresh.values(), *known], key=lambda one: (one.clip_id is None, one.clip_id or 0))
+        write_quarantine(path, clips)
+    return len(fresh)
+
+
+def as_json(path: Path, problems: list[Problem], *, set_aside: int, is_quick: bool = False) -> dict[str, Any]:
     """What `avbench verify --json` prints. set_aside: how many clips it has set aside."""
     return {
         "dataset": str(path),
         "whole": not problems,
         "problems": [asdict(problem) for problem in problems],
         "set_aside": set_aside,
+        **({"not_checked": list(NOT_CHECKED_QUICKLY)} if is_quick else {}),
     }
 
 
-def _verified_shards(dataset: Dataset, workers: int) -> list[Problem]:
+def _verified_shards(dataset: Dataset, workers: int, *, is_quick: bool) -> list[Problem]:
     shards = range(len(dataset.description["shards"]))
     found: dict[int, list[Problem]] = {}
     clips = [shard["clips"] for shard in dataset.description["shards"]]
     call = secrets.token_hex(8)
     _opened[dataset.path, call] = _Opened(dataset)
-    task = partial(_shard_problems, dataset.path, call)
+    task = partial(_shard_problems, dataset.path, call, is_quick)
     try:
         for shard, those in run_tasks(task, shards, units=clips, workers=workers, title="verifying", unit="clips"):
             found[shard] = those
@@ -182,7 +228,7 @@ class _Opened:
 _opened: dict[tuple[Path, str], _Opened] = {}
 
 
-def _shard_problems(path: Path, call: str, shard: int, beat: Beat) -> list[Problem]:
+def _shard_problems(path: Path, call: str, is_quick: bool, shard: int, beat: Beat) -> list[Problem]:
     """Everything wrong with one shard and its clips."""
     if (path, call) not in _opened:
         _opened[path, call] = _Opened(Dataset(path, shards_may_be_damaged=True))
@@ -197,9 +243,9 @@ def _shard_problems(path: Path, call: str, shard: int, beat: Beat) -> list[Probl
     problems = [Problem(None, None, name, damage)] if damage else []
     tar = path / name
     try:
-        if not damage and sha256_of(tar) != packed["sha256"]:
+        if not damage and not is_quick and sha256_of(tar) != packed["sha256"]:
             problems.append(Problem(None, None, name, "its SHA-256 is not the one it was packed with"))
-        members, end = _members(tar)
+        members, end = members_of(tar)
     except OSError as error:
         return [*problems, Problem(None, None, name, f"cannot be read: {error.strerror}")]
     if end:
@@ -213,7 +259,12 @@ def _shard_problems(path: Path, call: str, shard: int, beat: Beat) -> list[Probl
         expected.update(f"{key}.{suffix}" for suffix in suffixes)
         places = [(suffix, *members.get(f"{key}.{suffix}", (0, 0))) for suffix in suffixes]
         lines.append(" ".join(f"{suffix} {offset} {size} {key}.{suffix}" for suffix, offset, size in places))
-        problems += [Problem(clip_id, key, name, text) for text in _clip_problems(dataset, clip_id, members)]
+        if beyond := _beyond(dataset, clip_id):
+            texts = [beyond]
+        else:
+            texts = [*_place_problems(dataset, clip_id, members)]
+            texts += [] if is_quick else _byte_problems(dataset, clip_id, members)
+        problems += [Problem(clip_id, key, name, text) for text in texts]
     for stray in sorted(set(members) - expected):
         problems.append(Problem(None, None, name, f"holds {stray}, which the index does not list"))
     text = _dali_index_problem(tar.with_suffix(".idx"), lines, is_shard_damaged=bool(damage))
@@ -231,36 +282,16 @@ def _dali_index_problem(index: Path, lines: list[str], *, is_shard_damaged: bool
     return ""
 
 
-def _members(tar: Path) -> tuple[dict[str, tuple[int, int]], str]:
-    """Byte offset and size of each member's data by its name, and what is wrong with the tar file, if anything."""
-    members: dict[str, tuple[int, int]] = {}
-    reached = -1
-    with tar.open("rb") as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as reader:
-                for member in reader:
-                    if member.offset <= reached:  # a damaged size can be negative, and lead round in a circle
-                        return members, f"is no whole tar file: it goes back at byte {reached}"
-                    reached = member.offset
-                    members[member.name] = (member.offset_data, member.size)
-        except (tarfile.TarError, ValueError, OverflowError, EOFError) as error:
-            return members, f"is no whole tar file: {error}"
-    return members, ""
-
-
 def _suffixes(dataset: Dataset, clip_id: int) -> list[str]:
     frames = int(dataset.frame_counts(np.array([clip_id]))[0])
     return ["json", dataset.audio_suffix, *(f"{number:03d}.jpg" for number in range(frames))]
 
 
-def _clip_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[int, int]]) -> Iterator[str]:
-    """What is wrong with one clip: where its members lie, what they hold, whether they decode."""
+def _place_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    """Where a clip's members do not lie as the index says."""
     key = dataset.key(clip_id)
     _, audio, *frames = _suffixes(dataset, clip_id)
     row = int(dataset.frames.first[clip_id])
-    if _end_of(dataset, clip_id) > (size := dataset.shard_size(int(dataset.shards[clip_id])) or 0):
-        yield f"reaches beyond the {size} bytes that its shard has"
-        return
     listed = {audio: (int(dataset.audio_offsets[clip_id]), int(dataset.audio_sizes[clip_id]))}
     for number, suffix in enumerate(frames):
         listed[suffix] = (int(dataset.frames.offset[row + number]), int(dataset.frames.size[row + number]))
@@ -270,10 +301,21 @@ def _clip_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[i
             yield f"the shard holds no {key}.{suffix}"
         elif suffix in listed and found != listed[suffix]:
             yield f"{suffix} lies at byte {found[0]} with size {found[1]}, the index says {listed[suffix]}"
-    yield from _json_problems(dataset, clip_id, members.get(f"{key}.json"))
+
+
+def _byte_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    """What is wrong with what a clip's members hold, and whether they decode."""
+    _, _, *frames = _suffixes(dataset, clip_id)
+    yield from _json_problems(dataset, clip_id, members.get(f"{dataset.key(clip_id)}.json"))
     yield from _audio_problems(dataset, clip_id)
     for number, suffix in enumerate(frames):
         yield from _frame_problems(dataset, clip_id, number, suffix)
+
+
+def _beyond(dataset: Dataset, clip_id: int) -> str:
+    """What is said of a clip that its shard is too short for; empty of any other."""
+    size = dataset.shard_size(int(dataset.shards[clip_id])) or 0
+    return f"reaches beyond the {size} bytes that its shard has" if _end_of(dataset, clip_id) > size else ""
 
 
 def _end_of(dataset: Dataset, clip_id: int) -> int:

@@ -14,6 +14,9 @@ from avbench.settings import setting
 # segmentation fault or a corrupted heap (torch 2.11 on a CPU with AVX2; 9, 12 and 16 ran).
 _LEAST_WIDTH = 8
 
+DEFAULT_BAD_CLIPS_LIMIT = -1
+"""In the place of a number of clips: by how many there are, see training/bad_clips.py."""
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
@@ -43,6 +46,9 @@ class TrainerConfig:
     loader_precision: Literal["auto", "float32", "bfloat16"] = setting("auto", resumable=True, moves_numbers=False)
     """What batches are rounded to. auto: on a GPU to bfloat16 where networks compute in it, which changes no number and
     halves the batches' memory; else float32."""
+    bad_clips_limit: int = setting(DEFAULT_BAD_CLIPS_LIMIT, resumable=True, moves_numbers=False)
+    """Clips that may turn out bad while training; with more of them it saves and stops. -1: 10, or a thousandth of the
+    clips where that is more."""
     hang_seconds: float = setting(600.0, resumable=True, moves_numbers=False)
     """Seconds without a step after which a rank says who hangs and where, and exits."""
     exchange_megabytes: int = setting(64, resumable=True, moves_numbers=False)
@@ -69,6 +75,10 @@ class TrainerConfig:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
         if self.width < _LEAST_WIDTH:
             raise UsageError(f"width is {self.width}, expected at least {_LEAST_WIDTH}")
+        if self.bad_clips_limit < DEFAULT_BAD_CLIPS_LIMIT:
+            raise UsageError(
+                f"bad-clips-limit is {self.bad_clips_limit}, expected a number of clips, or -1 for the default"
+            )
         if self.exchange_megabytes < 1:
             raise UsageError(f"exchange-megabytes is {self.exchange_megabytes}, expected at least 1")
         if not 1.0 <= self.hang_seconds < math.inf:

@@ -39,6 +39,7 @@ class Decoding:
         self.dataset, self.preset, self.config, self.device = dataset, preset, config, device
         self.nearby = cores_near(device) if device.type == "cuda" else Nearby(None, "")
         self.dtype = pick_loader_dtype(config.loader_precision, computed_in=computed_in, device=device)
+        self.bad_clips: dict[int, str] = {}  # found by any of the loaders, by clip id what was wrong
         self._beat = beat
         self._pool = PipelinePool()  # of all loaders: they take turns
 
@@ -46,7 +47,7 @@ class Decoding:
         self, name: str, clip_ids: np.ndarray, seed: int, training: bool, modalities: tuple[Modality, ...]
     ) -> Loader:
         """A loader of these clips. name: of the clips, said where a rank hangs. seed: of their order."""
-        return Loader(
+        loader = Loader(
             self.dataset,
             clip_ids,
             preset=self.preset,
@@ -63,6 +64,8 @@ class Decoding:
             pool=self._pool,
             before_batch=lambda epoch, batch: self._beat(f"epoch {epoch}, batch {batch} of {name}"),
         )
+        loader.bad_clips = self.bad_clips
+        return loader
 
     def close(self) -> None:
         """Let go of the pipelines that loaders have left."""

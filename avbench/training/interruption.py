@@ -10,6 +10,11 @@ from typing import Any
 from avbench.training.checkpoint import Within
 
 
+def resume_command(folder: Path) -> str:
+    """What to type to go on."""
+    return f"avbench train --out {shlex.quote(str(folder))} --resume"
+
+
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Where a pass was when it stopped, all that was trained saved.
@@ -28,10 +33,14 @@ class Stop:
 
     def text(self, folder: Path) -> str:
         """One line for a person; says of what was not saved that it is done again."""
-        where, again = self._where()
-        lost = f"{again} again, nothing else is lost" if again else "nothing is lost"
-        command = f"go on with `avbench train --out {shlex.quote(str(folder))} --resume`"
+        where, lost = self.place()
+        command = f"go on with `{resume_command(folder)}`"
         return f"interrupted by {self.signal} {where}; {lost}, {command}"
+
+    def place(self) -> tuple[str, str]:
+        """Where it was, and what is lost, each as part of a sentence."""
+        where, again = self._where()
+        return where, f"{again} again, nothing else is lost" if again else "nothing is lost"
 
     def marker(self) -> dict[str, Any]:
         """What interrupted.json says."""

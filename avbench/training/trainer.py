@@ -15,19 +15,16 @@ import torch
 from torch.profiler import record_function
 
 from avbench.batch import Batch, Clock
-from avbench.distributed import (
-    current_world,
-    gather_objects,
-    on_main,
-)
+from avbench.distributed import current_world, on_main
 from avbench.engine.precision import pick_precision
 from avbench.engine.random_state import random_state, set_random_state
-from avbench.errors import AllDiverged, Interrupted
+from avbench.errors import AllDiverged, Interrupted, RunError
 from avbench.loading.gpu import JPEG_ENGINE_SHARE
 from avbench.methods.base import Part
 from avbench.records import write_json
 from avbench.training.audit import Audit
 from avbench.training.background import Background
+from avbench.training.bad_clips import BadClips, TooManyBadClips, clips_of, limit_of
 from avbench.training.before_epoch import View
 from avbench.training.checkpoint import Checkpoints, Position, Within
 from avbench.training.clips import check_clips, fingerprint_of
@@ -40,7 +37,7 @@ from avbench.training.closing import (
 from avbench.training.decoding import Decoding
 from avbench.training.ending import Ending, all_diverged_of
 from avbench.training.held_folder import HeldFolder
-from avbench.training.interruption import Stop
+from avbench.training.interruption import Stop, resume_command
 from avbench.training.journal import Journal
 from avbench.training.judging import Judging
 from avbench.training.monitor import Monitor
@@ -112,7 +109,12 @@ class Trainer:
             for seed in training.seeds
             for spec in training.specs
         ]
-        self.bad_clips: dict[int, str] = {}  # of all ranks
+        self.bad_clips = BadClips(
+            dataset,
+            folder.path,
+            found=self.decoding.bad_clips,
+            limit=limit_of(config.bad_clips_limit, clips_of(training.clip_ids)),
+        )
         # (epoch, batches): that were trained on, that were logged, that the newest checkpoint holds.
         self.done = self.logged = self.saved = (0, 0)
         # The passes before an epoch that are under way, and how many runs are done with theirs.
@@ -145,6 +147,8 @@ class Trainer:
             hang_seconds=config.hang_seconds,
             failed=lambda: self.background.failed,
             on_failure=self.background.wait,
+            has_news=self.bad_clips.has_news,
+            on_news=self._take_in_bad_clips,
         )
         self.journal = Journal(
             folder, epochs=config.epochs, steps_per_epoch=len(self.loaders["train"]), is_main=self.world.is_main
@@ -211,7 +215,7 @@ class Trainer:
                 self._train(position)
                 self._finish()
             except Interrupted as interrupted:
-                raise self._interrupted(interrupted) from None
+                raise self._stopped(interrupted) from None
         # All that was open is closed: what follows is the last word.
         if all_diverged_of(self.runs):
             raise AllDiverged(on_main(str(self.folder.path), lambda: all_diverged(self.folder)))
@@ -240,11 +244,12 @@ class Trainer:
                 self._prepare_epoch(epoch, position if epoch == position.epoch else Position(epoch, 0, 0, {}))
             self._train_epoch(epoch, first_batch=first_batch)
             self.judging.collect()
-            self._collect_bad_clips()  # those of this epoch are expected nowhere
+            self._take_in_bad_clips()  # those of this epoch are expected nowhere
             self.judging.judge(epoch)
+            self.bad_clips.take_back(self.journal, epoch=epoch + 1)
             self._save(epoch + 1, 0)
 
-    def _interrupted(self, interrupted: Interrupted) -> Interrupted:
+    def _stopped(self, interrupted: Interrupted) -> Interrupted | RunError:
         """Save what was done since the last checkpoint, and say where it goes on. A collective."""
         epoch, done = self.done
         if self.done != self.logged:
@@ -261,9 +266,17 @@ class Trainer:
         self.background.wait()
         batches = len(self.loaders["train"])
         stop = Stop(interrupted.signal, epoch, done, batches, within, is_kept, is_trained=self.is_trained)
+        if isinstance(interrupted, TooManyBadClips):
+            # No interrupted.json: nothing is to start it again before somebody has looked.
+            return self._too_many_bad_clips(" ".join(["stopped", stop.place()[0]]), stop.place()[1])
         self.journal.write({"kind": "event", "text": f"interrupted by {stop.signal}", "epoch": epoch, "batch": done})
         on_main(str(self.folder.path), lambda: write_json(self.folder.interrupted, stop.marker()))
         return Interrupted(stop.signal, stop.text(self.folder.path))
+
+    def _too_many_bad_clips(self, stopped: str, lost: str) -> RunError:
+        folder = self.folder.path
+        self.journal.write({"kind": "event", "text": f"{stopped}: too many bad clips ({len(self.bad_clips)})"})
+        return RunError(f"{folder}: {stopped}; {lost}. {self.bad_clips.text()}; then `{resume_command(folder)}`")
 
     def _prepare_epoch(self, epoch: int, position: Position) -> None:
         """Let each method do what it wants done before an epoch; what took passes over data is saved at once.
@@ -371,8 +384,8 @@ class Trainer:
         self.journal.steps(epoch, done, runs=self.runs, means=means, speed=self.monitor.report())
 
     def _save(self, epoch: int, batch: int, *, prepared: int = 0, within: Within | None = None) -> None:
-        self._collect_bad_clips()
-        position = Position(epoch, batch, self.journal.flushed(), dict(self.bad_clips), prepared, within)
+        self.bad_clips.collect(self.journal, epoch=self.done[0])
+        position = Position(epoch, batch, self.journal.flushed(), dict(self.bad_clips.reasons), prepared, within)
         self.saved = (epoch, batch)
         self.watchdog.at(f"copying checkpoint {position.name}")
         self.checkpoints.save(position, runs=self.runs, stores=list(self.stores.values()))
@@ -394,7 +407,13 @@ class Trainer:
         for run in self.runs:
             if not run.is_training:
                 self.journal.say(f"{run.name} had stopped and stays so: {run.progress.finished}")
-        self.bad_clips.update(position.bad_clips)
+        self.bad_clips.go_on_with(position.bad_clips, self.journal)
+        try:
+            self.bad_clips.check()
+        except TooManyBadClips:
+            raise RunError(f"{self.folder.path}: not gone on with. {self.bad_clips.text()}") from None
+        if not position.batch and position.within is None:
+            self.bad_clips.take_back(self.journal, epoch=position.epoch)
         self.judging.began -= max(run.progress.seconds for run in self.runs)
         self.journal.cut_back(position.metrics_offset)
         return position
@@ -415,6 +434,7 @@ class Trainer:
             self.checkpoints,
             self.journal,
         ).write()
+        self.bad_clips.collect(self.journal, epoch=self.done[0])  # of its last batches
 
     def _describe_launch(self, save_config: Callable[[Path], None]) -> None:
         self.folder.interrupted.unlink(missing_ok=True)
@@ -427,12 +447,7 @@ class Trainer:
         )
         self.journal.launch = record_launch(self.folder, environment)
 
-    def _collect_bad_clips(self) -> None:
-        """Make every rank's newly found bad clips known to all, and say so once for each."""
-        found = {clip: reason for loader in self.loaders.values() for clip, reason in loader.bad_clips.items()}
-        for of_rank in gather_objects(found):
-            for clip, reason in of_rank.items():
-                if clip not in self.bad_clips:
-                    self.bad_clips[clip] = reason
-                    text = f"clip {self.dataset.key(clip)} is left out: {reason}"
-                    self.journal.event(text, clip_id=clip, epoch=self.done[0])
+    def _take_in_bad_clips(self) -> None:
+        """Make those that any rank has found known to all; raises TooManyBadClips, on every rank. A collective."""
+        self.bad_clips.collect(self.journal, epoch=self.done[0])
+        self.bad_clips.check()

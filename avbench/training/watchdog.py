@@ -108,13 +108,24 @@ class Watchdog:
 
     hang_seconds: after so long without a beat this rank says on stderr which ranks hang and where, and exits with
     HANGS_STATUS. failed: says whether something that runs beside training has failed here (a checkpoint's writing);
-    then `on_failure` is called, on all ranks before the same batch, to raise what went wrong.
+    then `on_failure` is called, on all ranks before the same batch, to raise what went wrong. has_news: says whether
+    this rank has found something that all must know; then `on_news`, which may be a collective, is called in the same
+    way.
     """
 
-    def __init__(self, *, hang_seconds: float, failed: Callable[[], bool], on_failure: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        hang_seconds: float,
+        failed: Callable[[], bool],
+        on_failure: Callable[[], None],
+        has_news: Callable[[], bool] = lambda: False,
+        on_news: Callable[[], None] = lambda: None,
+    ) -> None:
         self._world = current_world()
         self._hang_seconds = hang_seconds
         self._failed, self._on_failure = failed, on_failure
+        self._has_news, self._on_news = has_news, on_news
         self._machine = f"{socket.gethostname()}, process {os.getpid()}"
         self._flags = Flags()
         self._signals = Signals()
@@ -132,7 +143,7 @@ class Watchdog:
         self._left.set()
         self._watch.join(timeout=1.0)  # it may be waiting for a store that is gone
         self._signals.__exit__()
-        if kind is None or kind is Interrupted:  # else the other ranks may not have had this rank's last beat
+        if kind is None or issubclass(kind, Interrupted):  # else the other ranks may not have had this rank's last beat
             self._flags.wait()
 
     def at(self, where: str) -> None:
@@ -145,9 +156,11 @@ class Watchdog:
         Raises Interrupted on every rank, before the same batch, once any was asked to stop.
         """
         self._place = Place(self._place.beats + 1, where)
-        asked, failed = self._flags.swap([self._signals.asked, int(self._failed())])
+        asked, failed, news = self._flags.swap([self._signals.asked, int(self._failed()), int(self._has_news())])
         if failed:
             self._on_failure()
+        if news:
+            self._on_news()
         if asked:
             raise Interrupted(signal.Signals(asked).name)
 

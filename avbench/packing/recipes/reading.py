@@ -11,7 +11,7 @@ from typing import Any, get_origin, get_type_hints
 from avbench import shipped
 from avbench.errors import RecipeError, UsageError, unknown
 from avbench.packing.recipes.base import Source
-from avbench.packing.recipes.recipe import Recipe, check
+from avbench.packing.recipes.recipe import Recipe, check, stored
 from avbench.packing.recipes.sources import SOURCES, source_class
 from avbench.settings import build, read_toml
 
@@ -33,6 +33,27 @@ def load_recipe(name_or_path: str, overrides: Mapping[str, object] | None = None
     except UsageError as error:
         raise RecipeError(str(error)) from None
     check(recipe, where)
+    return recipe
+
+
+def stored_recipe(values: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe that a dataset was packed with, from what `recipe.stored` gave. where: the file that holds it.
+
+    Raises RecipeError where it is not one that this avbench can pack by.
+    """
+    try:
+        source = source_class(values.get("kind", Recipe.kind))
+        options = [source.table()] if source.table() else [one.name for one in fields(source.Config)]
+        known = {*(one.name for one in fields(Recipe)), *options}
+        # Beside its own options a source may store what older versions wrote there.
+        recipe = _recipe({name: value for name, value in values.items() if name in known}, where)
+    except UsageError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    check(recipe, where)
+    again = stored(recipe)
+    for name, value in values.items():
+        if again.get(name) != value:
+            raise RecipeError(f"{where}: its recipe has {name} {value!r}, which this avbench does not pack by")
     return recipe
 
 
