@@ -60,23 +60,27 @@ def rows_in(path: Path, config: ListConfig, split: str | None) -> Iterator[Row]:
     """The rows of one list. split: of all of them, where neither a column nor its name says it."""
     if split is None and config.split_in_name:
         split = split_in(path.name)
-    patterns = config.patterns()
+    rule = _Rule(config, config.patterns(), frozenset(config.groups))
     is_empty = True
     for where, values in values_of(path, config):
         is_empty = False
-        yield _row(where, values, config, patterns, split or config.default_split or None)
+        yield _row(where, values, rule, split or config.default_split or None)
     if is_empty:
         raise RecipeError(f"{path}: lists no videos")
 
 
-def _row(
-    where: str,
-    values: dict[str, str],
-    config: ListConfig,
-    patterns: Mapping[str, Sequence[Pattern]],
-    split: str | None,
-) -> Row:
-    _check_values(where, values, config)
+@dataclass(frozen=True)
+class _Rule:
+    """What is the same for all rows. groups: the columns that are parts of another, and may be empty in a row."""
+
+    config: ListConfig
+    patterns: Mapping[str, Sequence[Pattern]]
+    groups: frozenset[str]
+
+
+def _row(where: str, values: dict[str, str], rule: _Rule, split: str | None) -> Row:
+    config, patterns = rule.config, rule.patterns
+    _check_values(where, values, rule)
     start, seconds = _span(where, values, config)
     candidates = _candidates(where, values, config, patterns)
     first = without_suffix(candidates[0].path)
@@ -97,13 +101,14 @@ def _row(
     )
 
 
-def _check_values(where: str, values: Mapping[str, str], config: ListConfig) -> None:
+def _check_values(where: str, values: Mapping[str, str], rule: _Rule) -> None:
     """Raise RecipeError where the row lacks what it must have."""
+    config = rule.config
     end = "" if config.seconds else config.end
     needed = [] if config.labels_may_lack else [config.label]
-    optional = config.groups if config.parse in values else ()
+    optional = rule.groups if config.parse in values else ()
     needed += [column for column in (config.start, end, config.split_by) if column not in optional]
-    needed += [column for one in config.patterns().get("source", []) for column in one.columns]
+    needed += [column for one in rule.patterns.get("source", []) for column in one.columns]
     for column in filter(None, needed):
         if not values.get(column):
             raise RecipeError(f"{where} has no {column}; give one or remove the line")

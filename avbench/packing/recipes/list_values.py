@@ -71,9 +71,12 @@ def _json_rows(path: Path, config: ListConfig) -> Iterator[tuple[str, Values]]:
     steps = _STEP.findall(config.json)
     if "".join(steps) != config.json.replace(".", ""):
         raise RecipeError(f"[list] json is {config.json!r}; expected names, {{column}} and [column] with dots between")
+    checked: set[tuple[str, ...]] = set()  # nearly all entries have the same columns
     for place, values in _below(_read_json(path), steps, "", path):
         where = f"{path}: entry {place}"
-        config.check_columns(list(values), where)
+        if (columns := tuple(values)) not in checked:
+            config.check_columns(columns, where)
+            checked.add(columns)
         yield where, values
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from string import Formatter
 
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]+)(\.0*)?")  # 30.0 is what pandas writes of a column that has holes
@@ -24,7 +25,7 @@ class Pattern:
     text: str
     parts: tuple[tuple[str, str | None, str], ...]
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """The columns that it names."""
         return [column for _, column, _ in self.parts if column is not None]
