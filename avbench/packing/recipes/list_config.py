@@ -185,10 +185,10 @@ class ListConfig:
         named = [(name, one) for name, made in self.patterns().items() for each in made for one in each.columns]
         named = [(name, column) for name, column in named if column not in also]
         may_lack = {"label"} if self.labels_may_lack else set()
+        if len(self.orders) > 1:  # what one order has, another says otherwise or not at all
+            may_lack |= {"parse", "split"}
         if self.split_in_name or self.default_split:
             may_lack.add("split")
-        if len(self.orders) > 1:
-            may_lack.add("parse")  # one order has the column, another what it would be taken apart into
         named += [(name, column) for name in _COLUMNS if name not in may_lack and (column := getattr(self, name))]
         for name, column in named:
             if column not in known:
