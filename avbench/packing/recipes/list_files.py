@@ -56,14 +56,13 @@ class Finder:
             if names := self._names(candidate.path):
                 return Place(self._media / self._one(names, row, candidate.path), candidate.is_whole)
         first = row.candidates[0]
-        match = self.files.match(first.path)
-        if len(row.candidates) == 1 and not self._config.anywhere:
+        anywhere = self._config.anywhere
+        if len(row.candidates) == 1 and not anywhere:
+            match = self.files.match(first.path)
             return Place(self._media / match.stem, first.is_whole, self.files.looked_for(match))
-        tried = ", ".join(
-            repr(posixpath.basename(one.path) if self._config.anywhere else one.path) for one in row.candidates
-        )
-        where = " in any folder" if self._config.anywhere else ""
-        return Place(self._media / match.stem, first.is_whole, f"looked for {tried}, with the suffix of a video{where}")
+        tried = ", ".join(repr(posixpath.basename(one.path) if anywhere else one.path) for one in row.candidates)
+        told = f"looked for {tried}, with the suffix of a video{' in any folder' if anywhere else ''}"
+        return Place(self._media / without_suffix(first.path), first.is_whole, told)
 
     def none_fits(self, row: Row, count: int) -> str:
         """What is said where not one video of the list is there. row: the first. count: of all rows."""
