@@ -304,7 +304,7 @@ def test_the_published_lists_of_kinetics_sound_have_their_counts_and_no_video_is
         ("kinetics400", "Church bell&RUhOCu3LNXM&good&0&10\n", ["unknown column", "pack ave` reads such a list"]),
         ("kinetics_sound", '{"videos": {"flute": ["a"]}}', ["line 1", "`avbench pack music` reads such a list"]),
         ("kinetics_sound_31", f"{KINETICS}abseiling,a,0,10,train\n", ["none of its 1 rows has a class", "'abseiling'"]),
-        ("ave", "-3Mwkq-7TV4_2,10,23\n", ["line 1 has no Category"]),
+        ("ave", "-3Mwkq-7TV4_2,10,23\n", ["line 1 has no StartTime", "kinetics_sound"]),
         ("music", "-3Mwkq-7TV4_2,10,23\n", ["line 1, column 3 is no JSON", "kinetics_sound"]),
         ("balanced_av", '{"videos": {"flute": ["a"]}}', ["it has no 'database'; it has videos", "music"]),
         ("crema_d", "1088_IOM_NEU_XX,NEU\n1088_IOM_NEU_XX,SAD\n", ["line 2", "with the label 'SAD' and there 'NEU'"]),
