@@ -20,6 +20,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "avbench pack": (
         "avbench pack folder --media VIDEOS --out DATASET",
         "avbench pack folder --media VIDEOS --out DATASET --window-seconds 10 --sample-rate-hz 16000",
+        "avbench pack vggsound --list vggsound.csv --media VIDEOS --out DATASET",
         "avbench pack my-recipe.toml --media VIDEOS --out DATASET --workers 8",
         "avbench pack planted --out DATASET --planted.classes 4 --planted.train 200",
     ),

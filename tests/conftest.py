@@ -26,6 +26,12 @@ def real_clips() -> Path:
 
 
 @pytest.fixture(scope="session")
+def annotations() -> Path:
+    """A folder of published lists."""
+    return _shared("annotations")
+
+
+@pytest.fixture(scope="session")
 def golden() -> Path:
     """A folder of numbers produced by published code."""
     return _shared("golden")

@@ -24,11 +24,15 @@ class PackArgs:
     """Cut labelled videos into a dataset of tar shards. Started again after an interruption, it goes on."""
 
     recipe: Annotated[tyro.conf.Positional[str], named("RECIPE")]
-    """A recipe by name (folder, planted) or a TOML file of your own."""
+    """A recipe by name (folder, planted, vggsound, ...) or a TOML file of your own."""
     out: Path
     """The dataset folder to make."""
     media: Annotated[Path | None, named("VIDEOS", default="the recipe's, else required")] = None
     """The folder that holds the videos. Planted clips are rendered into it."""
+    list: Annotated[tuple[Path, ...], named("FILE", default="the recipe's")] = ()
+    """The lists of a recipe of kind list, as they were published."""
+    split_by: Annotated[str, named("COLUMN", default="the published splits")] = ""
+    """Cut all splits anew, and keep clips with one value of this column of the lists in one split."""
     workers: Annotated[int, named("INT", default="one a core")] = 0
     """Processes that decode and write at once."""
     overwrite: bool = False
@@ -48,7 +52,7 @@ def run(argv: Sequence[str]) -> None:
         from avbench.packing.recipes.recipe import source_of
 
         # Before PyAV and NumPy are loaded, so that a typo is answered at once.
-        recipe = load_recipe(args.recipe, overrides(rest))
+        recipe = load_recipe(args.recipe, {**overrides(rest), **_of_lists(args)})
         media = args.media or source_of(recipe).default_media(args.out)
         if media is None:
             raise UsageError("--media is missing: the folder that holds the videos")
@@ -61,6 +65,16 @@ def run(argv: Sequence[str]) -> None:
         return
     for line in lines(dataset):
         console().print(line, soft_wrap=True)
+
+
+def _of_lists(args: PackArgs) -> dict[str, object]:
+    """--list and --split-by as fields of the recipe."""
+    given: dict[str, object] = {}
+    if args.list:
+        given["list.lists"] = [str(path) for path in args.list]
+    if args.split_by:
+        given["list.split_by"] = args.split_by
+    return given
 
 
 def _pack_help(argv: Sequence[str]) -> NoReturn:

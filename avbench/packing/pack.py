@@ -150,7 +150,7 @@ def _fingerprint(clips: Sequence[Clip], classes: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([listed, list(classes)]).encode()).hexdigest()
 
 
-_NOT_IN_THE_PLAN = ("path", "looked_for", "name")  # the key says it
+_NOT_IN_THE_PLAN = ("path", "looked_for", "name", "group")  # key and split say it
 
 
 # One shard.

@@ -70,6 +70,10 @@ class Source(ABC):
         where folder or list cannot become clips.
         """
 
+    def about(self) -> str:
+        """What it packs, in a line, for the help of its recipes."""
+        return (type(self).__doc__ or "").strip().split("\n")[0]
+
     def stored(self) -> dict[str, Any]:
         """The options as dataset.json has them, beside the recipe's own fields."""
         return {self.kind: asdict(self.config)}

@@ -24,7 +24,7 @@ class FolderConfig:
 
 
 class FolderSource(Source):
-    """Videos of your own, with a list (labels.csv: key,label[,split]) or with one folder a class.
+    """Videos of your own, with a list (labels.csv: key,label[,split,source,start,end]) or with one folder a class.
 
     Clips are in the list's order, or by the names of their folders and files.
     """

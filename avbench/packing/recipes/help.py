@@ -35,8 +35,8 @@ def with_fields(command: Any, recipe: Recipe) -> Any:
 
 
 def about(recipe: Recipe) -> str:
-    """What the recipe's source packs, in a line."""
-    return (type(source_of(recipe)).__doc__ or "").strip().split("\n")[0]
+    """What the recipe packs, in a line."""
+    return source_of(recipe).about()
 
 
 def _shown(values: Any, *, leave_out: Collection[str] = (), instead: dict[str, Any] | None = None) -> Any:

@@ -1,4 +1,7 @@
-"""The list labels.csv of a media folder: key,label and, where it has them, split and the qualities of planted clips."""
+"""The list labels.csv of a media folder: key,label and, where it has them, split, source, start and end of the clip.
+
+Planted clips have their qualities there, too.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ def listed(media: Path, labels: str) -> Found:
     rows = [(line, row, files.match(row["key"])) for line, row in _rows(path)]
     clashing = _check_names(path, rows)
     clips: list[Clip] = []
-    line_of: dict[str, int] = {}
+    line_of: dict[tuple[str, str], int] = {}
     for line, row, match in rows:
         found = match.names
         if match.stem in clashing and not match.is_exact:
@@ -37,45 +40,60 @@ def listed(media: Path, labels: str) -> Found:
                 f"{path}: line {line}: {row['key']!r} could be {names}; name one with its suffix, or remove one"
             )
         file = found[0] if found else ""
-        if file and line_of.setdefault(file, line) != line:
+        part = (file, row["start"])
+        if file and line_of.setdefault(part, line) != line:
             raise RecipeError(
-                f"{path}: line {line}: {row['key']!r} is the video of line {line_of[file]} again, {file}; keep one"
+                f"{path}: line {line}: {row['key']!r} is the video of line {line_of[part]} again, {file}; keep one"
             )
         is_in_key = match.stem in clashing or match.suffix.lower() not in SUFFIXES_OUTSIDE_KEYS
-        source = match.stem + (match.suffix if is_in_key else "")
+        name = match.stem + (match.suffix if is_in_key else "")
+        source = row["source"] or name
+        start, seconds = _span(path, line, row)
+        name += f"_{row['start']}" if row["start"] else ""  # one video may have several rows
         clips.append(
             Clip(
-                key=encoded_key(source),
+                key=encoded_key(name),
                 label=row["label"],
                 split=row["split"] or None,
                 path=media / (file or match.stem),
                 source=source,
+                start_seconds=start,
+                seconds=seconds,
                 planted_audio=_quality(path, line, "planted_audio", row),
                 planted_visual=_quality(path, line, "planted_visual", row),
                 looked_for="" if file else files.looked_for(match),
+                name=name if name != source else "",
             )
         )
+    there = {file for file, _ in line_of}
     tally = Tally()
     tally.add("unreadable", files.unreadable)
-    tally.add("not listed", (name for name in files.videos if name not in line_of))
+    tally.add("not listed", (name for name in files.videos if name not in there))
     return Found(tuple(clips), tally.entries())
 
 
 def _check_names(path: Path, rows: Iterable[tuple[int, Mapping[str, str], Match]]) -> set[str]:
-    """The stems that several rows have, each with a suffix of its own. RecipeError where a row comes again."""
-    lines: dict[str, dict[str, int]] = defaultdict(dict)
+    """The stems that several rows have, each with a suffix of its own. RecipeError where a row comes again.
+
+    Rows of one video that begin at different seconds are different rows.
+    """
+    lines: dict[tuple[str, str], dict[str, tuple[int, str]]] = defaultdict(dict)
     for line, row, match in rows:
-        before = lines[match.stem]
+        before = lines[match.stem, row["start"]]
         if before and (match.suffix in before or not match.suffix or "" in before):
-            first = before.get(match.suffix) or min(before.values())
-            raise RecipeError(f"{path}: line {line} has the key {row['key']!r} again, of line {first}; keep one")
-        before[match.suffix] = line
-    return {stem for stem, found in lines.items() if len(found) > 1}
+            first, label = before.get(match.suffix) or min(before.values())
+            other = f" with the label {row['label']!r} and there {label!r}" if label != row["label"] else ""
+            raise RecipeError(f"{path}: line {line} has the key {row['key']!r} again, of line {first}{other}; keep one")
+        before[match.suffix] = line, row["label"]
+    suffixes: dict[str, set[str]] = defaultdict(set)
+    for (stem, _), found in lines.items():
+        suffixes[stem] |= found.keys() - {""}
+    return {stem for stem, found in suffixes.items() if len(found) > 1}
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, row) of a list; every row has key, label, split, planted_audio and planted_visual, stripped."""
-    known = ("key", "label", "split", "planted_audio", "planted_visual")
+    """(line number, row) of a list; every row has a stripped text of each of the known columns."""
+    known = ("key", "label", "split", "source", "start", "end", "planted_audio", "planted_visual")
     rows = csv_rows(path)
     _, header = next(rows, (0, []))
     header = [name.strip() for name in header]
@@ -114,6 +132,23 @@ def _check_header(path: Path, header: Sequence[str], known: Iterable[str]) -> No
                 if len(header) == 1 and {"key", "label"} <= {part.strip(' "') for part in columns.split(separator)}:
                     raise RecipeError(f"{path}: its columns are separated by {word}; separate them by commas")
             raise RecipeError(f"{path}: no column {name!r} (columns: {columns}); the first line must be key,label")
+
+
+def _span(path: Path, line: int, row: Mapping[str, str]) -> tuple[float, float | None]:
+    """Start and length of a row's clip in its video, seconds; the length is None where nothing says the end."""
+    times = {}
+    for name in ("start", "end"):
+        try:
+            times[name] = float(row[name] or 0)
+        except ValueError:
+            times[name] = math.nan
+        if not 0.0 <= times[name] < math.inf:
+            raise RecipeError(f"{path}: line {line}: {name} is {row[name]!r}; expected seconds, 0 or more")
+    if not row["end"]:
+        return times["start"], None
+    if times["end"] <= times["start"]:
+        raise RecipeError(f"{path}: line {line}: ends at {row['end']} s, and begins at {row['start'] or 0} s")
+    return times["start"], times["end"] - times["start"]
 
 
 def _quality(path: Path, line: int, name: str, row: Mapping[str, str]) -> float | None:

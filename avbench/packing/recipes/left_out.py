@@ -26,15 +26,20 @@ REASONS = {
     "dead link": ("link leads nowhere", "links lead nowhere"),
     "special": ("is no regular file", "are no regular files"),
     "not listed": ("video is not in the list", "videos are not in the list"),
+    "no label": ("row of the list has no label", "rows of the list have no label"),
+    "other class": (
+        "row of the list has a class that the recipe does not keep",
+        "rows of the list have classes that the recipe does not keep",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What lies in the media folder and becomes no clip, for one reason.
+    """What lies in the media folder, or stands in a published list, and becomes no clip, for one reason.
 
-    why: a name of REASONS. first: the first names, relative to the media folder. suffixes: how many files of each
-    suffix, lower case, where the suffix is the reason.
+    why: a name of REASONS. first: the first names, relative to the media folder, or of rows. suffixes: how many files
+    of each suffix, lower case, where the suffix is the reason.
     """
 
     why: str

@@ -22,6 +22,7 @@ from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, suffix_of
 from avbench.packing.recipes.left_out import LeftOut
 from avbench.packing.recipes.recipe import Recipe, source_of
 from avbench.packing.splits import cut_parts, per_class
+from avbench.records import SPLITS
 
 # The last window of a video may lack this share of its seconds: 9.98 s still make five windows of 2 s.
 _WINDOW_TOLERANCE = 0.05
@@ -65,7 +66,8 @@ def videos_of(recipe: Recipe, media: Path, *, workers: int = 1) -> Videos:
         raise RecipeError(f"{media}: no such media folder; --media names the folder that holds the videos")
     found = source.clips(media)
     clips = _with_labels_of_one_form(found.clips, recipe.classes)
-    return Videos(tuple(_with_splits(clips, recipe)), classes_of(recipe, clips), found.left_out, found.notes)
+    notes = (*found.notes, *_torn(clips))
+    return Videos(tuple(_with_splits(clips, recipe)), classes_of(recipe, clips), found.left_out, notes)
 
 
 def cut_clips(videos: Videos, recipe: Recipe, media: Path) -> list[Clip]:
@@ -116,13 +118,32 @@ def _with_splits(videos: Sequence[Clip], recipe: Recipe) -> list[Clip]:
         if split not in given
     }
     classes = set(classes_of(recipe, videos))
-    train = {video.source: video.label for video in videos if video.split in (None, "train") and video.label in classes}
-    parts = cut_parts(train, fractions)
+    train = [video for video in videos if video.split in (None, "train") and video.label in classes]
+    # A group, such as an actor, has clips of all classes, so groups cannot be cut by class.
+    parts = cut_parts({video.group or video.source: "" if video.group else video.label for video in train}, fractions)
     # A clip keeps the split that its list gives it, even where another clip of its source is cut from train.
     return [
-        replace(video, split=parts.get(video.source, "train") if video.split in (None, "train") else video.split)
+        replace(
+            video,
+            split=parts.get(video.group or video.source, "train") if video.split in (None, "train") else video.split,
+        )
         for video in videos
     ]
+
+
+def _torn(videos: Sequence[Clip]) -> list[str]:
+    """Which videos have clips in several splits of a list that says its splits; they stay as published."""
+    splits: dict[str, set[str]] = defaultdict(set)
+    for video in videos:
+        if video.split:
+            splits[video.source].add(video.split)
+    torn = {source: found for source, found in splits.items() if len(found) > 1}
+    if not torn:
+        return []
+    first, found = next(iter(torn.items()))
+    names = " and ".join(split for split in SPLITS if split in found)
+    has = "video has" if len(torn) == 1 else "videos have"
+    return [f"{len(torn)} {has} clips in several splits of the list itself, {first!r} first, in {names}"]
 
 
 def _windows(videos: Sequence[Clip], seconds: float) -> Iterator[Clip]:
