@@ -22,7 +22,7 @@ from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, suffix_of
 from avbench.packing.recipes.left_out import LeftOut
 from avbench.packing.recipes.recipe import Recipe, source_of
 from avbench.packing.splits import cut_parts, per_class
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 
 # The last window of a video may lack this share of its seconds: 9.98 s still make five windows of 2 s.
 _WINDOW_TOLERANCE = 0.05
