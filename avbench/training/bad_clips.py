@@ -10,7 +10,7 @@ import numpy as np
 
 from avbench.dataset import Dataset
 from avbench.distributed import gather_objects, on_main
-from avbench.errors import Interrupted
+from avbench.errors import Interrupted, RunError
 from avbench.loading.reading import is_whole_again
 from avbench.quarantine import QUARANTINE_FILE, Aside, write_quarantine
 from avbench.training.config import DEFAULT_BAD_CLIPS_LIMIT
@@ -70,13 +70,17 @@ class BadClips:
 
     def check(self) -> None:
         """Raises TooManyBadClips, on every rank, where more are bad than may be."""
-        if len(self.reasons) - len(self._whole_again) > self.limit:
+        if self._are_too_many():
             raise TooManyBadClips
+
+    def _are_too_many(self) -> bool:
+        return len(self.reasons) - len(self._whole_again) > self.limit
 
     def go_on_with(self, reasons: Mapping[int, str], journal: Journal) -> None:
         """Take up those of a checkpoint, less those that were set aside since; looks whether any was mended.
 
-        A collective. What is found to be whole again stays left out until `take_back`.
+        A collective. What is found to be whole again stays left out until `take_back`. Raises RunError where more are
+        bad than may be.
         """
         aside = set(self._dataset.quarantined.tolist())
         self.reasons.clear()
@@ -89,6 +93,8 @@ class BadClips:
         self._note()
         if whole:
             journal.say(f"clips whose bytes are whole again: {', '.join(map(self._dataset.key, whole))}")
+        if self._are_too_many():
+            raise RunError(f"{self._folder}: not gone on with. {self.text()}")
 
     def take_back(self, journal: Journal, *, epoch: int) -> None:
         """Before an epoch: from here on, clips that were mended are used again. A collective."""

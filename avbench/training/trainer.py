@@ -268,15 +268,15 @@ class Trainer:
         stop = Stop(interrupted.signal, epoch, done, batches, within, is_kept, is_trained=self.is_trained)
         if isinstance(interrupted, TooManyBadClips):
             # No interrupted.json: nothing is to start it again before somebody has looked.
-            return self._too_many_bad_clips(" ".join(["stopped", stop.place()[0]]), stop.place()[1])
+            place, lost = stop.place()
+            self.journal.write(
+                {"kind": "event", "text": f"stopped {place}: too many bad clips ({len(self.bad_clips)})"}
+            )
+            way_out = f"{self.bad_clips.text()}; then `{resume_command(self.folder.path)}`"
+            return RunError(f"{self.folder.path}: stopped {place}; {lost}. {way_out}")
         self.journal.write({"kind": "event", "text": f"interrupted by {stop.signal}", "epoch": epoch, "batch": done})
         on_main(str(self.folder.path), lambda: write_json(self.folder.interrupted, stop.marker()))
         return Interrupted(stop.signal, stop.text(self.folder.path))
-
-    def _too_many_bad_clips(self, stopped: str, lost: str) -> RunError:
-        folder = self.folder.path
-        self.journal.write({"kind": "event", "text": f"{stopped}: too many bad clips ({len(self.bad_clips)})"})
-        return RunError(f"{folder}: {stopped}; {lost}. {self.bad_clips.text()}; then `{resume_command(folder)}`")
 
     def _prepare_epoch(self, epoch: int, position: Position) -> None:
         """Let each method do what it wants done before an epoch; what took passes over data is saved at once.
@@ -408,10 +408,6 @@ class Trainer:
             if not run.is_training:
                 self.journal.say(f"{run.name} had stopped and stays so: {run.progress.finished}")
         self.bad_clips.go_on_with(position.bad_clips, self.journal)
-        try:
-            self.bad_clips.check()
-        except TooManyBadClips:
-            raise RunError(f"{self.folder.path}: not gone on with. {self.bad_clips.text()}") from None
         if not position.batch and position.within is None:
             self.bad_clips.take_back(self.journal, epoch=position.epoch)
         self.judging.began -= max(run.progress.seconds for run in self.runs)

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 
 import pytest
-from make_video import make_video
 
 from avbench.errors import RecipeError
 from avbench.packing.pack import pack
@@ -12,6 +11,7 @@ from avbench.packing.recipes.list_config import split_in
 from avbench.packing.recipes.patterns import pattern
 from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.videos import videos_of
+from tests.packing.make_video import make_video
 
 SCHEMES = """
 kind = "list"

@@ -3,12 +3,12 @@
 from collections import Counter, defaultdict
 
 import pytest
-from make_video import make_labelled_folder, make_video
 
 from avbench.errors import RecipeError
 from avbench.packing.pack import pack
 from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.recipes.videos import clips_of, videos_of
+from tests.packing.make_video import make_labelled_folder, make_video
 
 WHOLE = Recipe(val_fraction=0.0, test_fraction=0.0)
 

@@ -5,7 +5,6 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from make_video import make_video
 
 from avbench.cli import main
 from avbench.dataset import Dataset
@@ -15,6 +14,8 @@ from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.videos import videos_of
 from avbench.records import SPLITS
 from tests.conftest import REPOSITORY
+from tests.documents import commands
+from tests.packing.make_video import make_video
 
 SMALL = ("--short-side", "32", "--workers", "1")
 KINETICS = "label,youtube_id,time_start,time_end,split\n"
@@ -213,6 +214,17 @@ def test_a_published_list_and_files_as_people_have_them_are_packed(name, tmp_pat
     )
     assert list(kept) == sorted(kept)
     capsys.readouterr()
+
+
+def test_the_readmes_command_packs_the_clips_of_a_list(tmp_path, monkeypatch, video):
+    (shown,) = commands("shards/README.md", "The lists of known datasets")
+    lists, media = published(tmp_path, "vggsound", video)
+    monkeypatch.chdir(tmp_path)
+    media.rename("VIDEOS")
+    assert Path(lists[0]).name in shown
+    # The list alone has rows of train only, so val and test are cut out of them.
+    main([*shown, *SMALL, "--val-fraction", "0", "--test-fraction", "0"])
+    assert Dataset(tmp_path / "DATASET").description["clips"]["train"] == 4
 
 
 def test_what_a_recipe_leaves_out_and_what_differs_from_the_published_counts_is_said(tmp_path, video):

@@ -12,6 +12,7 @@ from typing import Any
 
 from avbench.errors import RecipeError, unknown
 from avbench.packing.recipes.patterns import Pattern, pattern
+from avbench.vocabulary import SPLITS
 
 # What published lists call the splits, in any case.
 SPLIT_WORDS: Mapping[str, str] = MappingProxyType(
@@ -22,7 +23,7 @@ SPLIT_WORDS: Mapping[str, str] = MappingProxyType(
     }
 )
 END = "end"  # a name that patterns may use where the list has no such column and `seconds` says how long a clip is
-COUNTED = ("rows", "videos", "classes", "train", "val", "test")  # what `expected` may count
+COUNTED = ("rows", "videos", "classes", *SPLITS)  # what `expected` may count
 _COLUMNS = ("label", "split", "start", "end", "parse", "split_by")
 # Of these, the options that older versions had; the others are stored only where they say something.
 _ALWAYS_STORED = (
