@@ -106,9 +106,9 @@ def verified(dataset: Dataset, shards: int) -> dict[str, float]:
 
     def some() -> None:
         for number in chosen:
-            assert not verify._shard_problems(dataset.path, "benchmark", number, lambda: None)
+            assert not verify._shard_problems(dataset.path, "benchmark", False, number, lambda: None)
 
-    verify._shard_problems(dataset.path, "benchmark", 0, lambda: None)
+    verify._shard_problems(dataset.path, "benchmark", False, 0, lambda: None)
     of_whole, of_some = timed(whole, rounds=1), timed(some, rounds=1)
     computed = of_some["cpu_seconds"] / len(chosen) * all_shards
     return {**of_whole, "cpu_seconds": of_whole["cpu_seconds"] + computed, "shards_verified": len(chosen)}

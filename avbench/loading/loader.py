@@ -434,7 +434,7 @@ class Loader:
     def _undecodable(self, prepared: Prepared, modality: Modality) -> list[int]:
         """Decode the clips of a failed batch one by one; the ids of those that fail.
 
-        None where not even a stock clip can be decoded: that is no fault of the clips.
+        None of them where not even a stock clip can be decoded: that is no fault of the clips.
         """
         failed: list[int] = []
         try:
