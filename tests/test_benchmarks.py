@@ -150,6 +150,7 @@ def test_the_loaders_benchmark_measures_memory(dataset, tmp_path):
     assert 4e6 < sizes[0]["peak"] <= sizes[1]["peak"] <= sizes[2]["peak"] < 2e9
 
 
+@pytest.mark.slow
 def test_the_floors_benchmark_measures_every_stage(dataset, tmp_path):
     output = run(
         "floors.py", dataset, "--clips", 4, "--rounds", 1, "--batch-size", 2, "--steps", 1, "--step-batch", 2,
@@ -179,6 +180,7 @@ def test_what_the_floors_benchmark_cannot_measure_is_refused(dataset):
     assert refused.stderr.startswith("avbench: --preset kinetics-sound-ogm: ") and refused.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_results_are_written_from_the_json_of_the_command(dataset, tmp_path):
     few = ("--clips", 4, "--rounds", 1, "--batch-size", 2, "--json")
     run("loader.py", dataset, "--peers", "DALI,torchcodec", *few, tmp_path / "loader.json")
@@ -284,6 +286,8 @@ def test_the_packing_benchmark_packs_with_one_worker_and_with_all(real_clips, tm
     assert alone["cpu_seconds"] > 0 and packed["cpu_seconds"] > 0 and packed["what"] == "pack, 1 worker"
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_methods_benchmark_times_own_work(tmp_path):
     run("methods.py", "--preset", "tiny", "--rounds", 1, "--batch-size", 2, "--json", tmp_path / "out.json")
     results = json.loads((tmp_path / "out.json").read_text())["results"]
@@ -291,6 +295,8 @@ def test_the_methods_benchmark_times_own_work(tmp_path):
     assert all(row["plain_seconds"] > 0 and row["method_seconds"] > 0 for row in results)
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_steps_benchmark_compares_with_a_plain_loop_that_learns_the_same(tmp_path):
     output = run(
         "step.py", "--preset", "tiny", "--rounds", 1, "--batch-size", 4, "--steps", 3, "--json", tmp_path / "o"
@@ -339,6 +345,7 @@ def test_only_threads_that_load_count_as_loading_and_ended_ones_too(monkeypatch)
     assert sum(seconds.values()) == pytest.approx(0.3, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_fed_benchmark_trains_on_the_loader_and_on_a_resident_batch(dataset, tmp_path):
     few = ("--batch-size", 4, "--steps", 2, "--rounds", 2, "--methods", "audio,baseline")
     output = run("fed.py", dataset, *few, "--json", tmp_path / "out.json")
@@ -352,6 +359,7 @@ def test_the_fed_benchmark_trains_on_the_loader_and_on_a_resident_batch(dataset,
         assert one["loader"]["thread_seconds"] < 0.5 * one["resident"]["thread_seconds"]  # it trains nothing
 
 
+@pytest.mark.slow
 def test_the_stores_benchmark_measures_two_ranks_and_extrapolates(tmp_path):
     output = run(
         "store.py", "--clips", 1000, 5000, "--rounds", 1, "--target-clips", 10_000, "--target-ranks", 4, 1000,
