@@ -127,6 +127,9 @@ def said_of(setting: Setting, dataset: Dataset, modality: Modality, clip_id: int
         return f"{named}: {error}"
     finally:
         loader.close()
+    if loader.bad_clips:
+        named = "named" if list(loader.bad_clips) == [clip_id] else "NOT named"
+        return f"{named}: {', '.join(f'{dataset.key(clip)}: {why}' for clip, why in loader.bad_clips.items())}"
     return "not noticed: it was decoded as if it were whole"
 
 

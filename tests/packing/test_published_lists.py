@@ -12,7 +12,7 @@ from avbench.errors import RecipeError
 from avbench.packing.recipes.list_rows import rows_of
 from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.videos import videos_of
-from avbench.records import SPLITS
+from avbench.vocabulary import SPLITS
 from tests.conftest import REPOSITORY
 from tests.documents import commands
 from tests.packing.make_video import make_video
