@@ -314,6 +314,7 @@ def test_the_steps_benchmark_compares_with_a_plain_loop_that_learns_the_same(tmp
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_methods_benchmark_times_one_pass_and_separate_runs(tmp_path):
     dataset = make_dataset(tmp_path / "data", clips={"train": 8, "val": 3, "test": 3}, seconds=1.5)
     output = run(
@@ -425,6 +426,7 @@ def test_evaluates_benchmark_refuses_a_size_that_is_none():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_engines_benchmark_times_modulation_under_each(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command += [BENCHMARKS / "engines.py", "--preset", "tiny", "--batch-size", "2", "--rounds", "2"]

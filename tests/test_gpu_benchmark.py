@@ -183,6 +183,7 @@ def test_what_is_right_is_asked_on_a_cpu_too(gpu, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(3000)
 def test_the_whole_course_runs_on_a_cpu(gpu, tmp_path):
     path, trace = tmp_path / "gpu.json", tmp_path / "trace.json.gz"

@@ -318,6 +318,7 @@ def test_one_node_saves_when_told_to_stop_and_goes_on_later(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_one_node_goes_on_after_a_rank_was_killed(dataset: Path, finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     start = begin("one_node.sh", dataset, run, *FLAGS, RANKS="2")
@@ -342,6 +343,7 @@ def test_two_nodes_train_the_network_of_one(dataset: Path, finished: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_nodes_save_when_one_is_told_to_stop_and_go_on_after_a_rank_was_killed(
     dataset: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -374,6 +376,7 @@ def test_slurm_trains_on_two_nodes_the_network_of_torchrun(dataset: Path, finish
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_slurm_job_goes_on_through_warnings_and_the_loss_of_a_rank(
     dataset: Path, finished: Path, tmp_path: Path
 ) -> None:

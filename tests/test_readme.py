@@ -119,6 +119,7 @@ def test_the_commands_for_all_methods_work_in_their_order(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_commands_that_compare_parts_of_train_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pack, train = commands(METHODS_README, "What Gradient-Blending trains on")

@@ -181,7 +181,7 @@ def check_bf16(text: str, configs: list[EngineConfig]) -> None:
         engine.release()
 
 
-@pytest.mark.parametrize("text", by_example(CONFIGURED, examples=ONE_A_METHOD))
+@pytest.mark.parametrize("text", by_example(CONFIGURED, examples=ONE_A_METHOD[-2:]))
 def test_steps_in_bf16_are_finite_under_every_engine(text: str) -> None:
     check_bf16(text, [EngineConfig()])
     run_on_ranks(2, check_bf16, text, [EngineConfig(), zero(0), zero(1), zero(2)], timeout_seconds=600.0)

@@ -20,6 +20,7 @@ from avbench.methods import METHODS
 from avbench.methods.choice import parse_methods
 from avbench.methods.greedy import Greedy
 from avbench.records import read_metrics, read_table
+from tests.marks import by_example
 from tests.methods.steps import batch_of, thin
 from tests.processes import run_on_ranks
 from tests.synthetic import make_dataset
@@ -92,8 +93,7 @@ def check_agree(one: dict[str, np.ndarray], other: dict[str, np.ndarray], tolera
         np.testing.assert_allclose(other[name], value, rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("text", CONFIGURED)
+@pytest.mark.parametrize("text", by_example(CONFIGURED, examples=ONE_A_METHOD))
 def test_steps_do_not_depend_on_the_number_of_ranks(text: str) -> None:
     # Uneven slices, noise, windows and beliefs included; the last rank has no clip at all.
     alone = train_on_slices(text, [7], 5, torch.float64, "global")

@@ -11,6 +11,7 @@ from avbench.records import read_metrics
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_on_clips_biased_to_audio_audio_is_slowed_and_vision_is_not(tmp_path: Path) -> None:
     sizes = ["--planted.train", "240", "--planted.val", "20", "--planted.test", "20", "--planted.bias", "0.7"]
     main(["pack", "planted", "--media", str(tmp_path / "videos"), "--out", str(tmp_path / "data"), *sizes])

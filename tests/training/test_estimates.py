@@ -231,7 +231,7 @@ ENGINES = {
 }
 
 
-@pytest.mark.parametrize("engine", by_example(ENGINES, examples=("accumulated", "zero2")))
+@pytest.mark.parametrize("engine", by_example(ENGINES, examples=("zero2",)))
 def test_an_estimate_on_two_ranks_is_gone_on_with_to_the_same_bits_under_every_engine(
     engine: str, dataset: Path, tmp_path: Path
 ) -> None:

@@ -79,7 +79,7 @@ def check(folder: Path, expected: dict[str, pa.Table]) -> None:
     assert steps == [(epoch, batch) for epoch in range(2) for batch in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("seed", by_example(range(18), examples=range(len(POINTS))))
+@pytest.mark.parametrize("seed", by_example(range(18), examples=(1, 3, 5)))
 def test_a_rank_killed_at_any_moment_leaves_a_run_that_finishes_by_itself(
     seed: int, dataset: Path, expected: dict[str, pa.Table], tmp_path: Path
 ) -> None:
@@ -96,7 +96,7 @@ def test_a_rank_killed_at_any_moment_leaves_a_run_that_finishes_by_itself(
     check(out, expected)
 
 
-@pytest.mark.parametrize("seed", by_example(range(18, 24), examples=(18, 21)))
+@pytest.mark.parametrize("seed", by_example(range(18, 24), examples=(21,)))
 def test_all_ranks_and_their_launcher_killed_go_on_when_started_again(
     seed: int, dataset: Path, expected: dict[str, pa.Table], tmp_path: Path
 ) -> None:

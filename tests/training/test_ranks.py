@@ -11,12 +11,14 @@ import pytest
 
 from avbench.records import read_metrics, read_table
 from avbench.training.checkpoint import _read
+from tests.marks import by_example
 from tests.processes import avbench_on_ranks
 from tests.synthetic import make_dataset
 from tests.training.test_train import wait_for_batch
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LAUNCH = REPOSITORY / "launch"
+ZERO_2 = ("--engine", "deepspeed", "--deepspeed-config", str(LAUNCH / "zero2.json"))
 # 26 clips in 4 batches of 7 and 6, so that slices are unequal; five epochs are 20 steps.
 FLAGS = ["--preset", "tiny", "--width", "8", "--batch-size", "7", "--learning-rate", "0.01", "--schedule", "constant"]
 FLAGS += ["--batch-norm", "global", "--log-steps", "1", "--epochs", "5"]
@@ -129,16 +131,14 @@ def check_begun_alike(one: Path, other: Path) -> None:
     np.testing.assert_array_equal(got["audio_epochs"], 5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", by_example([2, 4], examples=[2]))
 def test_any_number_of_ranks_trains_the_same_networks(ranks: int, dataset: Path, alone: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     train(ranks, str(dataset), "--out", str(out), "--methods", METHODS, "--precision", "float64", *FLAGS)
     check_same_training(alone, out, 1e-8)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", by_example([0, 1, 2], examples=[2]))
 def test_deepspeed_trains_the_same_networks(stage: int, dataset: Path, two_in_float32: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["--methods", METHODS, "--precision", "float32", *FLAGS]
@@ -147,8 +147,7 @@ def test_deepspeed_trains_the_same_networks(stage: int, dataset: Path, two_in_fl
     check_begun_alike(two_in_float32, out)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", [(), ("--engine", "deepspeed", "--deepspeed-config", str(LAUNCH / "zero2.json"))])
+@pytest.mark.parametrize("engine", by_example([(), ZERO_2], examples=[()]))
 def test_all_methods_finish_in_bfloat16(engine: tuple[str, ...], dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = ["--methods", ALL, "--precision", "bfloat16", *FLAGS, "--epochs", "1", "--accumulation", "2"]
@@ -175,6 +174,7 @@ def test_a_training_stopped_on_two_ranks_goes_on_on_four_and_on_one(dataset: Pat
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_checkpoint_under_zero_goes_on_under_ddp_and_the_other_way(
     dataset: Path, two_in_float32: Path, tmp_path: Path
 ) -> None:
