@@ -624,7 +624,8 @@ def test_a_full_disk_ends_in_one_line_and_leaves_the_last_checkpoint(
     if mounted.returncode:
         pytest.skip("no right to mount a file system here")
     try:
-        flags = (*FAST, "--methods", "audio", "--epochs", "3")  # a checkpoint has some 90 MB, a best network 45
+        # A checkpoint of this width has some 90 MB, a best network 45.
+        flags = (*FAST, "--width", "64", "--methods", "audio", "--epochs", "3")
         line = refused(capsys, "train", str(dataset), "--out", str(disk / "run"), *flags)
         assert "No space left on device" in line and str(disk) in line
         assert list((disk / "run/checkpoints").glob("epoch-*"))
