@@ -9,6 +9,7 @@ import os
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from av.stream import Disposition
 from avbench.dataset import DESCRIPTION_FILE
 from avbench.errors import RecipeError
 from avbench.packing.clips import Clip, encoded_key
+from avbench.packing.media import Reject, seconds_of
 from avbench.packing.recipes.base import Found
 from avbench.packing.recipes.left_out import REASONS, LeftOut
 
@@ -257,3 +259,19 @@ def _count(tally: Tally, walked: Walked, *, within: str = "") -> None:
     for why, names in walked.left_out.items():
         if why != "ignored":
             tally.add(why, names, within=within)
+
+
+def lengths_of(paths: Sequence[Path]) -> list[float]:
+    """The durations of videos in seconds, from their headers; 0 where one cannot be told."""
+    # Threads: reading headers waits for the disk.
+    with ThreadPoolExecutor(max_workers=8) as executor:
+        return list(executor.map(_length, paths))
+
+
+def _length(path: Path) -> float:
+    if suffix_of(path.name) in NO_VIDEO_SUFFIXES:
+        return 0.0
+    try:
+        return seconds_of(path)
+    except Reject:
+        return 0.0

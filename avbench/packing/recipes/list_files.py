@@ -6,7 +6,6 @@ import math
 import posixpath
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
@@ -14,8 +13,7 @@ from pathlib import Path
 
 from avbench.errors import RecipeError
 from avbench.packing.clips import Clip
-from avbench.packing.media import Reject, seconds_of
-from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, stem_of, suffix_of, with_pictures
+from avbench.packing.recipes.files import lengths_of, stem_of, with_pictures
 from avbench.packing.recipes.list_config import ListConfig
 from avbench.packing.recipes.list_rows import Row, without_suffix
 from avbench.packing.recipes.matching import MediaFiles
@@ -155,15 +153,5 @@ def _lengths(found: Sequence[tuple[Row, Clip, Place]]) -> list[tuple[tuple[Row, 
     """Some of them, evenly spread, with their durations in seconds; those that cannot be read are left out."""
     count = min(len(found), _LOOKED_AT)
     chosen = [found[number * len(found) // count] for number in range(count)]
-    with ThreadPoolExecutor(max_workers=8) as executor:
-        lengths = list(executor.map(lambda one: _length(one[1].path), chosen))
+    lengths = lengths_of([clip.path for _, clip, _ in chosen])
     return [(one, length) for one, length in zip(chosen, lengths, strict=True) if length]
-
-
-def _length(path: Path) -> float:
-    if suffix_of(path.name) in NO_VIDEO_SUFFIXES:
-        return 0.0
-    try:
-        return seconds_of(path)
-    except Reject:
-        return 0.0

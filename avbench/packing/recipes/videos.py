@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +16,7 @@ from unicodedata import normalize
 from avbench.class_names import in_order
 from avbench.errors import RecipeError
 from avbench.packing.clips import Clip, encoded_key
-from avbench.packing.media import Reject, seconds_of
-from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, suffix_of
+from avbench.packing.recipes.files import lengths_of
 from avbench.packing.recipes.left_out import LeftOut
 from avbench.packing.recipes.recipe import Recipe, source_of
 from avbench.packing.splits import cut_parts, per_class
@@ -148,26 +146,13 @@ def _torn(videos: Sequence[Clip]) -> list[str]:
 
 def _windows(videos: Sequence[Clip], seconds: float) -> Iterator[Clip]:
     """Each video cut into windows; one that cannot be read stays as one clip, to be rejected with its reason."""
-    # Threads: reading headers waits for the disk.
-    with ThreadPoolExecutor(max_workers=8) as executor:
-        lengths = executor.map(lambda video: _length(video.path), videos)
-        for video, length in zip(videos, lengths, strict=True):
-            end = min(length, math.inf if video.seconds is None else video.start_seconds + video.seconds)
-            count = max(1, math.floor((end - video.start_seconds) / seconds + _WINDOW_TOLERANCE))
-            for number in range(count):
-                yield replace(
-                    video,
-                    key=encoded_key(f"{video.name or video.source}-{number:03d}"),
-                    start_seconds=video.start_seconds + number * seconds,
-                    seconds=seconds,
-                )
-
-
-def _length(path: Path) -> float:
-    """In seconds; 0 where it cannot be told."""
-    if suffix_of(path.name) in NO_VIDEO_SUFFIXES:
-        return 0.0
-    try:
-        return seconds_of(path)
-    except Reject:
-        return 0.0
+    for video, length in zip(videos, lengths_of([video.path for video in videos]), strict=True):
+        end = min(length, math.inf if video.seconds is None else video.start_seconds + video.seconds)
+        count = max(1, math.floor((end - video.start_seconds) / seconds + _WINDOW_TOLERANCE))
+        for number in range(count):
+            yield replace(
+                video,
+                key=encoded_key(f"{video.name or video.source}-{number:03d}"),
+                start_seconds=video.start_seconds + number * seconds,
+                seconds=seconds,
+            )
