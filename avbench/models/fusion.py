@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Outputs
 from avbench.distributed import sum_over_ranks
-from avbench.models.resnet import WIDTH, Encoder, encoder_a_modality, initialize
+from avbench.models.resnet import Encoder, encoder_a_modality, initialize
+from avbench.models.width import WIDTH
 from avbench.vocabulary import MODALITIES, Modality
 
 Fusion = Literal["concat", "sum", "film", "gated"]

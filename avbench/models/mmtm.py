@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Outputs
 from avbench.models.fusion import full_precision
-from avbench.models.resnet import STAGES, WIDTH, Encoder, encoder_a_modality, initialize
+from avbench.models.resnet import STAGES, Encoder, encoder_a_modality, initialize
+from avbench.models.width import WIDTH
 from avbench.vocabulary import MODALITIES, Modality
 
 _REDUCTION = 4  # of the width between squeeze and gates

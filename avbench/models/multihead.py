@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from avbench.batch import Batch, Outputs
 from avbench.models.fusion import full_precision
-from avbench.models.resnet import WIDTH, encoder_a_modality, initialize
+from avbench.models.resnet import encoder_a_modality, initialize
+from avbench.models.width import WIDTH
 from avbench.vocabulary import MODALITIES
 
 JOINT = "joint"

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from avbench.batch import Batch
+from avbench.models.width import WIDTH
 from avbench.vocabulary import MODALITIES, Modality
 
 if TYPE_CHECKING:
     import torchvision
 
-WIDTH = 64  # channels of ResNet-18's first stage; every stage after it has twice as many as the one before
 STAGES = (2, 3, 4)
 _STEM_CHANNELS = {"audio": 1, "visual": 3}
 

@@ -1,3 +1,4 @@
 """How wide networks are, which settings say too and which therefore imports nothing."""
 
-WIDTH = 64  # channels of the first stage of the ResNet-18 that is published
+# Channels of the published ResNet-18's first stage; every stage after it has twice as many as the one before.
+WIDTH = 64
