@@ -31,6 +31,7 @@ from avbench.dataset import Dataset
 from avbench.help import EXAMPLES
 from avbench.methods import METHODS
 from tests.synthetic import make_dataset
+from tests.terminal import read_terminal
 
 KINDS = [PackArgs, InfoArgs, VerifyArgs, EvaluateArgs, SubsetsArgs, DemoArgs, DoctorArgs, MethodsArgs]
 KINDS += [BenchArgs, BenchPlanArgs, TrainArgs]
@@ -151,14 +152,7 @@ def on_a_terminal(*words: str, **environment: str) -> bytes:
         stdin=follower, stdout=follower, stderr=follower, env={**os.environ, "TERM": "xterm", **environment},
     )  # fmt: skip
     os.close(follower)
-    written = b""
-    try:
-        while chunk := os.read(leader, 65536):
-            written += chunk
-    except OSError:  # how Linux says that nobody has the terminal open any more
-        pass
-    finally:
-        os.close(leader)
+    written = read_terminal(leader)
     assert process.wait() == 0
     return written
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from avbench import progress
+from tests.terminal import read_terminal
 
 
 @pytest.fixture
@@ -59,8 +60,7 @@ def test_a_terminal_gets_a_bar(monkeypatch):
         monkeypatch.setenv("TERM", "xterm")
         with progress.progress("counting", "clips") as show:
             show(2, 5)
-        shown = os.read(ours, 1 << 16).decode()
-    os.close(ours)
+    shown = read_terminal(ours).decode()
     assert "counting" in shown and "━" in shown and "2/5" in shown
 
 
