@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 import time
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 
 from avbench.cli import main
 from avbench.curation.duplicates import finding, looks, sounds
@@ -24,6 +26,7 @@ from avbench.packing.recipes.reading import load_recipe
 from avbench.packing.recipes.rendering import render
 from tests.curation.made_sound import RATE_HZ, music, noise
 from tests.curation.reencode import reencode
+from tests.documents import commands
 from tests.marks import EXHAUSTIVE
 from tests.synthetic import encoded_clip, write_dataset
 
@@ -151,8 +154,6 @@ def test_kept_fingerprints_are_taken_and_give_the_same(mixed, tmp_path, monkeypa
 
 
 def test_damaged_clips_are_named_and_the_others_are_found(mixed, tmp_path):
-    import shutil
-
     copy = shutil.copytree(mixed, tmp_path / "copy")
     whole = find_duplicates([copy], workers=1)
     dataset = whole.datasets[0]
@@ -191,18 +192,27 @@ def test_of_a_clip_that_comes_many_times_each_training_copy_is_paired_with_test(
     assert len(found.train_clips_of_val_and_test()) == 28
 
 
-def test_the_command_prints_json_and_writes_a_csv_file(mixed, tmp_path, capsys):
-    main(["duplicates", str(mixed), "--json", "--out", str(tmp_path / "found.csv"), "--workers", "1"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["clips"] == 19 and len(told["pairs"]) == 5 and told["not_read"] == []
-    with (tmp_path / "found.csv").open(newline="") as file:
+def test_the_readmes_command_writes_a_csv_file(mixed, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("DATASET").symlink_to(mixed)
+    ((*words,),) = commands("shards/README.md", "Clips that come twice")
+    main(words)
+    assert capsys.readouterr().out.splitlines()[-1] == "duplicates.csv: 5 pairs"
+    with Path("duplicates.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == list(COLUMNS) == list(told["pairs"][0])
+    assert list(rows[0]) == list(COLUMNS)
     shifted = next(row for row in rows if row["key"] == "shifted")
     assert (shifted["splits"], shifted["other_key"], shifted["sound"], shifted["pictures"]) == (
         "train-test", "plain-5", "alike", "",
     )  # fmt: skip
     assert 1.2 < float(shifted["sound_shift_seconds"]) < 1.4
+
+
+def test_the_command_prints_json_or_lines(mixed, capsys):
+    main(["duplicates", str(mixed), "--json", "--workers", "1"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["clips"] == 19 and len(told["pairs"]) == 5 and told["not_read"] == []
+    assert list(told["pairs"][0]) == list(COLUMNS)
     main(["duplicates", str(mixed), "--exact", "--workers", "1"])
     assert "19 clips: 3 pairs in 3 groups; 2 of train against val or test" in capsys.readouterr().out
 
@@ -299,8 +309,6 @@ def test_less_common_sound_must_be_more_alike():
 
 
 def test_a_look_survives_scaling_and_jpeg_and_plain_colours_have_none():
-    import simplejpeg
-
     def jpeg(image, quality=90):
         return simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality, "RGB", "420")
 
