@@ -16,6 +16,7 @@ import numpy as np
 from av.sidedata.sidedata import SideData
 from av.video.reformatter import Interpolation
 
+from avbench.packing.archives import size_and_time
 from avbench.packing.streams import (
     BEFORE_ALL,
     Reason,
@@ -117,8 +118,7 @@ class Shown:
 
 def is_stamped_in_order(path: Path) -> bool:
     """Whether the first few hundred pictures come out of the decoder in the order of their time stamps."""
-    state = path.stat()
-    return _is_stamped_in_order(path, state.st_size, state.st_mtime_ns)
+    return _is_stamped_in_order(path, *size_and_time(path))
 
 
 @lru_cache(maxsize=64)  # windows of one video follow each other
