@@ -309,7 +309,7 @@ def _scan_pictures(
         shown = Shown(video, decodes=way.decodes)
         headers_ends = _declared_ends(path, container) if clock.is_one else ()
         ends = begin  # of the video's own sound, which is not decoded, but may be what the file lasts for
-        streams = (*container.streams.audio[:1], video)
+        streams: tuple[av.AudioStream | av.VideoStream, ...] = (*container.streams.audio[:1], video)
         for packet, _ in _packets(container, streams, clock, seeks=way.seeks):
             if packet.stream is video:
                 shown.take(packet)
