@@ -16,6 +16,7 @@ from avbench.analysis.reading.configuration import unlike_settings
 from avbench.analysis.reading.results import Epochs, Results
 from avbench.run_folder import METRICS
 from avbench.vocabulary import MODALITIES
+from avbench.wording import first_of
 
 FEW = "†"  # beside the number of clips, or the name, of a subset of few
 FEW_NOTE = f"{FEW}: fewer than {FEW_CLIPS} clips, too few to conclude from."
@@ -44,10 +45,9 @@ def _of_untrained_classes(results: Results) -> Iterator[str]:
         if names:
             places = [place for place, name in enumerate(results.classes) if name in names]
             theirs = int(np.isin(results.labels, places).sum())
-            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
             yield (
                 f"{len(names)} of {len(results.classes)} classes {'has' if len(names) == 1 else 'have'} no training "
-                f"clip: {', '.join(names[:_MOST_NAMED])}{more}. No network could learn "
+                f"clip: {first_of(names, _MOST_NAMED)}. No network could learn "
                 f"{'it' if len(names) == 1 else 'them'}; evaluated clips of {'it' if len(names) == 1 else 'them'}: "
                 f"{theirs:,} of {len(results.labels):,}."
             )

@@ -19,6 +19,7 @@ from avbench.integrity import row_problems
 from avbench.quarantine import read_asides
 from avbench.records import atomic_path
 from avbench.vocabulary import SPLITS
+from avbench.wording import counted, first_of
 
 _MOST_CLASSES = 60  # that a terminal is shown, of more the largest and the smallest
 _SHOWN_OF_MANY = 10  # of each
@@ -233,9 +234,8 @@ def _spread_text(spread: Mapping[str, float], form: str) -> str:
 
 
 def _sizes_text(sizes: Sequence[Mapping[str, int]]) -> str:
-    named = [f"{size['width']} x {size['height']} ({size['clips']} clips)" for size in sizes[:_MOST_SIZES]]
-    more = len(sizes) - _MOST_SIZES
-    return ", ".join([*named, *([f"and {more} more sizes"] if more > 0 else [])])
+    named = [f"{size['width']} x {size['height']} ({counted(size['clips'], 'clip')})" for size in sizes]
+    return first_of(named, _MOST_SIZES, noun="sizes")
 
 
 def _counts_text(counts: Mapping[str, int] | None, *, none: str) -> str:
@@ -252,10 +252,9 @@ def _quarantine_text(quarantine: Mapping[str, Any]) -> str:
     if not quarantine["clips"] and not quarantine["shards"]:
         return "empty"
     damaged = f"; damaged shards: {', '.join(quarantine['shards'])}" if quarantine["shards"] else ""
-    reasons = list(quarantine["reasons"].items())
-    named = "; ".join(f"{reason} {count}" for reason, count in reasons[:_MOST_SIZES])
-    more = f"; and {len(reasons) - _MOST_SIZES} more reasons" if len(reasons) > _MOST_SIZES else ""
-    return f"{quarantine['clips']} clips ({named}{more}){damaged}"
+    reasons = [f"{reason} {count}" for reason, count in quarantine["reasons"].items()]
+    named = first_of(reasons, _MOST_SIZES, separator="; ", noun="reasons")
+    return f"{counted(quarantine['clips'], 'clip')} ({named}){damaged}"
 
 
 def _options_text(options: Any) -> str:

@@ -27,6 +27,7 @@ from avbench.packing.recipes.recipe import Recipe, source_of
 from avbench.packing.recipes.videos import clips_of
 from avbench.packing.reindex import mend_dali_index, reindex, trusted_description
 from avbench.packing.workers import Beat, WorkerDied, run_tasks
+from avbench.wording import first_of
 
 _MOST_NAMED = 10
 
@@ -99,7 +100,7 @@ def _is_damaged(path: Path, sha256: Sequence[str], number: int, beat: Beat) -> b
 
 def _pack_anew(path: Path, media: Path | None, told: Mapping[str, Any], bad: Sequence[int], workers: int) -> None:
     """Make these shards and put those in their places that have come out as they were."""
-    names = _few([shard_name(number) for number in bad])
+    names = first_of([shard_name(number) for number in bad], _MOST_NAMED)
     if "recipe" not in told:
         raise DatasetError(f"{path}: {DESCRIPTION_FILE} has no recipe to pack {names} by; restore the shard")
     recipe = stored_recipe(told["recipe"], str(path / DESCRIPTION_FILE))
@@ -142,8 +143,8 @@ def _task(
 ) -> ShardTask:
     if missing := [key for key in keys if key not in planned]:
         raise DatasetError(
-            f"{media}: has no video for {_few(missing)}, of which {shard_name(number)} is to be packed anew; name the "
-            f"folder that the dataset was packed from"
+            f"{media}: has no video for {first_of(missing, _MOST_NAMED)}, of which {shard_name(number)} is to be "
+            f"packed anew; name the folder that the dataset was packed from"
         )
     split, classes = told["shards"][number]["split"], tuple(told["classes"])
     # By the index: what else has come to the media folder since may have moved the cut between splits.
@@ -158,7 +159,8 @@ def _make(tasks: Sequence[ShardTask], workers: int) -> None:
             pass
     except WorkerDied as death:
         at = [tasks[number].clips[begun - 1].key for number, begun in death.begun.items()]
-        raise DatasetError(f"a packing process was killed or crashed (out of memory?) at {_few(at)}") from None
+        where = first_of(at, _MOST_NAMED)
+        raise DatasetError(f"a packing process was killed or crashed (out of memory?) at {where}") from None
 
 
 def _fits(task: ShardTask, told: Mapping[str, Any]) -> bool:
@@ -170,7 +172,7 @@ def _difference(path: Path, task: ShardTask, told: Mapping[str, Any]) -> str:
     rows, facts = read_note(task)
     rejected = [f"{one['key']}: {' '.join([one['reason'], one['detail']]).strip()}" for one in facts["rejects"]]
     if rejected:
-        return _few(rejected)
+        return first_of(rejected, _MOST_NAMED)
     if not _is_index_whole(path, told):
         return f"which of its clips cannot be told without a whole {INDEX_FILE}"
     old = Dataset(path, shards_may_be_damaged=True).rows_of_shard(task.number)
@@ -179,7 +181,7 @@ def _difference(path: Path, task: ShardTask, told: Mapping[str, Any]) -> str:
         for one, other in zip(rows.to_pylist(), old.to_pylist(), strict=True)
         if any(_changed(one, other))
     ]
-    return _few(changed) or "sound and pictures are the same, what the clips' json says is not"
+    return first_of(changed, _MOST_NAMED) or "sound and pictures are the same, what the clips' json says is not"
 
 
 def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
@@ -225,8 +227,3 @@ def _remove_leftovers(path: Path) -> None:
 def _versions(told: Mapping[str, Any]) -> str:
     versions = told.get("made_with") or {}
     return ", ".join(f"{name} {version}" for name, version in versions.items()) or "versions that nobody noted"
-
-
-def _few(names: Sequence[str]) -> str:
-    more = [f"and {len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else []
-    return ", ".join([*names[:_MOST_NAMED], *more])
