@@ -38,6 +38,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "avbench verify DATASET --reindex",
         "avbench verify DATASET --json > verify.json",
     ),
+    "avbench duplicates": (
+        "avbench duplicates DATASET",
+        "avbench duplicates DATASET --exact",
+        "avbench duplicates DATASET OTHER-DATASET --out duplicates.csv --fingerprints FINGERPRINTS",
+        "avbench duplicates DATASET --json > duplicates.json",
+    ),
     "avbench train": (
         "avbench train DATASET --methods audio,visual,baseline --out RUN",
         "avbench train DATASET --methods audio,visual,ogm-ge:alpha=0.3,late=baseline --seeds 0,1,2 --out RUN",

@@ -19,6 +19,7 @@ from avbench.cli import COMMANDS, main
 from avbench.cli.bench import BenchArgs, BenchPlanArgs
 from avbench.cli.demo import DemoArgs
 from avbench.cli.doctor import DoctorArgs
+from avbench.cli.duplicates import DuplicatesArgs
 from avbench.cli.evaluate import EvaluateArgs
 from avbench.cli.info import InfoArgs
 from avbench.cli.methods import MethodsArgs
@@ -117,7 +118,7 @@ def test_every_help_ends_with_examples_that_can_be_typed(command: str, capsys: p
 
 KIND_OF = {"pack": PackArgs, "verify": VerifyArgs, "evaluate": EvaluateArgs, "subsets": SubsetsArgs}
 KIND_OF |= {"demo": DemoArgs, "doctor": DoctorArgs, "info": InfoArgs}
-KIND_OF |= {"methods": MethodsArgs, "train": TrainArgs}
+KIND_OF |= {"duplicates": DuplicatesArgs, "methods": MethodsArgs, "train": TrainArgs}
 
 
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])

@@ -15,6 +15,7 @@ from avbench.cli import COMMANDS, main
 from avbench.cli.bench import BenchArgs, BenchPlanArgs
 from avbench.cli.demo import DemoArgs
 from avbench.cli.doctor import DoctorArgs
+from avbench.cli.duplicates import DuplicatesArgs
 from avbench.cli.evaluate import EvaluateArgs
 from avbench.cli.info import InfoArgs
 from avbench.cli.methods import MethodsArgs
@@ -38,6 +39,7 @@ ANALYSIS_README, TRAINING_README = "avbench/analysis/README.md", "avbench/traini
 KIND_OF = {
     "demo": DemoArgs,
     "doctor": DoctorArgs,
+    "duplicates": DuplicatesArgs,
     "evaluate": EvaluateArgs,
     "info": InfoArgs,
     "methods": MethodsArgs,
@@ -57,6 +59,9 @@ RUN_BY = {
         "tests/test_readme.py::test_the_commands_that_compare_parts_of_train_work"
     ),
     (METHODS_README, "A method of your own"): "tests/test_readme.py::test_the_method_of_ones_own_trains_as_shown",
+    ("shards/README.md", "Clips that come twice"): (
+        "tests/curation/test_duplicates.py::test_the_readmes_command_writes_a_csv_file"
+    ),
     ("shards/README.md", "The lists of known datasets"): (
         "tests/packing/test_published_lists.py::test_the_readmes_command_packs_the_clips_of_a_list"
     ),

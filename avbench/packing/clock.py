@@ -17,6 +17,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
+from avbench.packing.archives import size_and_time
 from avbench.packing.streams import Reason, Reject, best_streams, is_format, opened, packets_of, seconds
 
 # FFmpeg's dts_delta_threshold: time stamps that go back by more belong to another recording.
@@ -60,10 +61,10 @@ def clock_of(path: Path) -> Clock:
     together, and where the file cannot be opened.
     """
     try:
-        state = path.stat()
+        size_bytes, modified_ns = size_and_time(path)
     except OSError:
         return Clock()  # opening it says what is wrong
-    return _clock_of(path, state.st_size, state.st_mtime_ns)
+    return _clock_of(path, size_bytes, modified_ns)
 
 
 @lru_cache(maxsize=64)  # windows of one video follow each other

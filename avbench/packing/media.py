@@ -28,6 +28,7 @@ from avbench.packing.pictures import (
     Shown,
     decode_counted,
     decode_stamped,
+    frozen_seconds,
     is_stamped_in_order,
     nearest_shown,
     scaled_size,
@@ -79,6 +80,8 @@ class ClipMedia:
     width, height: of every frame, pixels. seconds: the longer of sound and pictures.
     mix_db: level of the mono mix relative to the mean power of its channels, None where all are silent.
     pixel_aspect: width of a pixel over its height, as the file says (1 where it does not).
+    frozen_seconds: of pictures that show the same as those before or after. lost_seconds: of silence in the place of
+    sound that the file does not have. sound_past_video_seconds: by how much sound outlasts the pictures.
     """
 
     waveform: np.ndarray
@@ -88,6 +91,9 @@ class ClipMedia:
     seconds: float
     mix_db: float | None
     pixel_aspect: float
+    frozen_seconds: float = 0.0
+    lost_seconds: float = 0.0
+    sound_past_video_seconds: float = 0.0
 
 
 def read_clip(
@@ -115,6 +121,9 @@ def read_clip(
         seconds=float(max(scan.sound.seconds, scan.picture_seconds)),
         mix_db=scan.sound.mix_db,
         pixel_aspect=scan.pixel_aspect,
+        frozen_seconds=min(frozen_seconds([found[time] for time in wanted]), float(scan.picture_seconds)),
+        lost_seconds=scan.sound.lost_seconds,
+        sound_past_video_seconds=float(max(Fraction(0), scan.sound.seconds - scan.picture_seconds)),
     )
 
 

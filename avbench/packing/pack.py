@@ -43,7 +43,7 @@ from avbench.errors import DatasetError, UsageError
 from avbench.packing.clips import Clip
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
 from avbench.packing.out_folder import check_ours, claim, locked, make_way, room
-from avbench.packing.quality import quality_of, write_quality
+from avbench.packing.quality import is_complete, quality_of, write_quality
 from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, WORK_FOLDER, suffix_of
 from avbench.packing.recipes.left_out import LeftOut
 from avbench.packing.recipes.recipe import STFT_SUFFIX, Recipe, stored
@@ -180,8 +180,6 @@ def _is_made(task: ShardTask) -> bool:
     if not task.note.exists():
         return False
     table, facts = read_note(task)
-    if "quality" not in facts:  # begun by an avbench that did not look at it
-        return False
     if table.num_rows == 0 or _moved(task).exists():
         return True
     index = task.tar.with_suffix(".idx")
@@ -211,7 +209,7 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
                     continue
                 row, written = _write_clip(tar, clip, media, task)
                 rows.append(row)
-                quality.append(quality_of(media))
+                quality.append(quality_of(media, sample_rate_hz=task.recipe.sample_rate_hz))
                 members.append(written)
             sha256 = tar.close()
         facts = {
@@ -450,9 +448,9 @@ def read_note(task: ShardTask) -> tuple[pa.Table, dict[str, Any]]:
     """What a made shard's note says: its rows of the index, and its size, hash, rejects and quality by name."""
     table = pa.ipc.open_file(io.BytesIO(task.note.read_bytes())).read_all()
     facts = json.loads(table.schema.metadata[b"facts"])
-    if "quality" not in facts:
+    if "quality" not in facts or not is_complete(facts["quality"]):
         raise DatasetError(
-            f"{task.out}: holds an unfinished pack that an older avbench began, which reads some videos otherwise; "
+            f"{task.out}: holds an unfinished pack that an older avbench began, which looks at less of each video; "
             f"choose another --out, or begin anew with --overwrite"
         )
     return table, facts

@@ -18,6 +18,8 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition
 
+from avbench.packing.archives import opened_bytes, size_and_time, url_of
+
 # Containers whose clock may be cut anywhere and joined to another: their demuxers call what follows corrupt.
 _BROADCAST = ("mpegts", "mpeg")
 
@@ -59,7 +61,7 @@ class Unsure(Exception):  # noqa: N818
 def opened(path: Path) -> Iterator[InputContainer]:
     """A video file, open for demuxing. Raises Reject where it is none."""
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(url_of(path), metadata_errors="replace")
     except FileNotFoundError:
         raise Reject(Reason.MISSING) from None
     except OSError as error:
@@ -71,7 +73,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
 
 
 def _why_not_opened(path: Path, error: av.FFmpegError) -> tuple[Reason, str]:
-    with path.open("rb") as file:
+    with opened_bytes(path) as file:
         head = file.read(12)
     if head[4:8] == b"ftyp":  # an MP4 whose table of contents, at its end, is gone
         return Reason.TRUNCATED, "an MP4 file without its end"
@@ -137,11 +139,11 @@ _EBML_HEADER, _SEGMENT = 0x1A45DFA3, 0x18538067
 
 def is_matroska_cut(path: Path) -> bool:
     """Whether a Matroska file is shorter than its one segment says; not where the segment's size is left open."""
-    with path.open("rb") as file:
+    with opened_bytes(path) as file:
         while True:
             identity, size, is_open = _ebml_number(file, keeps_mark=True)[0], *_ebml_number(file, keeps_mark=False)
             if identity == _SEGMENT:
-                return not is_open and file.tell() + size > path.stat().st_size
+                return not is_open and file.tell() + size > size_and_time(path)[0]
             if identity != _EBML_HEADER or is_open:
                 return False
             file.seek(size, io.SEEK_CUR)
@@ -170,20 +172,20 @@ def cut_seconds(path: Path, container: InputContainer) -> Fraction | None:
         return _cut_asf_seconds(path)
     if not is_format(container, "avi"):
         return None
-    with path.open("rb") as file:
+    with opened_bytes(path) as file:
         riff, size, _ = struct.unpack("<4sI4s", file.read(12))
-    if riff != b"RIFF" or path.stat().st_size >= size:
+    if riff != b"RIFF" or size_and_time(path)[0] >= size:
         return None
     return max((seconds(stream.frames, stream) for stream in container.streams.video), default=None)
 
 
 def _cut_asf_seconds(path: Path) -> Fraction | None:
-    with path.open("rb") as file:
+    with opened_bytes(path) as file:
         head = file.read(1 << 16)
     at = head.find(_ASF_FILE_PROPERTIES)
     if at < 0 or at + _ASF_FIELDS.size > len(head):
         return None
     size, play, preroll, flags = _ASF_FIELDS.unpack_from(head, at)
-    if flags & _ASF_BROADCAST or path.stat().st_size >= size:
+    if flags & _ASF_BROADCAST or size_and_time(path)[0] >= size:
         return None
     return Fraction(play, 10**7) - Fraction(preroll, 1000)

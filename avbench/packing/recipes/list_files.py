@@ -52,7 +52,7 @@ class Finder:
         """
         for candidate in row.candidates:
             if names := self._names(candidate.path):
-                return Place(self._media / self._one(names, row, candidate.path), candidate.is_whole)
+                return Place(self.files.path(self._one(names, row, candidate.path)), candidate.is_whole)
         first = row.candidates[0]
         anywhere = self._config.anywhere
         if len(row.candidates) == 1 and not anywhere:
@@ -99,7 +99,7 @@ class Finder:
                 names = chosen
                 break
         if len(names) > 1:
-            names = with_pictures(self._media, names)
+            names = with_pictures(self.files.path, names)
         if len(names) > 1:
             of_one_folder = len({posixpath.dirname(name) for name in names}) == 1
             shown = " and ".join(sorted(map(posixpath.basename, names) if of_one_folder else names))

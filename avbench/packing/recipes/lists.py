@@ -49,11 +49,10 @@ class ListSource(Source):
         rows = self._wanted(self._rows(media), tally)
         finder = Finder(self.config, media)
         found = _placed(rows, finder, repeats=self.config.repeats)
+        finder.files.check_compressed([clip for _, clip, _ in found])
         if all(place.looked_for for _, _, place in found):
             raise RecipeError(finder.none_fits(rows[0], len(rows)))
-        there = {clip.path for _, clip, _ in found}
-        tally.add("unreadable", finder.files.unreadable)
-        tally.add("not listed", (name for name in finder.files.videos if media / name not in there))
+        finder.files.tally(tally, {clip.path for _, clip, _ in found})
         notes = []
         if self.config.split_by:
             notes.append(f"published splits are left aside: all splits are cut anew, by {self.config.split_by}")
