@@ -57,6 +57,9 @@ RUN_BY = {
         "tests/test_readme.py::test_the_commands_that_compare_parts_of_train_work"
     ),
     (METHODS_README, "A method of your own"): "tests/test_readme.py::test_the_method_of_ones_own_trains_as_shown",
+    ("shards/README.md", "Packing on many machines"): (
+        "tests/packing/test_parts.py::test_the_readmes_commands_pack_in_two_parts"
+    ),
     ("shards/README.md", "The lists of known datasets"): (
         "tests/packing/test_published_lists.py::test_the_readmes_command_packs_the_clips_of_a_list"
     ),

@@ -29,7 +29,7 @@ from avbench.errors import DatasetError, UsageError
 from avbench.integrity import content_problems, quarantine_problems, row_problems, stray_shards
 from avbench.packing.quality import quality_problems
 from avbench.packing.tar import members_of
-from avbench.packing.workers import Beat, WorkerDied, run_tasks
+from avbench.packing.workers import Beat, WorkerDied, died_text, run_tasks
 from avbench.quarantine import QUARANTINE_FILE, Aside, asides_of, read_asides, write_quarantine
 from avbench.vocabulary import SPLITS
 
@@ -150,10 +150,8 @@ def _verified_shards(dataset: Dataset, workers: int, *, is_quick: bool) -> list[
         for shard, those in run_tasks(task, shards, units=clips, workers=workers, title="verifying", unit="clips"):
             found[shard] = those
     except WorkerDied as death:
-        names = ", ".join(shard_name(number) for number in death.begun)
-        raise DatasetError(
-            f"{dataset.path}: a verifying process was killed or crashed (out of memory?) at {names}"
-        ) from None
+        at = [shard_name(number) for number in death.begun]
+        raise DatasetError(f"{dataset.path}: {died_text('verifying', at)}") from None
     finally:
         del _opened[dataset.path, call]
     return [problem for shard in shards for problem in found[shard]]

@@ -40,7 +40,7 @@ def decodes_nothing(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a video was decoded, or rendered")
 
-    monkeypatch.setattr("avbench.packing.pack.read_clip", refuse)
+    monkeypatch.setattr("avbench.packing.pack.make_shards", refuse)
     monkeypatch.setattr("avbench.packing.recipes.rendering.render", refuse)
 
 
@@ -181,7 +181,7 @@ def test_a_mistaken_field_is_answered_with_the_right_one(words, text, tmp_path, 
 
 
 def shown(capsys, monkeypatch, *words):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "120")  # wider, two boxes would lie side by side
     with pytest.raises(SystemExit) as stop:
         main(["pack", *words])
     assert stop.value.code == 0
