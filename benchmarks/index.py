@@ -91,7 +91,7 @@ def measured(shards: int, config: Config, folder: Path) -> dict[str, Any]:
     """CPU seconds and bytes of memory of each phase at one size."""
     recipe, tasks = made_up(shards, config, folder)
     phases: dict[str, dict[str, float]] = {}
-    phases["finish"] = timed(lambda: pack._finish(recipe, CLASSES, tasks, folder, ()), rounds=1)
+    phases["finish"] = timed(lambda: pack._finish(recipe, CLASSES, tasks, folder, pack.Listed(folder)), rounds=1)
     phases["open"] = timed(lambda: Dataset(folder), rounds=config.rounds)
     dataset = Dataset(folder)
     phases["check"] = timed(lambda: check_contents(dataset), rounds=config.rounds)

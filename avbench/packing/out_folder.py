@@ -15,6 +15,7 @@ from typing import Any
 from avbench.dataset import DESCRIPTION_FILE, INDEX_FILE, QUALITY_FILE, QUARANTINE_FILE, REJECTS_FILE
 from avbench.description import read_any_description
 from avbench.errors import DatasetError
+from avbench.packing.fates import CLIPS_FILE
 from avbench.packing.locks import Locks, holder_text
 from avbench.packing.recipes.files import WORK_FOLDER
 from avbench.records import write_json
@@ -153,6 +154,7 @@ def _remove_dataset(out: Path) -> None:
         REJECTS_FILE,
         QUALITY_FILE,
         QUARANTINE_FILE,
+        CLIPS_FILE,
     ]  # the description first: it makes it a dataset
     kept_aside = sorted(out.glob("*.before"))  # by `avbench verify --reindex`
     shards = sorted(out.glob("shard-*.tar")) + sorted(out.glob("shard-*.idx"))

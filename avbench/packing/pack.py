@@ -40,14 +40,17 @@ from avbench.description import DIGEST, contents_digest
 from avbench.errors import DatasetError, UsageError
 from avbench.packing.apart import BLAMED, done_apart
 from avbench.packing.clips import Clip
+from avbench.packing.fates import write_fates
 from avbench.packing.index_file import counts_of, frame_suffix, index_text, write_index
 from avbench.packing.making import make_shards
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
 from avbench.packing.out_folder import check_ours, completing, is_finished, joined, remove_half_written, room
 from avbench.packing.part import WHOLE, Part, Unfinished
 from avbench.packing.quality import quality_of, write_quality
+from avbench.packing.recipes.base import NotUsed
 from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, suffix_of
 from avbench.packing.recipes.left_out import LeftOut
+from avbench.packing.recipes.list_config import expected_counts
 from avbench.packing.recipes.recipe import STFT_SUFFIX, Recipe, stored
 from avbench.packing.recipes.videos import cut_clips, videos_of
 from avbench.packing.shard_task import CLIP_SECONDS_LIMIT, ShardTask
@@ -126,7 +129,8 @@ def _pack(
                 if left := _left(tasks):
                     return Unfinished(out, part, len(part.its(tasks)), left, len(tasks))
                 if not is_finished(out):
-                    _finish(recipe, classes, tasks, out, videos.left_out, plan_sha256)
+                    listed = Listed(media, videos.left_out, videos.not_used, plan_sha256)
+                    _finish(recipe, classes, tasks, out, listed)
     return Dataset(out)
 
 
@@ -155,7 +159,7 @@ def _fingerprint(clips: Sequence[Clip], classes: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([listed, list(classes)]).encode()).hexdigest()
 
 
-_NOT_IN_THE_PLAN = ("path", "looked_for", "name", "group")  # key and split say it
+_NOT_IN_THE_PLAN = ("path", "looked_for", "name", "group", "file_start_seconds")  # key and split say it
 
 
 # One shard.
@@ -353,15 +357,18 @@ def _description(clip: Clip, media: ClipMedia, recipe: Recipe) -> dict[str, Any]
 # From shards to a dataset.
 
 
-def _finish(
-    recipe: Recipe,
-    classes: tuple[str, ...],
-    tasks: Sequence[ShardTask],
-    out: Path,
-    left_out: Sequence[LeftOut],
-    plan_sha256: str = "",
-) -> None:
-    """Write index.arrow, rejects.jsonl, quality.parquet and, last, dataset.json."""
+@dataclass(frozen=True)
+class Listed:
+    """What a dataset's description says beside its clips. plan_sha256: of what was to be packed."""
+
+    media: Path
+    left_out: tuple[LeftOut, ...] = ()
+    not_used: tuple[NotUsed, ...] = ()
+    plan_sha256: str = ""
+
+
+def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path, listed: Listed) -> None:
+    """Write index.arrow, rejects.jsonl, quality.parquet, clips.csv and, last, dataset.json."""
     notes = [read_note(task) for task in tasks]
     rejects = [reject for _, facts in notes for reject in facts["rejects"]]
     write_text(out / REJECTS_FILE, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
@@ -404,14 +411,28 @@ def _finish(
         },
         "frame_phase_seconds": recipe.frame_phase_seconds,
         "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
-        "left_out": [one.as_json() for one in left_out],
-        "plan_sha256": plan_sha256,
+        "left_out": [one.as_json() for one in listed.left_out],
+        "plan_sha256": listed.plan_sha256,
+        **write_fates(
+            out,
+            [clip for task in tasks for clip in task.clips],
+            {reject["key"]: reject["reason"] for reject in rejects},
+            media=listed.media,
+            not_used=listed.not_used,
+            published=_published(recipe),
+        ),
         **write_quality(out, [(rows.column("key"), facts["quality"]) for _, rows, facts in filled]),
         "index_sha256": sha256_of(out / INDEX_FILE),
     }
     description[DIGEST] = contents_digest(description)
     remove_half_written(out)
     write_json(out / DESCRIPTION_FILE, description)
+
+
+def _published(recipe: Recipe) -> dict[str, int]:
+    """How many clips the authors of the list count in each split, where the recipe says so."""
+    is_cut_anew = recipe.window_seconds or getattr(recipe.source, "split_by", "")
+    return {} if is_cut_anew else expected_counts(getattr(recipe.source, "expected", ()))
 
 
 def _moved(task: ShardTask) -> Path:

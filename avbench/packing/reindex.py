@@ -355,6 +355,7 @@ def _description(
         *([missing] if missing else []),
         *([] if rejects is not None else ["which clips were rejected"]),
         *([] if quality else ["silent sound, still pictures and the like"]),
+        "what has become of each clip that was listed",
         "whether the shards are as they were packed",
     ]
     if rejects is None:

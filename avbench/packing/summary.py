@@ -8,6 +8,7 @@ from typing import Any
 
 from avbench.class_names import are_whole_numbers, order_text
 from avbench.dataset import REJECTS_FILE, Dataset
+from avbench.packing.fates import fate_lines
 from avbench.packing.part import Unfinished
 from avbench.packing.quality import quality_line
 from avbench.packing.recipes.left_out import left_out_from_json
@@ -51,6 +52,7 @@ def as_json(packed: Dataset | Unfinished) -> dict[str, Any]:
         "empty_splits": [split for split, count in told["clips"].items() if not count],
         "quality": told["quality"],
         "left_out": told["left_out"],
+        "fates": told["fates"],
     }
 
 
@@ -68,6 +70,7 @@ def lines(packed: Dataset | Unfinished) -> list[str]:
         f"{dataset.path}: {len(dataset)} clips ({clips}), {len(classes)} classes, {rejects} rejected"
         + (f" ({reasons}; {REJECTS_FILE} lists them)" if rejects else "")
     ]
+    said += fate_lines(told)
     if are_whole_numbers(classes):
         said.append(f"classes are numbers, in this order: {order_text(classes)}")
     if quality := quality_line(told):

@@ -27,6 +27,7 @@ from avbench.dataset import REJECTS_FILE, Dataset, checksum, sha256_of, shard_na
 from avbench.description import DESCRIPTION_FILE, field_problems, read_any_description
 from avbench.errors import DatasetError, UsageError
 from avbench.integrity import content_problems, quarantine_problems, row_problems, stray_shards
+from avbench.packing.fates import fate_problems
 from avbench.packing.quality import quality_problems
 from avbench.packing.tar import members_of
 from avbench.packing.workers import Beat, WorkerDied, died_text, run_tasks
@@ -195,6 +196,7 @@ def _problems_beside(dataset: Dataset) -> Iterator[str]:
             yield f"{REJECTS_FILE}: found {rejects}, {DESCRIPTION_FILE} says {packed}"
     yield from stray_shards(dataset)
     yield from quality_problems(dataset.path, dataset.description)
+    yield from fate_problems(dataset.path, dataset.description)
 
 
 def _list_problems(dataset: Dataset) -> Iterator[str]:
