@@ -62,6 +62,9 @@ RUN_BY = {
     ("shards/README.md", "Clips that come twice"): (
         "tests/curation/test_duplicates.py::test_the_readmes_command_writes_a_csv_file"
     ),
+    ("shards/README.md", "Packing on many machines"): (
+        "tests/packing/test_parts.py::test_the_readmes_commands_pack_in_two_parts"
+    ),
     ("shards/README.md", "The lists of known datasets"): (
         "tests/packing/test_published_lists.py::test_the_readmes_command_packs_the_clips_of_a_list"
     ),

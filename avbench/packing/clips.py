@@ -19,6 +19,7 @@ class Clip:
     split: None until the splits are cut. planted_audio, planted_visual: true qualities in [0, 1] of a planted clip.
     looked_for: where no file was found, what was looked for, in words. name: what the key was made of; empty: of the
     source. group: what clips share that are to come into one split; empty: the source.
+    file_start_seconds: where in the source the file begins, which is a part of it.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Clip:
     planted_visual: float | None = None
     looked_for: str = ""
     name: str = ""
+    file_start_seconds: float = 0.0
     group: str = ""
 
 

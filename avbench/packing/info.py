@@ -16,6 +16,8 @@ from avbench.dataset import Dataset
 from avbench.description import DIGEST
 from avbench.errors import DatasetError, UsageError
 from avbench.integrity import row_problems
+from avbench.packing.fates import CLIPS_FILE, fate_lines
+from avbench.packing.text_table import text_table
 from avbench.quarantine import read_asides
 from avbench.records import atomic_path
 from avbench.vocabulary import SPLITS
@@ -66,6 +68,7 @@ def info(path: Path) -> dict[str, Any]:
         "quality": told.get("quality"),
         "rejected": told["rejects"],
         "left_out": told.get("left_out", []),
+        "fates": told.get("fates"),
         "quarantine": _quarantine(dataset),
         "recipe": told.get("recipe"),
         "made_with": told.get("made_with"),
@@ -83,10 +86,11 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     return [
         *_class_lines(found["classes"]),
         "",
-        *_table(
+        *text_table(
             ("split", "clips", "hours", "in quarantine"),
             [(name, *_split_row(of)) for name, of in found["splits"].items()],
         ),
+        *(["", *told] if (told := fate_lines(found)) else []),
         "",
         *_pairs(
             {
@@ -100,6 +104,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
                 "quality": _counts_text(found["quality"], none="not looked at when it was packed"),
                 "rejected": _counts_text(found["rejected"], none="not one clip"),
                 "left out": _left_out_text(found["left_out"]),
+                "listed": _listed_text(found["fates"]),
                 "quarantine": _quarantine_text(found["quarantine"]),
                 "recipe": _options_text(found["recipe"]),
                 "made with": _options_text(found["made_with"]),
@@ -203,21 +208,15 @@ def _quarantine(dataset: Dataset) -> dict[str, Any]:
 def _class_lines(classes: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [(one["name"], *(one[split] for split in SPLITS)) for one in classes]
     if len(rows) <= _MOST_CLASSES:
-        return _table(("class", *SPLITS), rows)
+        return text_table(("class", *SPLITS), rows)
     by_size = sorted(rows, key=lambda row: -sum(row[1:]))
     left = len(rows) - 2 * _SHOWN_OF_MANY
     return [
-        *_table(("largest classes", *SPLITS), by_size[:_SHOWN_OF_MANY]),
+        *text_table(("largest classes", *SPLITS), by_size[:_SHOWN_OF_MANY]),
         "",
-        *_table(("smallest classes", *SPLITS), by_size[-_SHOWN_OF_MANY:]),
+        *text_table(("smallest classes", *SPLITS), by_size[-_SHOWN_OF_MANY:]),
         f"and {left} classes between them; --json lists all {len(rows)}",
     ]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    cells = [tuple(map(str, row)) for row in [header, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells]
 
 
 def _pairs(said: Mapping[str, str]) -> list[str]:
@@ -246,6 +245,12 @@ def _counts_text(counts: Mapping[str, int] | None, *, none: str) -> str:
 
 def _left_out_text(left_out: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{one['why']} {one['count']}" for one in left_out) or "nothing of the media folder"
+
+
+def _listed_text(fates: Mapping[str, Any] | None) -> str:
+    if fates is None:
+        return "not noted when it was packed"
+    return f"{fates['clips']} clips; {CLIPS_FILE} says what has become of each"
 
 
 def _quarantine_text(quarantine: Mapping[str, Any]) -> str:

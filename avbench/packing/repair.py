@@ -20,13 +20,16 @@ from avbench.dataset import INDEX_FILE, Dataset, sha256_of, shard_name
 from avbench.description import DESCRIPTION_FILE
 from avbench.errors import DatasetError, UsageError
 from avbench.packing.clips import Clip
+from avbench.packing.locks import Locks
+from avbench.packing.making import make_shards
 from avbench.packing.out_folder import room
-from avbench.packing.pack import ShardTask, make_shard, read_note
+from avbench.packing.pack import make_shard, read_note
 from avbench.packing.recipes.reading import stored_recipe
 from avbench.packing.recipes.recipe import Recipe, source_of
 from avbench.packing.recipes.videos import clips_of
 from avbench.packing.reindex import mend_dali_index, reindex, trusted_description
-from avbench.packing.workers import Beat, WorkerDied, run_tasks
+from avbench.packing.shard_task import ShardTask
+from avbench.packing.workers import Beat, run_tasks
 from avbench.wording import first_of
 
 _MOST_NAMED = 10
@@ -153,14 +156,17 @@ def _task(
 
 
 def _make(tasks: Sequence[ShardTask], workers: int) -> None:
-    units = [len(task.clips) for task in tasks]
-    try:
-        for _ in run_tasks(make_shard, tasks, units=units, workers=workers, title="packing anew", unit="clips"):
-            pass
-    except WorkerDied as death:
-        at = [tasks[number].clips[begun - 1].key for number, begun in death.begun.items()]
-        where = first_of(at, _MOST_NAMED)
-        raise DatasetError(f"a packing process was killed or crashed (out of memory?) at {where}") from None
+    """A clip that crashes the process that reads it is rejected, as in packing: its shard is then another one."""
+    tasks[0].note.parent.mkdir()
+    with Locks() as locks:
+        make_shards(
+            make_shard,
+            tasks,
+            is_made=lambda task: task.note.exists(),
+            locks=locks,
+            workers=workers,
+            title="packing anew",
+        )
 
 
 def _fits(task: ShardTask, told: Mapping[str, Any]) -> bool:

@@ -27,9 +27,10 @@ from avbench.dataset import REJECTS_FILE, Dataset, checksum, sha256_of, shard_na
 from avbench.description import DESCRIPTION_FILE, field_problems, read_any_description
 from avbench.errors import DatasetError, UsageError
 from avbench.integrity import content_problems, quarantine_problems, row_problems, stray_shards
+from avbench.packing.fates import fate_problems
 from avbench.packing.quality import quality_problems
 from avbench.packing.tar import members_of
-from avbench.packing.workers import Beat, WorkerDied, run_tasks
+from avbench.packing.workers import Beat, WorkerDied, died_text, run_tasks
 from avbench.quarantine import QUARANTINE_FILE, Aside, asides_of, read_asides, write_quarantine
 from avbench.vocabulary import SPLITS
 
@@ -150,10 +151,8 @@ def _verified_shards(dataset: Dataset, workers: int, *, is_quick: bool) -> list[
         for shard, those in run_tasks(task, shards, units=clips, workers=workers, title="verifying", unit="clips"):
             found[shard] = those
     except WorkerDied as death:
-        names = ", ".join(shard_name(number) for number in death.begun)
-        raise DatasetError(
-            f"{dataset.path}: a verifying process was killed or crashed (out of memory?) at {names}"
-        ) from None
+        at = [shard_name(number) for number in death.begun]
+        raise DatasetError(f"{dataset.path}: {died_text('verifying', at)}") from None
     finally:
         del _opened[dataset.path, call]
     return [problem for shard in shards for problem in found[shard]]
@@ -197,6 +196,7 @@ def _problems_beside(dataset: Dataset) -> Iterator[str]:
             yield f"{REJECTS_FILE}: found {rejects}, {DESCRIPTION_FILE} says {packed}"
     yield from stray_shards(dataset)
     yield from quality_problems(dataset.path, dataset.description)
+    yield from fate_problems(dataset.path, dataset.description)
 
 
 def _list_problems(dataset: Dataset) -> Iterator[str]:

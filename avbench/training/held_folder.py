@@ -17,6 +17,7 @@ from typing import Any
 
 from avbench.dataset import Dataset
 from avbench.errors import RunError
+from avbench.records import write_new
 from avbench.run_folder import RunFolder
 
 # A writer touches its lock while it works; one of another host that is older than this has lost its process.
@@ -130,13 +131,8 @@ class HeldFolder(RunFolder):
             )
 
     def _make_lock(self, holder: Mapping[str, Any]) -> None:
-        file = self.lock.open("x", encoding="utf-8")
-        try:
-            with file:
-                json.dump(holder, file)
-        except OSError:
-            self.lock.unlink()  # a full disk: an empty lock, which names nobody, would keep all out for ten minutes
-            raise
+        # Whole or not at all: an empty lock, which names nobody, would keep all out for ten minutes.
+        write_new(self.lock, json.dumps(holder))
 
     def _beat(self, done: threading.Event) -> None:
         while not done.wait(_BEAT_SECONDS):

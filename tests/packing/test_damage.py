@@ -14,7 +14,7 @@ from avbench.dataset import Dataset, sha256_of
 from avbench.description import DIGEST, contents_digest
 from avbench.errors import AvbenchError, DatasetError
 from avbench.integrity import check_contents, leftovers
-from avbench.packing.pack import write_index
+from avbench.packing.index_file import write_index
 from avbench.packing.verify import verify
 from tests.synthetic import make_dataset
 
