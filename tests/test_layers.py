@@ -23,7 +23,7 @@ LAYERS = (
         "streams",
         "class_names",
     ),
-    ("records", "description", "quarantine", "dataset", "integrity", "distributed", "models"),
+    ("records", "shards", "description", "quarantine", "fingerprint", "dataset", "integrity", "distributed", "models"),
     ("engine", "confidence", "loading", "analysis"),
     ("methods", "packing"),  # packing keeps a preset's spectrogram
     ("training",),

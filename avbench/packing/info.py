@@ -57,11 +57,11 @@ def info(path: Path) -> dict[str, Any]:
         "audio_suffix": dataset.audio_suffix,
         "spectrogram": told.get("spectrogram"),
         "bytes": {
-            "shards": sum(shard["size_bytes"] for shard in told["shards"]),
+            "shards": sum(dataset.packed_shards.size_bytes),
             "sound": int(np.asarray(dataset.audio_sizes).sum(dtype=np.int64)),
             "pictures": int(np.asarray(dataset.frames.size).sum(dtype=np.int64)),
         },
-        "shards": len(told["shards"]),
+        "shards": len(dataset.packed_shards),
         "quality": told.get("quality"),
         "rejected": told["rejects"],
         "left_out": told.get("left_out", []),
@@ -69,7 +69,8 @@ def info(path: Path) -> dict[str, Any]:
         "recipe": told.get("recipe"),
         "made_with": told.get("made_with"),
         **{name: told[name] for name in _OF_ORIGIN if name in told},
-        "index_sha256": dataset.fingerprint,
+        "fingerprint": dataset.fingerprint,
+        "index_sha256": dataset.index_sha256,
         DIGEST: told.get(DIGEST),
     }
 
@@ -103,7 +104,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
                 "recipe": _options_text(found["recipe"]),
                 "made with": _options_text(found["made_with"]),
                 **{name: _options_text(found[name]) for name in _OF_ORIGIN if name in found},
-                "fingerprint": found["index_sha256"],
+                "fingerprint": found["fingerprint"],
+                "index": found["index_sha256"],
                 "digest": found[DIGEST] or "none: packed by an older avbench",
             }
         ),
