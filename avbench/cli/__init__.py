@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "demo": "everything below on planted clips, in minutes, on a CPU",
     "pack": "labelled videos -> a dataset of tar shards",
     "info": "what is in a dataset, and the keys of its clips as a file",
+    "view": "some clips of packed datasets as a dataset, without copying a shard",
     "verify": "prove that a dataset is whole, and mend it",
     "train": "every method in one pass; also under torchrun",
     "evaluate": "tables, figures and an HTML page of runs, or of predictions of your own",

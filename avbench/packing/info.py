@@ -103,7 +103,7 @@ def lines(found: Mapping[str, Any]) -> list[str]:
                 "quarantine": _quarantine_text(found["quarantine"]),
                 "recipe": _options_text(found["recipe"]),
                 "made with": _options_text(found["made_with"]),
-                **{name: _options_text(found[name]) for name in _OF_ORIGIN if name in found},
+                **{name: _origin_text(found[name]) for name in _OF_ORIGIN if name in found},
                 "fingerprint": found["fingerprint"],
                 "index": found["index_sha256"],
                 "digest": found[DIGEST] or "none: packed by an older avbench",
@@ -265,6 +265,26 @@ def _options_text(options: Any) -> str:
     if not isinstance(options, Mapping):
         return "not known" if options is None else str(options)
     return ", ".join(f"{name} {_value_text(value)}" for name, value in options.items())
+
+
+def _origin_text(told: Any) -> str:
+    """Which datasets a view's clips are from, or by which rule; SHA-256 are left to --json."""
+    if isinstance(told, list):
+        return "; ".join(map(_origin_text, told))
+    if not isinstance(told, Mapping):
+        return _options_text(told)
+    if "fingerprint" not in told:
+        return _options_text(_without_digests(told)) or "every clip"
+    start = str(told["fingerprint"])[:12]
+    text = f"{told.get('name')}, {told.get('clips')} clips (fingerprint {start}) in {told.get('path')}"
+    rule = f", by the rule: {_origin_text(told['rule'])}" if "rule" in told else ""
+    return f"{text}{rule}" + (f", from {_origin_text(told['origin'])}" if "origin" in told else "")
+
+
+def _without_digests(told: Any) -> Any:
+    if not isinstance(told, Mapping):
+        return told
+    return {name: _without_digests(value) for name, value in told.items() if name != "sha256"}
 
 
 def _value_text(value: Any) -> str:

@@ -320,7 +320,7 @@ def _place_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[
 def _byte_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[int, int]]) -> Iterator[str]:
     """What is wrong with what a clip's members hold, and whether they decode."""
     _, _, *frames = _suffixes(dataset, clip_id)
-    yield from _json_problems(dataset, clip_id, members.get(f"{dataset.key(clip_id)}.json"))
+    yield from json_problems(dataset, clip_id, members.get(f"{dataset.key(clip_id)}.json"))
     yield from _audio_problems(dataset, clip_id)
     for number, suffix in enumerate(frames):
         yield from _frame_problems(dataset, clip_id, number, suffix)
@@ -339,7 +339,8 @@ def _end_of(dataset: Dataset, clip_id: int) -> int:
     return max([int(dataset.audio_offsets[clip_id]) + int(dataset.audio_sizes[clip_id]), *ends])
 
 
-def _json_problems(dataset: Dataset, clip_id: int, place: tuple[int, int] | None) -> Iterator[str]:
+def json_problems(dataset: Dataset, clip_id: int, place: tuple[int, int] | None) -> Iterator[str]:
+    """Where a clip's json, at this offset and of this size in its shard, does not say what the index does."""
     if place is None:
         return
     try:

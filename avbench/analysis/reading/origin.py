@@ -129,16 +129,31 @@ def _of_view(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         if isinstance(origin, Mapping):
             yield "view of", _brief_origin(origin), str(origin.get("fingerprint") or "")
     if isinstance(dataset.get("rule"), Mapping):
-        yield "rule of the view", json.dumps(dataset["rule"], ensure_ascii=False), ""
+        yield "rule of the view", _brief_rule(dataset["rule"]), ""
 
 
 def _brief_origin(origin: Mapping[str, Any]) -> str:
     """A dataset that clips are from, on one line; of a view also its own origin and rule."""
     text = f"{origin.get('name')}, {origin.get('clips')} clips"
     if isinstance(origin.get("rule"), Mapping):
-        text += f", itself a view by {json.dumps(origin['rule'], ensure_ascii=False)}"
+        text += f", itself a view by {_brief_rule(origin['rule'])}"
     deeper = [_brief_origin(each) for each in origin.get("origin") or () if isinstance(each, Mapping)]
     return f"{text} of ({'; '.join(deeper)})" if deeper else text
+
+
+def _brief_rule(rule: Mapping[str, Any]) -> str:
+    """A view's rule on one line: its files with their counts, and in brackets the start of their SHA-256."""
+    words = []
+    for name, told in rule.items():
+        if not isinstance(told, Mapping):
+            words.append(f"{name.replace('_', ' ')} {' '.join(map(str, told)) if isinstance(told, list) else told}")
+            continue
+        counts = [f"{value} {what}" for what, value in told.items() if type(value) is int]
+        counts += [f"{len(value)} {what.replace('_', ' ')}" for what, value in told.items() if isinstance(value, list)]
+        words.append(
+            f"{name.replace('_', ' ')} {told.get('file')} ({', '.join([*counts, str(told.get('sha256'))[:_SHORT]])})"
+        )
+    return "; ".join(words) or "every clip"
 
 
 def _launches(folder: ReadFolder) -> list[Mapping[str, Any]]:
