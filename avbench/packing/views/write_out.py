@@ -75,6 +75,7 @@ def write_out(view: Path, *, out: Path, workers: int, clips_per_shard: int = 0, 
     with room(out):
         check_ours(out, overwrite=overwrite)
         dataset = Dataset(view)
+        _check_elsewhere(dataset, out)
         dataset.check_shards()
         check_contents(dataset)
         _check_none_aside(dataset)
@@ -87,6 +88,12 @@ def write_out(view: Path, *, out: Path, workers: int, clips_per_shard: int = 0, 
             _copy_missing(tasks, workers)
             _finish(dataset, tasks, out)
     return Dataset(out)
+
+
+def _check_elsewhere(dataset: Dataset, out: Path) -> None:
+    """Raises DatasetError where `overwrite` would remove what is to be copied."""
+    if out.resolve() in [(dataset.path / folder).resolve() for folder in (".", *dataset.shard_folders)]:
+        raise DatasetError(f"{out}: is what is to be written out, or holds its shards; name another folder with --out")
 
 
 def _check_none_aside(dataset: Dataset) -> None:
