@@ -25,6 +25,10 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "avbench pack planted --out DATASET --planted.classes 4 --planted.train 200",
         "avbench pack --from-view VIEW --out DATASET",
     ),
+    "avbench pack --from-view": (
+        "avbench pack --from-view VIEW --out DATASET",
+        "avbench pack --from-view VIEW --out DATASET --clips-per-shard 256 --workers 8",
+    ),
     "avbench info": (
         "avbench info DATASET",
         "avbench info DATASET --export-keys keys.csv",

@@ -22,6 +22,7 @@ from avbench.cli.pack import PackArgs, overrides
 from avbench.cli.parsing import parse, parse_known
 from avbench.cli.subsets import SubsetsArgs
 from avbench.cli.verify import VerifyArgs
+from avbench.cli.view import ViewArgs
 from avbench.config import TrainArgs
 from avbench.loading.presets import PRESETS
 from avbench.methods import METHODS
@@ -44,6 +45,7 @@ KIND_OF = {
     "subsets": SubsetsArgs,
     "train": TrainArgs,
     "verify": VerifyArgs,
+    "view": ViewArgs,
 }
 
 # Which test runs the commands of which section. A command that stands in several is run once.
@@ -57,6 +59,10 @@ RUN_BY = {
         "tests/test_readme.py::test_the_commands_that_compare_parts_of_train_work"
     ),
     (METHODS_README, "A method of your own"): "tests/test_readme.py::test_the_method_of_ones_own_trains_as_shown",
+    (
+        "shards/README.md",
+        "Views",
+    ): "tests/packing/test_write_out.py::test_the_readmes_commands_make_a_view_and_its_shards",
     ("shards/README.md", "The lists of known datasets"): (
         "tests/packing/test_published_lists.py::test_the_readmes_command_packs_the_clips_of_a_list"
     ),

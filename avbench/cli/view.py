@@ -20,7 +20,10 @@ class ViewArgs:
     """Make a dataset of some clips of another, or of several, without copying a byte of a shard. What takes a dataset
     takes a view. The order of what is asked: --map, --classes, --keys, --without-keys, --drop, --splits."""
 
-    datasets: Annotated[tyro.conf.Positional[tuple[Path, ...]], named("DATASET")]
+    datasets: Annotated[
+        tyro.conf.Positional[tuple[Path, ...]],
+        tyro.conf.arg(metavar="DATASET [DATASET ...]", help_behavior_hint="(required)"),
+    ]
     """Packed datasets or views, all packed in one way."""
     out: Annotated[Path, named("VIEW")]
     """The folder to make."""
@@ -33,9 +36,9 @@ class ViewArgs:
     """Leave these clips out, named as for --keys."""
     map: Annotated[Path | None, named("FILE", default="none")] = None
     """Rename classes: CSV old,new. Several may become one, and an empty new name drops the class."""
-    drop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """Leave out clips by a column of quality.parquet, such as 'quality:peak_dbfs<-50' or quality:frozen. Quote it.
-    Several are given as --drop RULE --drop RULE."""
+    drop: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], named("RULE", default="none")] = ()
+    """Leave out clips by a column of quality.parquet, such as 'quality:peak_dbfs<-50' or quality:frozen. Quote it. May
+    be given several times."""
     splits: Annotated[Path | None, named("FILE", default="as they are")] = None
     """Give clips other splits: CSV key,split. Clips that it does not name keep theirs."""
     shards: Annotated[tuple[Path, ...], named("FOLDER", default="where they were")] = ()

@@ -22,6 +22,7 @@ from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.verify import verify
 from avbench.packing.views.write_out import write_out
 from avbench.vocabulary import SPLITS
+from tests.documents import commands
 from tests.packing.make_video import make_labelled_folder
 from tests.packing.test_views import clips_of, contents_of, damage, files_of, line_of, listed, synthetic, view_of
 
@@ -124,6 +125,19 @@ def test_the_command_writes_a_view_out(view: Dataset, tmp_path: Path, capsys: py
     with pytest.raises(SystemExit) as stop:
         main(["pack", "--from-view", str(view.path), "--help"])
     assert stop.value.code == 0 and "--clips-per-shard INT" in capsys.readouterr().out
+
+
+def test_the_readmes_commands_make_a_view_and_its_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    synthetic(tmp_path / "KINETICS400")
+    listed(tmp_path / "renamed.csv", ["class-2,rain", "class-1,"])
+    listed(tmp_path / "classes.txt", ["rain"])
+    for words in commands("shards/README.md", "Views"):
+        main(words)
+    assert Dataset("DATASET").fingerprint == Dataset("KINETICS-SOUND").fingerprint
+    assert clips_of(Dataset("DATASET")) == [
+        (key, "rain", split) for key, name, split in clips_of(Dataset("KINETICS400")) if name == "class-2"
+    ]
 
 
 def test_what_is_not_whole_is_not_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

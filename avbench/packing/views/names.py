@@ -40,12 +40,13 @@ def clips_named(names: Sequence[str], keys: pa.ChunkedArray, sources: pa.Chunked
     A name is a key, as it is or in the form that keys have ("a b" for a%20b), or else a source, and then means all of
     its clips. Where one name is a clip's key and another its source, the key counts.
     """
-    places = {name: number for number, name in enumerate(names)}
-    for number, name in enumerate(names):
-        places.setdefault(encoded_key(name), number)
-    by_key = _numbers(keys, places)
+    by_key = _numbers(keys, names, range(len(names)))
+    others = np.flatnonzero(~_are_found(by_key, len(names))).tolist()
+    by_form = _numbers(keys, [encoded_key(names[number]) for number in others], others)
+    by_key = np.where(by_key >= 0, by_key, by_form)
     is_found = _are_found(by_key, len(names))
-    by_source = _numbers(sources, {name: number for number, name in enumerate(names) if not is_found[number]})
+    others = np.flatnonzero(~is_found).tolist()
+    by_source = _numbers(sources, [names[number] for number in others], others)
     videos = _are_found(by_source, len(names))
     missing = np.flatnonzero(~(is_found | videos)).tolist()
     return Named(
@@ -72,12 +73,12 @@ def few(names: Sequence[str]) -> str:
     return ", ".join([*map(repr, names[:_MOST_NAMED]), *more])
 
 
-def _numbers(texts: pa.ChunkedArray, places: dict[str, int]) -> np.ndarray:
-    """The number of each text, -1 for one that has none, int64 (N,)."""
-    if not places:
+def _numbers(texts: pa.ChunkedArray, names: Sequence[str], numbers: Sequence[int]) -> np.ndarray:
+    """The number of the name that each text is, -1 for one that is none, int64 (N,)."""
+    if not names:
         return np.full(len(texts), -1, np.int64)
-    found = pc.fill_null(pc.index_in(texts, value_set=pa.array(places, pa.string())), -1).to_numpy()
-    return np.array([*places.values(), -1], np.int64)[found]
+    found = pc.fill_null(pc.index_in(texts, value_set=pa.array(names, pa.string())), -1).to_numpy()
+    return np.array([*numbers, -1], np.int64)[found]
 
 
 def _are_found(numbers: np.ndarray, count: int) -> np.ndarray:
