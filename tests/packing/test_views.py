@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from avbench.packing.verify import verify
 from avbench.packing.views.rule import RuleFiles
 from avbench.packing.views.view import make_view
 from avbench.vocabulary import SPLITS
+from tests.conftest import REPOSITORY
 from tests.synthetic import make_dataset
 
 Clip = tuple[str, str, str]
@@ -524,6 +528,29 @@ def test_a_folder_that_holds_something_is_left_alone(
     assert files_of(out) == before
     assert "no such dataset folder" in line_of(capsys, "view", tmp_path / "none", "--out", tmp_path / "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
+
+
+KILLED = """
+import os, signal, sys
+from avbench.packing.views import view
+from avbench.packing.views.rule import RuleFiles
+from pathlib import Path
+
+view.write_json = lambda path, value: os.kill(os.getpid(), signal.SIGKILL)  # all but the description is written
+view.make_view([Path(sys.argv[1])], out=Path(sys.argv[2]), files=RuleFiles())
+"""
+
+
+def test_a_command_that_is_killed_leaves_no_half_view_and_is_tidied_up(packed: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", KILLED, str(packed), str(tmp_path / "view")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    assert subprocess.run(words, env=environment, check=False, timeout=60).returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".view.") and (left / "index.arrow").exists()
+    mine = tmp_path / left.name.replace(left.name.split("-")[-2], str(os.getpid()))  # of a process that lives
+    mine.mkdir()
+    assert verify(view_of(packed, out=tmp_path / "view").path, workers=1) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == [mine.name, "view"]
 
 
 def test_a_view_of_a_damaged_dataset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import errno
+import glob
 import io
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +41,7 @@ from avbench.shards import COLUMNS
 from avbench.vocabulary import SPLITS
 
 MISSING_FILE = "missing.csv"  # names that a user's files have and no clip
+_PARTIAL = ".partial"
 _ROWS_AT_ONCE = 1 << 17
 _OF_ALL = ("audio_suffix", "spectrogram", "frame_phase_seconds")
 _OF_ONE = ("recipe", "made_with")
@@ -62,10 +65,19 @@ def make_view(paths: Sequence[Path], *, out: Path, files: RuleFiles, shard_folde
     """
     if not paths:
         raise UsageError("no dataset given: `avbench view DATASET --out VIEW`")
-    _check_free(out)
+    check_free(out)
     rule = files.read()
     pools = opened(paths, shard_folders)
     choice = choose(pools.candidates(), rule)
+    return write_view(pools, choice, out=out, rule=rule_as_json(rule, files, choice.missing))
+
+
+def write_view(pools: Pools, choice: Choice, *, out: Path, rule: Mapping[str, Any]) -> View:
+    """Make a view of the clips of a choice among the pools' candidates, however it came about, and open it.
+
+    rule: how, for dataset.json; of plain values. Raises as `make_view` does.
+    """
+    check_free(out)
     order, doubled = _in_order(pools, choice)
     if not len(order):
         reasons = "; ".join(map(str, choice.left_out)) or "the datasets have none"
@@ -74,7 +86,7 @@ def make_view(paths: Sequence[Path], *, out: Path, files: RuleFiles, shard_folde
     with room(out), _made_whole(out) as folder:
         write_index(folder / INDEX_FILE, content.pieces, choice.classes)
         _write_missing(folder, choice.missing)
-        _write_description(folder, out, pools, content, choice, rule_as_json(rule, files, choice.missing))
+        _write_description(folder, out, pools, content, choice, rule)
     left_out = map(str, choice.left_out)
     return View(Dataset(out), (*choice.notes, *left_out, *doubled, *_torn(content.table)))
 
@@ -158,7 +170,7 @@ def _torn(table: pa.Table) -> list[str]:
 # The folder.
 
 
-def _check_free(out: Path) -> None:
+def check_free(out: Path) -> None:
     """Raises DatasetError where something is there already."""
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise DatasetError(f"{out}: is there already; name a new or empty folder with --out")
@@ -167,9 +179,11 @@ def _check_free(out: Path) -> None:
 @contextmanager
 def _made_whole(out: Path) -> Iterator[Path]:
     """A new folder beside `out`, which gets its name at the end, or is removed on an error."""
+    beginning = f".{out.name}.{socket.gethostname()}-"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+        _remove_leftovers(out.parent, beginning)
+        folder = Path(tempfile.mkdtemp(prefix=f"{beginning}{os.getpid()}-", suffix=_PARTIAL, dir=out.parent))
     except OSError as error:
         raise DatasetError(f"{out}: cannot be written ({error.strerror})") from None
     try:
@@ -182,6 +196,14 @@ def _made_whole(out: Path) -> Iterator[Path]:
         raise DatasetError(f"{out}: was made by somebody else meanwhile; name another folder with --out") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path, beginning: str) -> None:
+    """What commands of this host have left that were killed while they made the same view."""
+    for folder in parent.glob(f"{glob.escape(beginning)}*{_PARTIAL}"):
+        process = folder.name.removeprefix(beginning).partition("-")[0]
+        if process.isdigit() and not Path("/proc", process).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_description(
