@@ -28,6 +28,7 @@ from avbench.integrity import check_contents, leftovers
 from avbench.loading.loader import Loader
 from avbench.loading.order import ShardWindows
 from avbench.loading.presets import preset
+from avbench.packing.pack import write_index
 from avbench.packing.verify import verify
 from avbench.packing.views.rule import RuleFiles
 from avbench.packing.views.view import make_view
@@ -210,6 +211,22 @@ def test_several_datasets_become_one_view(packed: Path, tmp_path: Path) -> None:
     loader = Loader(both, both.clip_ids("train"), preset=preset("tiny"), batch_size=7, seed=0, training=True)
     assert sum(int(batch.valid.sum()) for batch in loader.epoch(0)) == 28
     loader.close()
+
+
+def test_an_index_of_several_record_batches_gives_the_same_view(packed: Path, tmp_path: Path) -> None:
+    pieces = shutil.copytree(packed, tmp_path / "pieces")
+    dataset = Dataset(packed)
+    rows = [dataset.rows_of_shard(number) for number in range(len(dataset.packed_shards))]
+    write_index(pieces / "index.arrow", rows, dataset.classes, largest_offset=60)
+    change(pieces, index_sha256=sha256_of(pieces / "index.arrow"))
+    assert Dataset(pieces).table.column("key").num_chunks > 3
+    keys = [key for key, _, _ in clips_of(dataset)]
+    turned = listed(tmp_path / "splits", [f"{key},{SPLITS[row % 3]}" for row, key in enumerate(keys)])
+    one, other = (
+        view_of(path, out=tmp_path / f"{path.name}-view" / "view", splits=turned) for path in (packed, pieces)
+    )
+    assert one.table.equals(other.table) and one.fingerprint == other.fingerprint
+    assert contents_of(other) == contents_of(dataset)
 
 
 def test_what_several_datasets_cannot_share_is_named(

@@ -13,6 +13,7 @@ from typing import Any
 
 from avbench.analysis.measures.origin import NOT_RECORDED, Fact, with_changes, with_differences
 from avbench.analysis.reading.results import ReadFolder
+from avbench.description import VIEW_VERSION
 from avbench.errors import RunError
 from avbench.vocabulary import SPLITS
 
@@ -124,10 +125,11 @@ def _facts(folder: ReadFolder, name: str) -> Iterator[Fact]:
 
 def _of_view(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Of a view, or of what it was written out to: which datasets its clips are from, and by which rule."""
-    origins = dataset.get("origin")
-    for origin in origins if isinstance(origins, list) else []:
-        if isinstance(origin, Mapping):
-            yield "view of", _brief_origin(origin), str(origin.get("fingerprint") or "")
+    said = dataset.get("origin")
+    origins = [origin for origin in said if isinstance(origin, Mapping)] if isinstance(said, list) else []
+    for number, origin in enumerate(origins, start=1):
+        which = f" ({number} of {len(origins)})" if len(origins) > 1 else ""
+        yield f"view of{which}", _brief_origin(origin), str(origin.get("fingerprint") or "")
     if isinstance(dataset.get("rule"), Mapping):
         yield "rule of the view", _brief_rule(dataset["rule"]), ""
 
@@ -171,7 +173,9 @@ def _told(folder: ReadFolder, launch: Mapping[str, Any]) -> Iterator[tuple[str, 
     yield "dataset", str(dataset["name"]), str(dataset.get("fingerprint") or dataset["index_sha256"])
     yield from _of_view(dataset)
     contents = str(dataset.get("contents_sha256", ""))
-    yield "description", folder.files.dataset.name if contents else "", contents
+    # Of a view it says where shards lie, so it differs from that of its written-out shards, whose clips are the same.
+    what = "description" if dataset.get("version") != VIEW_VERSION else "description of the view"
+    yield what, folder.files.dataset.name if contents else "", contents
     yield "classes", f"{len(dataset['classes']):,}, names in order", classes_digest(dataset["classes"])
     clips = _clips(launch)
     for split in SPLITS:

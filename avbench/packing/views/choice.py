@@ -103,8 +103,8 @@ class _Choosing:
         gone = np.flatnonzero(self._taken & ~is_kept)
         self._taken &= is_kept
         if len(gone):
-            first = self._candidates.keys.take(pa.array(gone[:_MOST_KEPT])).to_pylist()
-            self._left_out.append(LeftOut(why, len(gone), tuple(first)))
+            first = tuple(self._candidates.keys[row].as_py() for row in gone[:_MOST_KEPT].tolist())
+            self._left_out.append(LeftOut(why, len(gone), first))
 
     def _classes(self) -> tuple[tuple[str, ...], np.ndarray]:
         """The view's classes in order, and each candidate's label among them; -1 where it is not taken."""

@@ -58,6 +58,34 @@ class Pools:
         """The rows of all indexes; label and shard still have the numbers that they have there."""
         return pa.concat_tables([dataset.table.replace_schema_metadata(None) for dataset in self.datasets])
 
+    def rows(self, places: np.ndarray) -> pa.Table:
+        """The rows at these places, in this order, with the numbers that they have in their datasets.
+
+        Record batch by record batch: Arrow would first join all of them, which takes long and may be too much for
+        32-bit offsets.
+        """
+        batch = np.searchsorted(self._first_rows, places, side="right") - 1
+        numbers = np.unique(batch)
+        parts = [
+            self._batches[number].take(pa.array(places[batch == number] - self._first_rows[number]))
+            for number in numbers.tolist()
+        ]
+        joined = pa.Table.from_batches(parts)
+        if len(numbers) == 1:
+            return joined
+        order = np.argsort(batch, kind="stable")
+        back = np.empty(len(order), np.int64)
+        back[order] = np.arange(len(order))
+        return joined.combine_chunks().take(pa.array(back))
+
+    @cached_property
+    def _batches(self) -> list[pa.RecordBatch]:
+        return self.table.to_batches()
+
+    @cached_property
+    def _first_rows(self) -> np.ndarray:
+        return np.cumsum([0, *map(len, self._batches)])[:-1]
+
     def candidates(self) -> Candidates:
         """All clips, for a rule to choose from."""
         places = {name: number for number, name in enumerate(self.classes)}

@@ -147,7 +147,7 @@ def _content(pools: Pools, choice: Choice, order: np.ndarray) -> _Content:
     pieces = []
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         part = slice(first, first + _ROWS_AT_ONCE)
-        piece = pools.table.take(pa.array(rows[part]))
+        piece = pools.rows(rows[part])
         for name, values in columns.items():
             field = INDEX_SCHEMA.field(name)
             piece = piece.set_column(INDEX_SCHEMA.get_field_index(name), field, pa.array(values[part], field.type))
