@@ -25,7 +25,7 @@ LAYERS = (
         "wording",
         "entry_points",
     ),
-    ("records", "description", "quarantine", "dataset", "integrity", "distributed", "models"),
+    ("records", "shards", "description", "quarantine", "fingerprint", "dataset", "integrity", "distributed", "models"),
     ("engine", "confidence", "loading", "analysis"),
     ("methods", "packing"),  # packing keeps a preset's spectrogram
     ("training",),

@@ -13,6 +13,7 @@ from avbench.analysis.measures.classes import classes_without_training
 from avbench.analysis.measures.learning import Learning
 from avbench.analysis.measures.statistics import FEW_CLIPS
 from avbench.analysis.reading.configuration import unlike_settings
+from avbench.analysis.reading.origin import is_one_content
 from avbench.analysis.reading.results import Epochs, Results
 from avbench.run_folder import METRICS
 from avbench.vocabulary import MODALITIES
@@ -78,10 +79,11 @@ def _of_subsets(results: Results, epochs: Epochs) -> Iterator[str]:
 def _of_another_index(results: Results) -> Iterator[str]:
     """Where the confidences were recorded on another packing of these clips."""
     for folder in results.folders[:1]:
-        here, there = folder.dataset["index_sha256"], results.confidence_index
-        if there not in ("", here):
+        there = results.confidence_content
+        if there and there["index_sha256"] and not is_one_content(folder.dataset, there):
+            digests = f"{there['index_sha256'][:8]}, here {folder.dataset['index_sha256'][:8]}"
             yield (
-                f"{results.confidence_source} is of another dataset ({there[:8]}, here {here[:8]}, the start of the "
+                f"{results.confidence_source} is of another dataset ({digests}, the start of the "
                 "index's checksum): its keys and labels are the same, but its clips may look and sound otherwise."
             )
 

@@ -60,11 +60,11 @@ def info(path: Path) -> dict[str, Any]:
         "audio_suffix": dataset.audio_suffix,
         "spectrogram": told.get("spectrogram"),
         "bytes": {
-            "shards": sum(shard["size_bytes"] for shard in told["shards"]),
+            "shards": sum(dataset.packed_shards.size_bytes),
             "sound": int(np.asarray(dataset.audio_sizes).sum(dtype=np.int64)),
             "pictures": int(np.asarray(dataset.frames.size).sum(dtype=np.int64)),
         },
-        "shards": len(told["shards"]),
+        "shards": len(dataset.packed_shards),
         "quality": told.get("quality"),
         "rejected": told["rejects"],
         "left_out": told.get("left_out", []),
@@ -73,7 +73,8 @@ def info(path: Path) -> dict[str, Any]:
         "recipe": told.get("recipe"),
         "made_with": told.get("made_with"),
         **{name: told[name] for name in _OF_ORIGIN if name in told},
-        "index_sha256": dataset.fingerprint,
+        "fingerprint": dataset.fingerprint,
+        "index_sha256": dataset.index_sha256,
         DIGEST: told.get(DIGEST),
     }
 
@@ -108,8 +109,9 @@ def lines(found: Mapping[str, Any]) -> list[str]:
                 "quarantine": _quarantine_text(found["quarantine"]),
                 "recipe": _options_text(found["recipe"]),
                 "made with": _options_text(found["made_with"]),
-                **{name: _options_text(found[name]) for name in _OF_ORIGIN if name in found},
-                "fingerprint": found["index_sha256"],
+                **{name: _origin_text(found[name]) for name in _OF_ORIGIN if name in found},
+                "fingerprint": found["fingerprint"],
+                "index": found["index_sha256"],
                 "digest": found[DIGEST] or "none: packed by an older avbench",
             }
         ),
@@ -267,6 +269,26 @@ def _options_text(options: Any) -> str:
     if not isinstance(options, Mapping):
         return "not known" if options is None else str(options)
     return ", ".join(f"{name} {_value_text(value)}" for name, value in options.items())
+
+
+def _origin_text(told: Any) -> str:
+    """Which datasets a view's clips are from, or by which rule; SHA-256 are left to --json."""
+    if isinstance(told, list):
+        return "; ".join(map(_origin_text, told))
+    if not isinstance(told, Mapping):
+        return _options_text(told)
+    if "fingerprint" not in told:
+        return _options_text(_without_digests(told)) or "every clip"
+    start = str(told["fingerprint"])[:12]
+    text = f"{told.get('name')}, {told.get('clips')} clips (fingerprint {start}) in {told.get('path')}"
+    rule = f", by the rule: {_origin_text(told['rule'])}" if "rule" in told else ""
+    return f"{text}{rule}" + (f", from {_origin_text(told['origin'])}" if "origin" in told else "")
+
+
+def _without_digests(told: Any) -> Any:
+    if not isinstance(told, Mapping):
+        return told
+    return {name: _without_digests(value) for name, value in told.items() if name != "sha256"}
 
 
 def _value_text(value: Any) -> str:
