@@ -5,6 +5,7 @@ Every table and figure is built from these files, never from memory, so a report
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -119,6 +120,34 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a text file where there is none; raises FileExistsError where there is one.
+
+    It appears with all of its text or not at all, and of two processes that try at once, on one machine or on two, one
+    succeeds: so a lock is made, which names its holder from the first moment on.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(descriptor)
+    try:
+        Path(name).write_text(text, encoding="utf-8")
+        try:
+            path.hardlink_to(name)
+        except FileExistsError:
+            # A network file system may ask twice and answer no the second time.
+            if Path(name).stat().st_nlink != 2:
+                raise
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 def write_json(path: Path, value: object) -> None:

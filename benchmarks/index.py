@@ -30,6 +30,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -46,9 +47,14 @@ from avbench.machine import describe, summary
 from avbench.packing import pack, verify
 from avbench.packing.clips import Clip
 from avbench.packing.media import ClipMedia
+from avbench.packing.recipes.files import WORK_FOLDER
 from avbench.packing.recipes.recipe import Recipe
+from avbench.packing.shard_task import ShardTask
+from avbench.packing.workers import Beat
 
 CLASSES = tuple(f"class {number:03d}" for number in range(100))
+NOBODY = Beat([0, 0], SimpleNamespace(value=0))
+"""Who listens to how far a shard is."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def measured(shards: int, config: Config, folder: Path) -> dict[str, Any]:
     """CPU seconds and bytes of memory of each phase at one size."""
     recipe, tasks = made_up(shards, config, folder)
     phases: dict[str, dict[str, float]] = {}
-    phases["finish"] = timed(lambda: pack._finish(recipe, CLASSES, tasks, folder, ()), rounds=1)
+    phases["finish"] = timed(lambda: pack._finish(recipe, CLASSES, tasks, folder, pack.Listed(folder)), rounds=1)
     phases["open"] = timed(lambda: Dataset(folder), rounds=config.rounds)
     dataset = Dataset(folder)
     phases["check"] = timed(lambda: check_contents(dataset), rounds=config.rounds)
@@ -96,7 +102,7 @@ def measured(shards: int, config: Config, folder: Path) -> dict[str, Any]:
 
 def verified(dataset: Dataset, shards: int) -> dict[str, float]:
     """What verifying costs: of the dataset as a whole, and of some shards, from which that of all is computed."""
-    all_shards = len(dataset.description["shards"])
+    all_shards = len(dataset.packed_shards)
     chosen = range(1, min(shards, all_shards - 1) + 1)
 
     def whole() -> None:
@@ -106,21 +112,21 @@ def verified(dataset: Dataset, shards: int) -> dict[str, float]:
 
     def some() -> None:
         for number in chosen:
-            assert not verify._shard_problems(dataset.path, "benchmark", False, number, lambda: None)
+            assert not verify._shard_problems(dataset.path, "benchmark", False, number, NOBODY)
 
-    verify._shard_problems(dataset.path, "benchmark", False, 0, lambda: None)
+    verify._shard_problems(dataset.path, "benchmark", False, 0, NOBODY)
     of_whole, of_some = timed(whole, rounds=1), timed(some, rounds=1)
     computed = of_some["cpu_seconds"] / len(chosen) * all_shards
     return {**of_whole, "cpu_seconds": of_whole["cpu_seconds"] + computed, "shards_verified": len(chosen)}
 
 
-def made_up(shards: int, config: Config, folder: Path) -> tuple[Recipe, list[pack.ShardTask]]:
+def made_up(shards: int, config: Config, folder: Path) -> tuple[Recipe, list[ShardTask]]:
     """A folder as `avbench pack` leaves it before its last step: the same shard in train, val and test."""
     recipe = Recipe(audio_suffix="flac", sample_rate_hz=16_000, clips_per_shard=config.clips_per_shard)
-    (folder / pack.WORK_FOLDER).mkdir(parents=True)
+    (folder / WORK_FOLDER).mkdir(parents=True)
     splits = ["train"] * (shards - 2) + ["val", "test"]
-    tasks = [pack.ShardTask(number, split, (), CLASSES, recipe, folder) for number, split in enumerate(splits)]
-    firsts: dict[str, pack.ShardTask] = {}
+    tasks = [ShardTask(number, split, (), CLASSES, recipe, folder) for number, split in enumerate(splits)]
+    firsts: dict[str, ShardTask] = {}
     for task in tasks:
         first = firsts.setdefault(task.split, task)
         if first is task:
@@ -132,7 +138,7 @@ def made_up(shards: int, config: Config, folder: Path) -> tuple[Recipe, list[pac
     return recipe, tasks
 
 
-def write_shard(task: pack.ShardTask, clips: int) -> None:
+def write_shard(task: ShardTask, clips: int) -> None:
     """A whole shard of made-up clips, written by packing's own code, which reads them from here and not from videos."""
     media = ClipMedia(
         waveform=np.zeros(1600, np.int16),
@@ -149,7 +155,7 @@ def write_shard(task: pack.ShardTask, clips: int) -> None:
     )
     reading, pack._read = pack._read, lambda clip, task: media
     try:
-        pack.make_shard(pack.ShardTask(task.number, task.split, named, CLASSES, task.recipe, task.out), lambda: None)
+        pack.make_shard(ShardTask(task.number, task.split, named, CLASSES, task.recipe, task.out), NOBODY)
     finally:
         pack._read = reading
 

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import pytest
 
 # Spinning threads on shared cores are 15 times slower than one thread; set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Ranks of processes.py and workers of packing are forked from one server, so it must know at once what both import.
+multiprocessing.set_forkserver_preload(["tests.preloaded"])
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get("AVBENCH_TEST_DATA", REPOSITORY.parent / "shared"))

@@ -1,4 +1,4 @@
-"""What the server of processes.py imports, once for all ranks: each would need seconds for it."""
+"""What the server of all child processes imports, once for ranks and packing workers: each would need seconds."""
 
 import os
 
@@ -15,5 +15,6 @@ import torch._dynamo.repro.after_dynamo
 import torch._inductor.compile_fx  # noqa: F401
 import torchvision  # noqa: F401
 
+import avbench.packing.pack
 import avbench.training.fit
 import avbench.training.trainer  # noqa: F401

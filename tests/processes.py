@@ -31,9 +31,8 @@ import torch.distributed as dist
 
 from avbench.distributed import process_group
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the server starts: it imports torch once for all
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the server starts: it imports torch once for all (conftest.py)
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.preloaded"])
 
 # After the first failure the other ranks get this long to fail by themselves, so that their tracebacks are seen too.
 GRACE_SECONDS = 5.0

@@ -52,19 +52,20 @@ def make_dataset(
     seed: int = 0,
     clips_per_shard: int = 8,
     quality: int = 90,
+    prefix: str = "",
 ) -> Path:
     """Write a dataset folder and return its path.
 
     clips: how many a split, by default 24 train, 12 val, 12 test; labels go round the classes, so each split has them
         all. seconds, size (width, height): one value, or several that the clips go round. A clip has a frame at 0 s,
         1 s, ... before its end. learnable: a class has a tone and a pattern of its own; otherwise labels mean nothing.
-    audio_suffix: of CODECS, or "stft" for preset `paper`'s spectrogram of what a flac would hold.
+    prefix: of all keys. audio_suffix: of CODECS, or "stft" for preset `paper`'s spectrogram of what a flac would hold.
     """
     clips = {"train": 24, "val": 12, "test": 12} if clips is None else clips
     generator = np.random.default_rng(seed)
     made = [
         _clip(
-            f"{split}-{number:04d}",
+            f"{prefix}{split}-{number:04d}",
             label=number % classes,
             split=split,
             seconds=seconds if isinstance(seconds, float | int) else seconds[number % len(seconds)],

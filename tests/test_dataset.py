@@ -15,7 +15,7 @@ from avbench.description import DIGEST, contents_digest
 from avbench.integrity import check_contents
 from avbench.loading.loader import Loader
 from avbench.loading.presets import preset
-from avbench.packing.pack import write_index
+from avbench.packing.index_file import write_index
 from avbench.packing.verify import verify
 from tests.synthetic import make_dataset
 

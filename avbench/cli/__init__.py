@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = {
     "demo": "everything below on planted clips, in minutes, on a CPU",
     "pack": "labelled videos -> a dataset of tar shards",
     "info": "what is in a dataset, and the keys of its clips as a file",
+    "view": "some clips of packed datasets as a dataset, without copying a shard",
     "verify": "prove that a dataset is whole, and mend it",
     "duplicates": "clips that come twice, above all in train and in test",
     "train": "every method in one pass; also under torchrun",

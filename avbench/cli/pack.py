@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import tyro
 
@@ -17,6 +17,11 @@ from avbench.cli.output import console, json_errors, print_json
 from avbench.cli.parsing import check_not_empty, one_line, parse_known
 from avbench.errors import UsageError
 from avbench.machine import usable_cores
+
+if TYPE_CHECKING:
+    from avbench.dataset import Dataset
+    from avbench.packing.part import Part, Unfinished
+    from avbench.packing.recipes.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,11 @@ class PackArgs:
     """Cut all splits anew, and keep clips with one value of this column of the lists in one split."""
     workers: Annotated[int, named("INT", default="one a core")] = 0
     """Processes that decode and write at once."""
+    part: Annotated[str, named("K/N", default="the whole")] = ""
+    """Make only the shards of part K, from 0 to N-1. All parts have one DATASET, and run at once or one after the
+    other, on one machine or on many; the one that makes the last shard completes it."""
+    clip_seconds_limit: Annotated[float, named("SECONDS")] = 600.0
+    """A clip that takes longer to read is rejected. So is one that crashes the process that reads it."""
     overwrite: bool = False
     """Replace a finished dataset."""
     json: bool = False
@@ -43,7 +53,12 @@ class PackArgs:
 
 def run(argv: Sequence[str]) -> None:
     """Pack videos, and say what was packed and what was not."""
-    check_not_empty(argv, "--out", "--media")
+    if any(word == "--from-view" or word.startswith("--from-view=") for word in argv):
+        from avbench.cli.pack_view import run as run_from_view
+
+        run_from_view(argv)
+        return
+    check_not_empty(argv, "--out", "--media", "--part")
     if any(word in ("-h", "--help") for word in argv):
         _pack_help(argv)
     args, rest = parse_known(PackArgs, argv, "avbench pack")
@@ -51,20 +66,40 @@ def run(argv: Sequence[str]) -> None:
         from avbench.packing.recipes.reading import load_recipe
         from avbench.packing.recipes.recipe import source_of
 
+        part = _part(args)
         # Before PyAV and NumPy are loaded, so that a typo is answered at once.
         recipe = load_recipe(args.recipe, {**overrides(rest), **_of_lists(args)})
         media = args.media or source_of(recipe).default_media(args.out)
         if media is None:
             raise UsageError("--media is missing: the folder that holds the videos")
-        from avbench.packing.pack import pack
+        packed = _packed(recipe, media, args, part)
         from avbench.packing.summary import as_json, lines
-
-        dataset = pack(recipe, media, out=args.out, workers=args.workers or usable_cores(), overwrite=args.overwrite)
     if args.json:
-        print_json(as_json(dataset))
+        print_json(as_json(packed))
         return
-    for line in lines(dataset):
+    for line in lines(packed):
         console().print(line, soft_wrap=True)
+
+
+def _packed(recipe: Recipe, media: Path, args: PackArgs, part: Part | None) -> Dataset | Unfinished:
+    from avbench.packing.pack import pack, pack_part
+
+    workers, limit = args.workers or usable_cores(), args.clip_seconds_limit
+    if part is None:
+        overwrite = args.overwrite
+        return pack(recipe, media, out=args.out, workers=workers, overwrite=overwrite, clip_seconds_limit=limit)
+    return pack_part(recipe, media, out=args.out, part=part, workers=workers, clip_seconds_limit=limit)
+
+
+def _part(args: PackArgs) -> Part | None:
+    """The part that is asked for, if one is. Raises UsageError."""
+    from avbench.packing.part import part_named
+
+    if not args.part:
+        return None
+    if args.overwrite:
+        raise UsageError("--overwrite and --part exclude each other: each part would remove what the others have made")
+    return part_named(args.part)
 
 
 def _of_lists(args: PackArgs) -> dict[str, object]:
@@ -86,7 +121,10 @@ def _pack_help(argv: Sequence[str]) -> NoReturn:
         if not word.startswith("-") and (before in alone or not before.startswith("-")):
             name = word
             break
-    more = "Every field of a recipe is an option too: `avbench pack planted --help` lists those of planted, say."
+    more = (
+        "Every field of a recipe is an option too: `avbench pack planted --help` lists those of planted, say. "
+        "`avbench pack --from-view VIEW --out DATASET` writes a view out as shards of its own."
+    )
     explain(PackArgs)
     options: Any = PackArgs
     default: Any = None

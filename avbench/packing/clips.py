@@ -18,8 +18,9 @@ class Clip:
     key: unique in the dataset, fit for a tar member. source: the video's name; windows of one video share it.
     split: None until the splits are cut. planted_audio, planted_visual: true qualities in [0, 1] of a planted clip.
     looked_for: where no file was found, what was looked for, in words. name: what the key was made of; empty: of the
-    source. group: what clips share that are to come into one split; empty: the source. sound: the file that has the
-    clip's sound, which begins with the video; None: the video itself.
+    source. group: what clips share that are to come into one split; empty: the source.
+    file_start_seconds: where in the source the file begins, which is a part of it. sound: the file that has the clip's
+    sound, which begins with the video; None: the video itself.
     """
 
     key: str
@@ -33,6 +34,7 @@ class Clip:
     planted_visual: float | None = None
     looked_for: str = ""
     name: str = ""
+    file_start_seconds: float = 0.0
     group: str = ""
     sound: Path | None = None
 

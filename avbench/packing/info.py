@@ -16,9 +16,12 @@ from avbench.dataset import Dataset
 from avbench.description import DIGEST
 from avbench.errors import DatasetError, UsageError
 from avbench.integrity import row_problems
+from avbench.packing.fates import CLIPS_FILE, fate_lines
+from avbench.packing.text_table import text_table
 from avbench.quarantine import read_asides
 from avbench.records import atomic_path
 from avbench.vocabulary import SPLITS
+from avbench.wording import counted, first_of
 
 _MOST_CLASSES = 60  # that a terminal is shown, of more the largest and the smallest
 _SHOWN_OF_MANY = 10  # of each
@@ -57,19 +60,21 @@ def info(path: Path) -> dict[str, Any]:
         "audio_suffix": dataset.audio_suffix,
         "spectrogram": told.get("spectrogram"),
         "bytes": {
-            "shards": sum(shard["size_bytes"] for shard in told["shards"]),
+            "shards": sum(dataset.packed_shards.size_bytes),
             "sound": int(np.asarray(dataset.audio_sizes).sum(dtype=np.int64)),
             "pictures": int(np.asarray(dataset.frames.size).sum(dtype=np.int64)),
         },
-        "shards": len(told["shards"]),
+        "shards": len(dataset.packed_shards),
         "quality": told.get("quality"),
         "rejected": told["rejects"],
         "left_out": told.get("left_out", []),
+        "fates": told.get("fates"),
         "quarantine": _quarantine(dataset),
         "recipe": told.get("recipe"),
         "made_with": told.get("made_with"),
         **{name: told[name] for name in _OF_ORIGIN if name in told},
-        "index_sha256": dataset.fingerprint,
+        "fingerprint": dataset.fingerprint,
+        "index_sha256": dataset.index_sha256,
         DIGEST: told.get(DIGEST),
     }
 
@@ -82,10 +87,11 @@ def lines(found: Mapping[str, Any]) -> list[str]:
     return [
         *_class_lines(found["classes"]),
         "",
-        *_table(
+        *text_table(
             ("split", "clips", "hours", "in quarantine"),
             [(name, *_split_row(of)) for name, of in found["splits"].items()],
         ),
+        *(["", *told] if (told := fate_lines(found)) else []),
         "",
         *_pairs(
             {
@@ -99,11 +105,13 @@ def lines(found: Mapping[str, Any]) -> list[str]:
                 "quality": _counts_text(found["quality"], none="not looked at when it was packed"),
                 "rejected": _counts_text(found["rejected"], none="not one clip"),
                 "left out": _left_out_text(found["left_out"]),
+                "listed": _listed_text(found["fates"]),
                 "quarantine": _quarantine_text(found["quarantine"]),
                 "recipe": _options_text(found["recipe"]),
                 "made with": _options_text(found["made_with"]),
-                **{name: _options_text(found[name]) for name in _OF_ORIGIN if name in found},
-                "fingerprint": found["index_sha256"],
+                **{name: _origin_text(found[name]) for name in _OF_ORIGIN if name in found},
+                "fingerprint": found["fingerprint"],
+                "index": found["index_sha256"],
                 "digest": found[DIGEST] or "none: packed by an older avbench",
             }
         ),
@@ -202,21 +210,15 @@ def _quarantine(dataset: Dataset) -> dict[str, Any]:
 def _class_lines(classes: Sequence[Mapping[str, Any]]) -> list[str]:
     rows = [(one["name"], *(one[split] for split in SPLITS)) for one in classes]
     if len(rows) <= _MOST_CLASSES:
-        return _table(("class", *SPLITS), rows)
+        return text_table(("class", *SPLITS), rows)
     by_size = sorted(rows, key=lambda row: -sum(row[1:]))
     left = len(rows) - 2 * _SHOWN_OF_MANY
     return [
-        *_table(("largest classes", *SPLITS), by_size[:_SHOWN_OF_MANY]),
+        *text_table(("largest classes", *SPLITS), by_size[:_SHOWN_OF_MANY]),
         "",
-        *_table(("smallest classes", *SPLITS), by_size[-_SHOWN_OF_MANY:]),
+        *text_table(("smallest classes", *SPLITS), by_size[-_SHOWN_OF_MANY:]),
         f"and {left} classes between them; --json lists all {len(rows)}",
     ]
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    cells = [tuple(map(str, row)) for row in [header, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in cells]
 
 
 def _pairs(said: Mapping[str, str]) -> list[str]:
@@ -233,9 +235,8 @@ def _spread_text(spread: Mapping[str, float], form: str) -> str:
 
 
 def _sizes_text(sizes: Sequence[Mapping[str, int]]) -> str:
-    named = [f"{size['width']} x {size['height']} ({size['clips']} clips)" for size in sizes[:_MOST_SIZES]]
-    more = len(sizes) - _MOST_SIZES
-    return ", ".join([*named, *([f"and {more} more sizes"] if more > 0 else [])])
+    named = [f"{size['width']} x {size['height']} ({counted(size['clips'], 'clip')})" for size in sizes]
+    return first_of(named, _MOST_SIZES, noun="sizes")
 
 
 def _counts_text(counts: Mapping[str, int] | None, *, none: str) -> str:
@@ -248,14 +249,19 @@ def _left_out_text(left_out: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{one['why']} {one['count']}" for one in left_out) or "nothing of the media folder"
 
 
+def _listed_text(fates: Mapping[str, Any] | None) -> str:
+    if fates is None:
+        return "not noted when it was packed"
+    return f"{fates['clips']} clips; {CLIPS_FILE} says what has become of each"
+
+
 def _quarantine_text(quarantine: Mapping[str, Any]) -> str:
     if not quarantine["clips"] and not quarantine["shards"]:
         return "empty"
     damaged = f"; damaged shards: {', '.join(quarantine['shards'])}" if quarantine["shards"] else ""
-    reasons = list(quarantine["reasons"].items())
-    named = "; ".join(f"{reason} {count}" for reason, count in reasons[:_MOST_SIZES])
-    more = f"; and {len(reasons) - _MOST_SIZES} more reasons" if len(reasons) > _MOST_SIZES else ""
-    return f"{quarantine['clips']} clips ({named}{more}){damaged}"
+    reasons = [f"{reason} {count}" for reason, count in quarantine["reasons"].items()]
+    named = first_of(reasons, _MOST_SIZES, separator="; ", noun="reasons")
+    return f"{counted(quarantine['clips'], 'clip')} ({named}){damaged}"
 
 
 def _options_text(options: Any) -> str:
@@ -263,6 +269,26 @@ def _options_text(options: Any) -> str:
     if not isinstance(options, Mapping):
         return "not known" if options is None else str(options)
     return ", ".join(f"{name} {_value_text(value)}" for name, value in options.items())
+
+
+def _origin_text(told: Any) -> str:
+    """Which datasets a view's clips are from, or by which rule; SHA-256 are left to --json."""
+    if isinstance(told, list):
+        return "; ".join(map(_origin_text, told))
+    if not isinstance(told, Mapping):
+        return _options_text(told)
+    if "fingerprint" not in told:
+        return _options_text(_without_digests(told)) or "every clip"
+    start = str(told["fingerprint"])[:12]
+    text = f"{told.get('name')}, {told.get('clips')} clips (fingerprint {start}) in {told.get('path')}"
+    rule = f", by the rule: {_origin_text(told['rule'])}" if "rule" in told else ""
+    return f"{text}{rule}" + (f", from {_origin_text(told['origin'])}" if "origin" in told else "")
+
+
+def _without_digests(told: Any) -> Any:
+    if not isinstance(told, Mapping):
+        return told
+    return {name: _without_digests(value) for name, value in told.items() if name != "sha256"}
 
 
 def _value_text(value: Any) -> str:

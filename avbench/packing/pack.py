@@ -12,11 +12,10 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ import pyarrow as pa
 
 from avbench import installed_version
 from avbench.dataset import (
-    CLASSES_METADATA,
     DESCRIPTION_FILE,
     FORMAT,
     FORMAT_VERSION,
@@ -40,97 +38,108 @@ from avbench.dataset import (
 )
 from avbench.description import DIGEST, contents_digest
 from avbench.errors import DatasetError, UsageError
+from avbench.packing.apart import BLAMED, done_apart
 from avbench.packing.clips import Clip
+from avbench.packing.fates import write_fates
+from avbench.packing.index_file import counts_of, frame_suffix, index_text, write_index
+from avbench.packing.making import make_shards
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
-from avbench.packing.out_folder import check_ours, claim, locked, make_way, room
+from avbench.packing.out_folder import check_ours, completing, is_finished, joined, remove_half_written, room
+from avbench.packing.part import WHOLE, Part, Unfinished
 from avbench.packing.quality import is_complete, quality_of, write_quality
-from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, WORK_FOLDER, suffix_of
+from avbench.packing.recipes.base import NotUsed
+from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, suffix_of
 from avbench.packing.recipes.left_out import LeftOut
+from avbench.packing.recipes.list_config import expected_counts
 from avbench.packing.recipes.recipe import STFT_SUFFIX, Recipe, stored
 from avbench.packing.recipes.videos import cut_clips, videos_of
+from avbench.packing.shard_task import CLIP_SECONDS_LIMIT, ShardTask
 from avbench.packing.splits import check_splits
 from avbench.packing.splits import per_class as _per_class
 from avbench.packing.summary import plan_lines
 from avbench.packing.tar import TarShard
-from avbench.packing.workers import Beat, WorkerDied, run_tasks
+from avbench.packing.workers import Beat
 from avbench.records import atomic_path, write_json, write_text
 from avbench.vocabulary import SPLITS
 
 if TYPE_CHECKING:  # torch, 500 MB in every packing process, which only those that keep spectrograms need
     from avbench.loading.stored_spectrogram import StoredSpectrogram
 
-_LARGEST_OFFSET = 2**31 - 1  # of an Arrow column's texts and lists
 
-
-def pack(recipe: Recipe, media: Path, *, out: Path, workers: int, overwrite: bool = False) -> Dataset:
+def pack(
+    recipe: Recipe,
+    media: Path,
+    *,
+    out: Path,
+    workers: int,
+    overwrite: bool = False,
+    clip_seconds_limit: float = CLIP_SECONDS_LIMIT,
+) -> Dataset:
     """Pack the recipe's clips of a media folder into the dataset folder `out`, and open it.
 
-    A pack that was interrupted is continued, with any number of workers, to the same bytes. Raises UsageError for
-    fewer than one worker; RecipeError where the recipe, the list or the media cannot become a dataset; DatasetError
-    where `out` holds something else, another pack is writing it, the disk is full or a worker dies.
+    A pack that was interrupted is continued, with any number of workers, to the same bytes; others that are begun
+    meanwhile share its shards. workers: processes beside this one. clip_seconds_limit: a clip that takes longer to read
+    is rejected, as is one that crashes the process that reads it. Raises UsageError for fewer than one worker;
+    RecipeError where the recipe, the list or the media cannot become a dataset; DatasetError where `out` holds
+    something else, the disk is full or workers die at no clip.
     """
+    check_ours(out, overwrite=overwrite)
+    packed = _pack(recipe, media, out, WHOLE, workers, overwrite, clip_seconds_limit)
+    assert isinstance(packed, Dataset), "the whole waits for all of its shards"
+    return packed
+
+
+def pack_part(
+    recipe: Recipe,
+    media: Path,
+    *,
+    out: Path,
+    part: Part,
+    workers: int,
+    clip_seconds_limit: float = CLIP_SECONDS_LIMIT,
+) -> Dataset | Unfinished:
+    """Make the shards of one part of the same pack, in the same folder; whoever makes the last one ends the dataset.
+
+    Parts may run at once, on one machine or on many, and again where they were killed; a part of a finished dataset has
+    nothing to do. Raises as `pack` does, and DatasetError where the folder holds another plan.
+    """
+    check_ours(out, overwrite=False, may_be_finished=True)
+    return _pack(recipe, media, out, part, workers, False, clip_seconds_limit)
+
+
+def _pack(
+    recipe: Recipe, media: Path, out: Path, part: Part, workers: int, overwrite: bool, clip_seconds_limit: float
+) -> Dataset | Unfinished:
     if workers < 1:
         raise UsageError(f"workers is {workers}; expected 1 or more")
+    if not clip_seconds_limit > 0:
+        raise UsageError(f"the limit of seconds a clip is {clip_seconds_limit:g}; expected more than 0")
     with room(out):
-        check_ours(out, overwrite=overwrite)
         # Before anything is made or removed: a recipe that cannot become clips leaves everything as it was.
         with room(media):  # planted clips are rendered there
             videos = videos_of(recipe, media, workers=workers)
         for line in plan_lines(videos, where=str(out)):
             print(f"avbench: {out}: {line}", file=sys.stderr, flush=True)
         clips, classes = cut_clips(videos, recipe, media), videos.classes
-        make_way(out, overwrite=overwrite)
-        with locked(out):
-            claim(out, "recipe", stored(recipe))
-            claim(out, "clips", _fingerprint(clips, classes))
-            tasks = _plan(recipe, clips, classes, out)
-            _make_missing(tasks, workers)
-            _finish(recipe, classes, tasks, out, videos.left_out)
+        plan_sha256 = _fingerprint(clips, classes)
+        with joined(out, {"recipe": stored(recipe), "clips": plan_sha256}, overwrite=overwrite) as locks:
+            tasks = _plan(recipe, clips, classes, out, clip_seconds_limit)
+            make_shards(make_shard, part.its(tasks), is_made=_is_made, locks=locks, workers=workers)
+            with completing(out, locks):
+                if left := _left(tasks):
+                    return Unfinished(out, part, len(part.its(tasks)), left, len(tasks))
+                if not is_finished(out):
+                    listed = Listed(media, videos.left_out, videos.not_used, plan_sha256)
+                    _finish(recipe, classes, tasks, out, listed)
     return Dataset(out)
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """One shard to be made: its number, split and planned clips."""
-
-    number: int
-    split: str
-    clips: tuple[Clip, ...]
-    classes: tuple[str, ...]
-    recipe: Recipe
-    out: Path
-
-    @property
-    def tar(self) -> Path:
-        """Where the shard goes."""
-        return self.out / shard_name(self.number)
-
-    @property
-    def note(self) -> Path:
-        """Written when the shard is whole: its rows of the index; size, hash, rejects and quality in the metadata."""
-        return self.out / WORK_FOLDER / f"{self.tar.stem}.arrow"
-
-
-def index_text(members: Sequence[Sequence[tuple[str, int, int]]], keys: Sequence[str]) -> str:
-    """A shard's index for DALI's fn.readers.webdataset, as its tool wds2idx writes it.
-
-    members: for each clip its members as (suffix, byte offset of the data, size in bytes).
-    """
-    lines = [f"v1.2 {len(keys)}"]
-    for key, clip in zip(keys, members, strict=True):
-        lines.append(" ".join(f"{suffix} {offset} {size} {key}.{suffix}" for suffix, offset, size in clip))
-    return "\n".join(lines) + "\n"
-
-
-def frame_suffix(number: int) -> str:
-    """Suffix of a frame's member in a shard."""
-    return f"{number:03d}.jpg"
 
 
 # The plan.
 
 
-def _plan(recipe: Recipe, clips: Sequence[Clip], classes: tuple[str, ...], out: Path) -> list[ShardTask]:
+def _plan(
+    recipe: Recipe, clips: Sequence[Clip], classes: tuple[str, ...], out: Path, clip_seconds_limit: float
+) -> list[ShardTask]:
     tasks: list[ShardTask] = []
     for split in SPLITS:
         # Sorting by a keyed hash is a random order that no library's version changes.
@@ -140,7 +149,7 @@ def _plan(recipe: Recipe, clips: Sequence[Clip], classes: tuple[str, ...], out: 
         )
         for first in range(0, len(ordered), recipe.clips_per_shard):
             part = tuple(ordered[first : first + recipe.clips_per_shard])
-            tasks.append(ShardTask(len(tasks), split, part, classes, recipe, out))
+            tasks.append(ShardTask(len(tasks), split, part, classes, recipe, out, clip_seconds_limit))
     return tasks
 
 
@@ -153,30 +162,19 @@ def _fingerprint(clips: Sequence[Clip], classes: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps([listed, list(classes)]).encode()).hexdigest()
 
 
-_NOT_IN_THE_PLAN = ("path", "looked_for", "name", "group", "sound")  # key and split say it
+# Key and split say it, or it says nothing of the clip's bytes.
+_NOT_IN_THE_PLAN = ("path", "looked_for", "name", "group", "file_start_seconds", "sound")
 
 
 # One shard.
 
 
-def _make_missing(tasks: Sequence[ShardTask], workers: int) -> None:
-    missing = [task for task in tasks if not _is_made(task)]
-    try:
-        for _ in run_tasks(
-            make_shard,
-            missing,
-            units=[len(task.clips) for task in missing],
-            workers=workers,
-            title="packing",
-            unit="clips",
-        ):
-            pass
-    except WorkerDied as death:
-        at = [missing[number].clips[begun - 1].key for number, begun in death.begun.items()]
-        raise DatasetError(
-            f"{tasks[0].out}: a packing process was killed or crashed (out of memory?) at "
-            f"{' or '.join(at) or 'its start'}; run again to go on: with fewer workers, or without that video"
-        ) from None
+def _left(tasks: Sequence[ShardTask]) -> int:
+    """How many shards are not made; none of a dataset that another pack has completed."""
+    if is_finished(tasks[0].out):
+        return 0
+    noted = {path.name for path in tasks[0].note.parent.glob("*.arrow")}
+    return sum(task.note.name not in noted or not _is_made(task) for task in tasks)
 
 
 def _is_made(task: ShardTask) -> bool:
@@ -198,22 +196,24 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
     members: list[list[tuple[str, int, int]]] = []
     rejects: list[dict[str, str]] = []
     quality: list[dict[str, Any]] = []
+    verdicts = _noted_verdicts(task)
     with atomic_path(task.tar) as partial:
         with partial.open("wb") as file:
             tar = TarShard(file)
             for clip in task.clips:
                 beat()
                 try:
-                    media = _read(clip, task)
+                    made = _made(clip, task, beat, verdicts)
                 except Reject as reject:
                     rejects.append(
                         {"key": clip.key, "source": clip.source, "reason": reject.reason, "detail": reject.detail}
                     )
                     continue
-                row, written = _write_clip(tar, clip, media, task)
+                row, written = _write_clip(tar, clip, made, task)
                 rows.append(row)
-                quality.append(quality_of(media, sample_rate_hz=task.recipe.sample_rate_hz))
+                quality.append(made.quality)
                 members.append(written)
+            beat.rest()
             sha256 = tar.close()
         facts = {
             "size_bytes": partial.stat().st_size,
@@ -227,6 +227,47 @@ def make_shard(task: ShardTask, beat: Beat) -> None:
         task.tar.unlink()
     table = pa.Table.from_pylist(rows, INDEX_SCHEMA.with_metadata({"facts": json.dumps(facts)}))
     _write_arrow(task.note, table)
+
+
+@dataclass(frozen=True)
+class MadeClip:
+    """All that is kept of a clip: its media, the bytes of its sound, and its row of quality.parquet."""
+
+    media: ClipMedia
+    audio: bytes
+    quality: dict[str, Any]
+
+
+def _made(clip: Clip, task: ShardTask, beat: Beat, verdicts: dict[str, list[str]]) -> MadeClip:
+    """The clip, made here or, where a process has ended at it before, by one of its own. Raises Reject.
+
+    verdicts: (reason, detail) of the shard's clips that end processes, by their keys; what is new is noted.
+    """
+    if clip.key in verdicts:
+        reason, detail = verdicts[clip.key]
+        raise Reject(Reason(reason), detail)
+    if clip.key not in task.apart:
+        return make_clip(clip, task)
+    beat.rest()  # what happens to this process now is no fault of the clip's
+    try:
+        return done_apart(make_clip, clip, replace(task, clips=()), seconds=task.clip_seconds_limit)
+    except Reject as reject:
+        if reject.reason in BLAMED:
+            verdicts[clip.key] = [reject.reason, reject.detail]
+            write_json(task.verdicts, verdicts)
+        raise
+
+
+def _noted_verdicts(task: ShardTask) -> dict[str, list[str]]:
+    return json.loads(task.verdicts.read_text(encoding="utf-8")) if task.verdicts.exists() else {}
+
+
+def make_clip(clip: Clip, task: ShardTask) -> MadeClip:
+    """Decode one clip and encode its sound. Raises Reject where it cannot become part of a dataset."""
+    media = _read(clip, task)
+    return MadeClip(
+        media, _encode_audio(media.waveform, task.recipe), quality_of(media, sample_rate_hz=task.recipe.sample_rate_hz)
+    )
 
 
 def _read(clip: Clip, task: ShardTask) -> ClipMedia:
@@ -250,11 +291,10 @@ def _read(clip: Clip, task: ShardTask) -> ClipMedia:
 
 
 def _write_clip(
-    tar: TarShard, clip: Clip, media: ClipMedia, task: ShardTask
+    tar: TarShard, clip: Clip, made: MadeClip, task: ShardTask
 ) -> tuple[dict[str, Any], list[tuple[str, int, int]]]:
     """Write a clip's members; returns its row of the index, and its members as (suffix, offset, size)."""
-    recipe = task.recipe
-    audio = _encode_audio(media.waveform, recipe)
+    recipe, media, audio = task.recipe, made.media, made.audio
     contents = {
         "json": json.dumps(_description(clip, media, recipe), ensure_ascii=False).encode(),
         recipe.audio_suffix: audio,
@@ -322,10 +362,18 @@ def _description(clip: Clip, media: ClipMedia, recipe: Recipe) -> dict[str, Any]
 # From shards to a dataset.
 
 
-def _finish(
-    recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path, left_out: Sequence[LeftOut]
-) -> None:
-    """Write index.arrow, rejects.jsonl, quality.parquet and, last, dataset.json."""
+@dataclass(frozen=True)
+class Listed:
+    """What a dataset's description says beside its clips. plan_sha256: of what was to be packed."""
+
+    media: Path
+    left_out: tuple[LeftOut, ...] = ()
+    not_used: tuple[NotUsed, ...] = ()
+    plan_sha256: str = ""
+
+
+def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask], out: Path, listed: Listed) -> None:
+    """Write index.arrow, rejects.jsonl, quality.parquet, clips.csv and, last, dataset.json."""
     notes = [read_note(task) for task in tasks]
     rejects = [reject for _, facts in notes for reject in facts["rejects"]]
     write_text(out / REJECTS_FILE, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
@@ -335,7 +383,7 @@ def _finish(
         _move(task, number)
         shard = pa.array(np.full(rows.num_rows, number, np.int32))
         tables.append(rows.set_column(INDEX_SCHEMA.get_field_index("shard"), INDEX_SCHEMA.field("shard"), shard))
-    counts = _counts(tables, classes)
+    counts = counts_of(tables, classes)
     where = f"{out} ({len(rejects)} clips were rejected, see {REJECTS_FILE})" if rejects else str(out)
     check_splits(_per_class(counts, classes), classes, where=where)
     write_index(out / INDEX_FILE, tables, classes)
@@ -368,13 +416,28 @@ def _finish(
         },
         "frame_phase_seconds": recipe.frame_phase_seconds,
         "rejects": dict(sorted(Counter(reject["reason"] for reject in rejects).items())),
-        "left_out": [one.as_json() for one in left_out],
+        "left_out": [one.as_json() for one in listed.left_out],
+        "plan_sha256": listed.plan_sha256,
+        **write_fates(
+            out,
+            [clip for task in tasks for clip in task.clips],
+            {reject["key"]: reject["reason"] for reject in rejects},
+            media=listed.media,
+            not_used=listed.not_used,
+            published=_published(recipe),
+        ),
         **write_quality(out, [(rows.column("key"), facts["quality"]) for _, rows, facts in filled]),
         "index_sha256": sha256_of(out / INDEX_FILE),
     }
     description[DIGEST] = contents_digest(description)
+    remove_half_written(out)
     write_json(out / DESCRIPTION_FILE, description)
-    shutil.rmtree(out / WORK_FOLDER)
+
+
+def _published(recipe: Recipe) -> dict[str, int]:
+    """How many clips the authors of the list count in each split, where the recipe says so."""
+    is_cut_anew = bool(recipe.window_seconds) or bool(getattr(recipe.source, "split_by", ""))
+    return {} if is_cut_anew else expected_counts(getattr(recipe.source, "expected", ()))
 
 
 def _moved(task: ShardTask) -> Path:
@@ -393,50 +456,6 @@ def _move(task: ShardTask, number: int) -> None:
         if task.tar.with_suffix(suffix).exists():
             task.tar.with_suffix(suffix).replace(final.with_suffix(suffix))
     _moved(task).touch()
-
-
-def write_index(
-    path: Path, tables: Sequence[pa.Table], classes: Sequence[str], *, largest_offset: int = _LARGEST_OFFSET
-) -> None:
-    """Write shards' rows as one index: one record batch, so that a reader's columns are views of the mapped file.
-
-    Where keys, sources or frames of all shards are too many for 32-bit offsets, as many batches as it takes.
-    """
-    schema = INDEX_SCHEMA.with_metadata({CLASSES_METADATA: json.dumps(list(classes))})
-    with atomic_path(path) as partial, partial.open("wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for group in _groups(tables, largest_offset):
-            joined = pa.concat_tables([table.replace_schema_metadata(None) for table in group])
-            writer.write_table(joined.combine_chunks())
-
-
-def _groups(tables: Sequence[pa.Table], largest_offset: int) -> Iterator[list[pa.Table]]:
-    """The tables in order, as many together as 32-bit offsets can tell apart."""
-    group: list[pa.Table] = []
-    reached = np.zeros(3, np.int64)
-    for table in tables:
-        sizes = np.array([_values_of(table.column(name)) for name in ("key", "source", "frame_offset")])
-        if group and (reached + sizes > largest_offset).any():
-            yield group
-            group, reached = [], np.zeros(3, np.int64)
-        group.append(table)
-        reached += sizes
-    if group:
-        yield group
-
-
-def _values_of(column: pa.ChunkedArray) -> int:
-    """How far a column's offsets go: bytes of texts, items of lists."""
-    return sum(int(np.frombuffer(chunk.buffers()[1], np.int32)[chunk.offset + len(chunk)]) for chunk in column.chunks)
-
-
-def _counts(tables: Sequence[pa.Table], classes: Sequence[str]) -> Counter[tuple[str, str]]:
-    """How many clips of each split and class."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for table in tables:
-        places = table.column("split").to_numpy().astype(np.int64) * len(classes) + table.column("label").to_numpy()
-        for place, count in zip(*map(np.ndarray.tolist, np.unique(places, return_counts=True)), strict=True):
-            counts[SPLITS[place // len(classes)], classes[place % len(classes)]] += count
-    return counts
 
 
 def _write_arrow(path: Path, table: pa.Table) -> None:

@@ -144,7 +144,11 @@ def write_quality(out: Path, shards: Iterable[tuple[pa.ChunkedArray, Sequence[Ma
         measured = pa.Table.from_pylist(list(rows), pa.schema(list(SCHEMA)[2:]))
         tables.append(pa.table([ids, keys, *measured.columns], SCHEMA))
         clips += len(rows)
-    table = pa.concat_tables(tables).combine_chunks()
+    return write_quality_table(out, pa.concat_tables(tables).combine_chunks())
+
+
+def write_quality_table(out: Path, table: pa.Table) -> dict[str, Any]:
+    """Write quality.parquet, a row a clip; returns what dataset.json says of it."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     with atomic_path(out / QUALITY_FILE) as partial:

@@ -35,13 +35,20 @@ from avbench.dataset import (
     sha256_of,
     shard_name,
 )
-from avbench.description import DIGEST, STFT_SUFFIX, contents_digest, field_problems, read_any_description
+from avbench.description import (
+    DIGEST,
+    STFT_SUFFIX,
+    VIEW_VERSION,
+    contents_digest,
+    field_problems,
+    read_any_description,
+)
 from avbench.errors import DatasetError, UsageError
-from avbench.packing.pack import frame_suffix, index_text, write_index
+from avbench.packing.index_file import frame_suffix, index_text, write_index
 from avbench.packing.quality import FLAGS
 from avbench.packing.splits import per_class
 from avbench.packing.tar import members_of
-from avbench.packing.workers import Beat, WorkerDied, run_tasks
+from avbench.packing.workers import Beat, WorkerDied, died_text, run_tasks
 from avbench.records import atomic_path, write_json, write_text
 from avbench.vocabulary import SPLITS
 
@@ -68,6 +75,8 @@ def reindex(path: Path, *, workers: int) -> Reindexed:
     if workers < 1:
         raise UsageError(f"workers is {workers}; expected 1 or more")
     told = trusted_description(path)
+    if told is not None and told["version"] == VIEW_VERSION:
+        raise DatasetError(f"{path}: a view's index follows from no shard; make the view again with `avbench view`")
     shards = _read_shards(path, told, workers)
     suffix = _audio_suffix(path, shards)
     if suffix == STFT_SUFFIX and told is None:
@@ -160,8 +169,8 @@ def _read_shards(path: Path, told: Mapping[str, Any] | None, workers: int) -> li
         for place, shard in run_tasks(task, numbers, units=units, workers=workers, title="reading", unit="shards"):
             found[place] = shard
     except WorkerDied as death:
-        at = ", ".join(shard_name(number) for number in death.begun)
-        raise DatasetError(f"{path}: a reading process was killed or crashed (out of memory?) at {at}") from None
+        at = [shard_name(number) for number in death.begun]
+        raise DatasetError(f"{path}: {died_text('reading', at)}") from None
     return [found[number] for number in numbers]
 
 
@@ -355,6 +364,7 @@ def _description(
         *([missing] if missing else []),
         *([] if rejects is not None else ["which clips were rejected"]),
         *([] if quality else ["silent sound, still pictures and the like"]),
+        "what has become of each clip that was listed",
         "whether the shards are as they were packed",
     ]
     if rejects is None:

@@ -42,6 +42,10 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"
     UNDECODABLE = "cannot be decoded"
     UNKNOWN_LABEL = "unknown label"
+    # Of a process that reads the clip and nothing else.
+    CRASH = "crash"
+    KILLED = "killed"
+    TOO_LONG = "too long to read"
 
 
 class Reject(Exception):  # noqa: N818 - a verdict on a clip, not a fault of the program

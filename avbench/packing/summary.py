@@ -8,6 +8,8 @@ from typing import Any
 
 from avbench.class_names import are_whole_numbers, order_text
 from avbench.dataset import REJECTS_FILE, Dataset
+from avbench.packing.fates import fate_lines
+from avbench.packing.part import Unfinished
 from avbench.packing.quality import quality_line
 from avbench.packing.recipes.left_out import left_out_from_json
 from avbench.packing.recipes.videos import Videos
@@ -31,12 +33,15 @@ def plan_lines(videos: Videos, *, where: str) -> list[str]:
     if count := sum(strange.values()):
         names = _some([f"{label!r} {number}" for label, number in strange.most_common()])
         said.append(f"{count} {'video has' if count == 1 else 'videos have'} a label that is no class: {names}")
-    return [*said, *_missing(planned, videos.classes), *map(str, videos.left_out)]
+    return [*said, *missing_lines(planned, videos.classes), *map(str, videos.left_out)]
 
 
-def as_json(dataset: Dataset) -> dict[str, Any]:
+def as_json(packed: Dataset | Unfinished) -> dict[str, Any]:
     """Everything that `lines` says, by name."""
-    told = dataset.description
+    if isinstance(packed, Unfinished):
+        made = {"own_shards": packed.own, "shards": packed.shards, "shards_left": packed.left}
+        return {"dataset": str(packed.out), "part": str(packed.part), "is_complete": False, **made}
+    dataset, told = packed, packed.description
     return {
         "dataset": str(dataset.path),
         "clips": told["clips"],
@@ -47,11 +52,16 @@ def as_json(dataset: Dataset) -> dict[str, Any]:
         "empty_splits": [split for split, count in told["clips"].items() if not count],
         "quality": told["quality"],
         "left_out": told["left_out"],
+        "fates": told["fates"],
     }
 
 
-def lines(dataset: Dataset) -> list[str]:
+def lines(packed: Dataset | Unfinished) -> list[str]:
     """The last lines of `avbench pack`: the counts, then what deserves a look."""
+    if isinstance(packed, Unfinished):
+        made = f"part {packed.part} is made, {packed.own} shards; of all {packed.shards}, {packed.left} are missing"
+        return [f"{packed.out}: {made}; the part that makes the last one completes the dataset"]
+    dataset = packed
     told, classes = dataset.description, dataset.classes
     clips = ", ".join(f"{count} {split}" for split, count in told["clips"].items())
     rejects = sum(told["rejects"].values())
@@ -60,14 +70,15 @@ def lines(dataset: Dataset) -> list[str]:
         f"{dataset.path}: {len(dataset)} clips ({clips}), {len(classes)} classes, {rejects} rejected"
         + (f" ({reasons}; {REJECTS_FILE} lists them)" if rejects else "")
     ]
+    said += fate_lines(told)
     if are_whole_numbers(classes):
         said.append(f"classes are numbers, in this order: {order_text(classes)}")
     if quality := quality_line(told):
         said.append(quality)
-    return [*said, *_missing(told["clips_per_class"], classes), *map(str, left_out_from_json(told["left_out"]))]
+    return [*said, *missing_lines(told["clips_per_class"], classes), *map(str, left_out_from_json(told["left_out"]))]
 
 
-def _missing(clips_per_class: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[str]:
+def missing_lines(clips_per_class: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[str]:
     """The classes and splits that training would miss."""
     said = []
     if untrained := untrained_classes(clips_per_class, classes):

@@ -17,6 +17,7 @@ from typing import Any
 
 from avbench.dataset import Dataset
 from avbench.errors import RunError
+from avbench.records import write_new
 from avbench.run_folder import RunFolder
 
 # A writer touches its lock while it works; one of another host that is older than this has lost its process.
@@ -62,7 +63,9 @@ class HeldFolder(RunFolder):
         """Raises RunError where this is not the dataset that the run was begun with, and says what has changed."""
         try:
             begun = json.loads(self.dataset.read_text("utf-8"))
-            is_it = (begun["index_sha256"], begun["classes"]) == (dataset.fingerprint, list(dataset.classes))
+            same_index = (begun["index_sha256"], begun["classes"]) == (dataset.index_sha256, list(dataset.classes))
+            # Runs of earlier versions have no fingerprint. Of two indexes one may be a view's, of the same content.
+            is_it = same_index or begun.get("fingerprint") == dataset.fingerprint
             is_same = (begun["name"], begun["classes"]) == (dataset.name, list(dataset.classes))
             before = f"{_described(begun)} (then at {begun.get('path')})"
         except FileNotFoundError:
@@ -130,13 +133,8 @@ class HeldFolder(RunFolder):
             )
 
     def _make_lock(self, holder: Mapping[str, Any]) -> None:
-        file = self.lock.open("x", encoding="utf-8")
-        try:
-            with file:
-                json.dump(holder, file)
-        except OSError:
-            self.lock.unlink()  # a full disk: an empty lock, which names nobody, would keep all out for ten minutes
-            raise
+        # Whole or not at all: an empty lock, which names nobody, would keep all out for ten minutes.
+        write_new(self.lock, json.dumps(holder))
 
     def _beat(self, done: threading.Event) -> None:
         while not done.wait(_BEAT_SECONDS):

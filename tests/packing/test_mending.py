@@ -282,7 +282,7 @@ def test_without_its_description_a_dataset_comes_back_but_for_what_no_shard_says
     found, before = (json.loads((path / "dataset.json").read_text()) for path in (copy, packed))
     same = ("classes", "clips", "clips_per_class", "shards", "rejects", "quality", "index_sha256", "audio_suffix")
     assert {name: found[name] for name in same} == {name: before[name] for name in same}
-    assert "recipe" not in found and found["name"] == "dataset" and len(found["reindexed"]["not_told"]) == 5
+    assert "recipe" not in found and found["name"] == "dataset" and len(found["reindexed"]["not_told"]) == 6
     assert verify(copy, workers=1) == []
     flip_sound(copy)
     with pytest.raises(DatasetError, match="no recipe"):

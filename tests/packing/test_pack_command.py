@@ -40,7 +40,7 @@ def decodes_nothing(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a video was decoded, or rendered")
 
-    monkeypatch.setattr("avbench.packing.pack.read_clip", refuse)
+    monkeypatch.setattr("avbench.packing.pack.make_shards", refuse)
     monkeypatch.setattr("avbench.packing.recipes.rendering.render", refuse)
 
 
@@ -103,11 +103,16 @@ def test_classes_without_a_training_clip_and_files_that_are_left_out_are_said(tm
     assert lines == [
         f"{tmp_path / 'out'}: 5 clips (2 train, 1 val, 2 test), 4 classes, 3 rejected "
         "(missing file 1, not a video 1, unknown label 1; rejects.jsonl lists them)",
+        "split  listed  packed  missing  not a video  unknown label",
+        "train       5       2        1            1              1",
+        "val         1       1        0            0              0",
+        "test        2       2        0            0              0",
+        "classes furthest from their list: Y 0 of 1, y 1 of 2, x 3 of 4",
         "2 of 4 classes have no training clip: late, never",
         "1 video is not in the list: more.wmv",
     ]
     before = [line.removeprefix(f"avbench: {tmp_path / 'out'}: ") for line in said.err.splitlines()]
-    assert before[:3] == ["1 video has a label that is no class: 'Y' 1", *lines[1:]]
+    assert before[:3] == ["1 video has a label that is no class: 'Y' 1", *lines[6:]]
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert {reject["key"]: reject["detail"] for reject in rejects} == {
         "f": "looked for 'f', as it is or with the suffix of a video; there is f.xyz",
@@ -181,7 +186,7 @@ def test_a_mistaken_field_is_answered_with_the_right_one(words, text, tmp_path, 
 
 
 def shown(capsys, monkeypatch, *words):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "120")  # wider, two boxes would lie side by side
     with pytest.raises(SystemExit) as stop:
         main(["pack", *words])
     assert stop.value.code == 0

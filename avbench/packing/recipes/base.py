@@ -16,16 +16,26 @@ from avbench.packing.recipes.left_out import LeftOut
 
 
 @dataclass(frozen=True)
+class NotUsed:
+    """A row of a published list that becomes no clip. why: a name of left_out.REASONS."""
+
+    clip: Clip
+    why: str
+
+
+@dataclass(frozen=True)
 class Found:
     """What a source finds in a media folder.
 
     clips: whole videos or parts of them, in the source's own order; the split is None where the source does not say it.
     left_out: what lies in the folder and becomes no clip. notes: what a user should hear before anything is decoded.
+    not_used: rows of a list.
     """
 
     clips: tuple[Clip, ...]
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    not_used: tuple[NotUsed, ...] = ()
 
 
 class Source(ABC):

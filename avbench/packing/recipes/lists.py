@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avbench.errors import RecipeError
 from avbench.packing.clips import Clip, encoded_key
-from avbench.packing.recipes.base import Found, Source
+from avbench.packing.recipes.base import Found, NotUsed, Source
 from avbench.packing.recipes.list_config import ListConfig, expected_counts
 from avbench.packing.recipes.list_rows import Row, rows_in, rows_of
 
@@ -46,7 +46,8 @@ class ListSource(Source):
         from avbench.packing.recipes.list_files import Finder, duration_notes
 
         tally = Tally()
-        rows = self._wanted(self._rows(media), tally)
+        every = self._rows(media)
+        rows = self._wanted(every, tally)
         finder = Finder(self.config, media)
         found, notes = _with_sounds(_placed(rows, finder, repeats=self.config.repeats), finder)
         finder.files.check_compressed([clip for _, clip, _ in found])
@@ -60,7 +61,10 @@ class ListSource(Source):
         if self.config.whole:
             notes += duration_notes([one for one in found if not one[2].looked_for])
         return Found(
-            tuple(clip for _, clip, _ in found), tally.entries(), (*notes, *_count_notes(rows, self.config.expected))
+            tuple(clip for _, clip, _ in found),
+            tally.entries(),
+            (*notes, *_count_notes(rows, self.config.expected)),
+            tuple(_not_used(every, {row.where for row in rows})),
         )
 
     def stored(self) -> dict[str, Any]:
@@ -148,11 +152,20 @@ def _clip(row: Row, place: Place) -> Clip:
         path=place.path,
         source=row.source,
         start_seconds=row.start_seconds if place.is_whole else 0.0,
+        file_start_seconds=0.0 if place.is_whole else row.start_seconds,
         seconds=row.seconds if place.is_whole else None,
         looked_for=place.looked_for,
         name=row.name,
         group=row.group,
     )
+
+
+def _not_used(every: Sequence[Row], used: Set[str]) -> Iterator[NotUsed]:
+    """The rows that have no label, or one that is not wanted. used: where the others stand."""
+    for row in every:
+        if row.where not in used:
+            clip = Clip(encoded_key(row.name), row.label, row.split, Path(), row.source, row.start_seconds)
+            yield NotUsed(clip, "other class" if row.label else "no label")
 
 
 def _names(path: str) -> tuple[str, ...]:

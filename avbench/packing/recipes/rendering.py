@@ -17,7 +17,7 @@ import numpy as np
 
 from avbench.errors import RecipeError, UsageError
 from avbench.packing.recipes.planted import CLASSES, LABELS_FILE, Look, PlantedConfig, Sound
-from avbench.packing.workers import Beat, WorkerDied, run_tasks
+from avbench.packing.workers import Beat, WorkerDied, died_text, run_tasks
 from avbench.records import atomic_path, write_json, write_text
 from avbench.vocabulary import SPLITS
 
@@ -145,8 +145,9 @@ def render(config: PlantedConfig, folder: Path, *, workers: int) -> None:
         units = [len(chunk) for chunk in chunks]
         for _ in run_tasks(task, chunks, units=units, workers=workers, title="planting", unit="clips"):
             pass
-    except WorkerDied:
-        raise RecipeError(f"{folder}: a rendering process was killed (out of memory?); run again to go on") from None
+    except WorkerDied as death:
+        at = [chunks[number][0].key for number in death.begun]
+        raise RecipeError(f"{folder}: {died_text('rendering', at)}; run again to go on") from None
     write_text(folder / LABELS_FILE, _labels(config, clips))
 
 

@@ -16,6 +16,7 @@ from unicodedata import normalize
 from avbench.class_names import in_order
 from avbench.errors import RecipeError
 from avbench.packing.clips import Clip, encoded_key
+from avbench.packing.recipes.base import NotUsed
 from avbench.packing.recipes.files import lengths_of
 from avbench.packing.recipes.left_out import LeftOut
 from avbench.packing.recipes.recipe import Recipe, source_of
@@ -30,13 +31,15 @@ _WINDOW_TOLERANCE = 0.05
 class Videos:
     """The videos of a recipe, each a clip that is not yet cut into windows, and what else lies in the media folder.
 
-    classes: the dataset's class names in order. notes: what a user should hear before anything is decoded.
+    classes: the dataset's class names in order. notes: what a user should hear before anything is decoded. not_used:
+    rows of a list.
     """
 
     clips: tuple[Clip, ...]
     classes: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...] = ()
+    not_used: tuple[NotUsed, ...] = ()
 
     def clips_per_class(self) -> dict[str, list[int]]:
         """How many videos are planned for each split and class, as in dataset.json."""
@@ -65,7 +68,7 @@ def videos_of(recipe: Recipe, media: Path, *, workers: int = 1) -> Videos:
     found = source.clips(media)
     clips = _with_labels_of_one_form(found.clips, recipe.classes)
     notes = (*found.notes, *_torn(clips))
-    return Videos(tuple(_with_splits(clips, recipe)), classes_of(recipe, clips), found.left_out, notes)
+    return Videos(tuple(_with_splits(clips, recipe)), classes_of(recipe, clips), found.left_out, notes, found.not_used)
 
 
 def cut_clips(videos: Videos, recipe: Recipe, media: Path) -> list[Clip]:
