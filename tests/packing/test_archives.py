@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from avbench.cli import main
+from avbench.description import DIGEST
 from avbench.packing.archives import archive_of, opened_bytes, size_and_time, url_of
 from avbench.packing.media import Reason, Reject, seconds_of
 from tests.packing.make_video import make_video
@@ -34,11 +35,17 @@ def zip_of(archive: Path, folder: Path, *, compression=zipfile.ZIP_STORED, names
     return archive
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+def contents(folder: Path) -> dict[str, object]:
+    """All bytes of a dataset, but where each video lay, which clips.csv says in its last column."""
+    found: dict[str, object] = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    description = json.loads(found["dataset.json"])
+    del description["clips_sha256"], description[DIGEST]
+    found["dataset.json"] = description
+    found["clips.csv"] = [line.rpartition(",")[0] for line in found["clips.csv"].decode().splitlines()]
+    return found
 
 
-def packed(media: Path, out: Path, *words: str) -> dict[str, bytes]:
+def packed(media: Path, out: Path, *words: str) -> dict[str, object]:
     main(["pack", "folder", "--media", str(media), "--out", str(out), *NONE, *words])
     return contents(out)
 
@@ -62,7 +69,7 @@ def unpacked(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def expected(unpacked) -> dict[str, bytes]:
+def expected(unpacked) -> dict[str, object]:
     return packed(unpacked, unpacked.parent / "expected")
 
 
