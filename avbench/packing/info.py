@@ -236,7 +236,7 @@ def _spread_text(spread: Mapping[str, float], form: str) -> str:
 
 def _sizes_text(sizes: Sequence[Mapping[str, int]]) -> str:
     named = [f"{size['width']} x {size['height']} ({counted(size['clips'], 'clip')})" for size in sizes]
-    return first_of(named, _MOST_SIZES, noun="sizes")
+    return first_of(named, _MOST_SIZES, noun="size")
 
 
 def _counts_text(counts: Mapping[str, int] | None, *, none: str) -> str:
@@ -260,7 +260,7 @@ def _quarantine_text(quarantine: Mapping[str, Any]) -> str:
         return "empty"
     damaged = f"; damaged shards: {', '.join(quarantine['shards'])}" if quarantine["shards"] else ""
     reasons = [f"{reason} {count}" for reason, count in quarantine["reasons"].items()]
-    named = first_of(reasons, _MOST_SIZES, separator="; ", noun="reasons")
+    named = first_of(reasons, _MOST_SIZES, separator="; ", noun="reason")
     return f"{counted(quarantine['clips'], 'clip')} ({named}){damaged}"
 
 
