@@ -155,11 +155,15 @@ def _plan(
 
 def _fingerprint(clips: Sequence[Clip], classes: Sequence[str]) -> str:
     """Identifies what is to be packed, wherever the media folder lies."""
-    listed = [[value for name, value in asdict(clip).items() if name not in _NOT_IN_THE_PLAN] for clip in clips]
+    listed = [
+        [value for name, value in asdict(clip).items() if name not in _NOT_IN_THE_PLAN] + ["sound"] * bool(clip.sound)
+        for clip in clips
+    ]
     return hashlib.sha256(json.dumps([listed, list(classes)]).encode()).hexdigest()
 
 
-_NOT_IN_THE_PLAN = ("path", "looked_for", "name", "group", "file_start_seconds")  # key and split say it
+# Key and split say it, or it says nothing of the clip's bytes.
+_NOT_IN_THE_PLAN = ("path", "looked_for", "name", "group", "file_start_seconds", "sound")
 
 
 # One shard.
@@ -278,6 +282,7 @@ def _read(clip: Clip, task: ShardTask) -> ClipMedia:
     recipe = task.recipe
     return read_clip(
         clip.path,
+        sound_path=clip.sound,
         start_seconds=clip.start_seconds,
         seconds=clip.seconds,
         sample_rate_hz=recipe.sample_rate_hz,

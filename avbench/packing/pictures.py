@@ -22,7 +22,7 @@ from avbench.packing.streams import (
     Reason,
     Reject,
     Unsure,
-    best_streams,
+    best_video,
     decoded,
     is_format,
     opened,
@@ -126,7 +126,7 @@ def _is_stamped_in_order(path: Path, size_bytes: int, modified_ns: int) -> bool:
     with opened(path) as container:
         if is_format(container, *_COUNTS_PICTURES):
             return False
-        _, video = best_streams(container)
+        video = best_video(container)
         shown = Shown(video, decodes=True)
         for packet in packets_of(container, (video,)):
             shown.take(packet)

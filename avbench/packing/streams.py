@@ -86,21 +86,38 @@ def _why_not_opened(path: Path, error: av.FFmpegError) -> tuple[Reason, str]:
 
 def best_streams(container: InputContainer) -> tuple[av.AudioStream, av.VideoStream]:
     """The best audio and video stream, decoding with one thread each. Cover pictures are no video."""
-    audio = cast("av.AudioStream | None", container.streams.best("audio"))
-    video = cast("av.VideoStream | None", container.streams.best("video"))
-    if video is not None and Disposition.attached_pic in video.disposition:
-        video = None
-    if audio is None and video is None:
+    if not container.streams.audio and _video(container) is None:
         raise Reject(Reason.NOT_A_VIDEO, f"{container.format.long_name}, neither audio nor video in it")
+    return best_audio(container), best_video(container)
+
+
+def best_audio(container: InputContainer) -> av.AudioStream:
+    """The best audio stream, decoding with one thread."""
+    audio = cast("av.AudioStream | None", container.streams.best("audio"))
     if audio is None:
         raise Reject(Reason.NO_AUDIO)
+    _with_one_thread(audio)
+    return audio
+
+
+def best_video(container: InputContainer) -> av.VideoStream:
+    """The best video stream, decoding with one thread. Cover pictures are no video."""
+    video = _video(container)
     if video is None:
         raise Reject(Reason.NO_VIDEO)
-    for stream in (audio, video):
-        if stream.codec_context is None:
-            raise Reject(Reason.UNDECODABLE, f"no decoder for its {stream.type}")
-        stream.codec_context.thread_count = 1  # each worker process has one core
-    return audio, video
+    _with_one_thread(video)
+    return video
+
+
+def _video(container: InputContainer) -> av.VideoStream | None:
+    video = cast("av.VideoStream | None", container.streams.best("video"))
+    return None if video is not None and Disposition.attached_pic in video.disposition else video
+
+
+def _with_one_thread(stream: av.AudioStream | av.VideoStream) -> None:
+    if stream.codec_context is None:
+        raise Reject(Reason.UNDECODABLE, f"no decoder for its {stream.type}")
+    stream.codec_context.thread_count = 1  # each worker process has one core
 
 
 def packets_of(container: InputContainer, streams: tuple[av.AudioStream | av.VideoStream, ...]) -> Iterator[av.Packet]:

@@ -115,7 +115,7 @@ class Comparison:
         of val or test, and in no pair with one, is compared with a few of them.
         """
         crossing = {one for one, other in pairs if self._splits[one] == _TRAIN != self._splits[other]}
-        found = {}
+        found: dict[Numbers, Pair] = {}
         for group in groups_by(pairs, len(self._splits)):
             judged = [clip for clip in group if self._splits[clip] != _TRAIN][:_COMPARED_IN_GROUP]
             for clip in group:

@@ -72,7 +72,7 @@ def sound_print(waveform: np.ndarray) -> SoundPrint:
     places = np.arange(_BANDS - 1, dtype=np.uint32)
     bits = ((rising[:, 1:] > rising[:, :-1]) * (np.uint32(1) << places)).sum(axis=1, dtype=np.uint32)
     loud = np.square(windows).mean(axis=1) > _SILENT**2
-    active = np.lib.stride_tricks.sliding_window_view(loud, _SPAN).any(axis=1)
+    active = np.any(np.lib.stride_tricks.sliding_window_view(loud, _SPAN), axis=1)
     return SoundPrint(bits, active[: len(bits)], int(((alive[1:] & alive[:-1]) << places).sum(dtype=np.uint32)))
 
 

@@ -70,6 +70,12 @@ class MediaFiles:
             tally.add(why, self._walked.left_out[why])
         tally.add("not listed", (name for name in self.videos if self.path(name) not in taken))
 
+    def other_files(self, name: str, *, anywhere: bool) -> list[str]:
+        """The files that are no videos and have this name; anywhere: or the last part of it, in any folder."""
+        if name in self._others:
+            return [name]
+        return self._others_by_base.get(posixpath.basename(name), []) if anywhere else []
+
     def check_compressed(self, clips: Sequence[Clip]) -> None:
         """Raises RecipeError where videos are missing and there are compressed archives, which may hold them."""
         missing = [clip for clip in clips if clip.looked_for]
@@ -143,6 +149,14 @@ class MediaFiles:
                 if suffix_of(other) in VIDEO_SUFFIXES:
                     stems[stem_of(other)].append(other)
         return [posixpath.join(folder, other) for other in _by_stem(self._folders[folder], name)]
+
+    @cached_property
+    def _others(self) -> frozenset[str]:
+        return frozenset(self._walked.left_out["suffix"]) - self._walked.inside.keys()
+
+    @cached_property
+    def _others_by_base(self) -> dict[str, list[str]]:
+        return _grouped(map(posixpath.basename, sorted(self._others)), sorted(self._others))
 
     @cached_property
     def _folded_stems(self) -> dict[str, list[str]]:
