@@ -17,7 +17,7 @@ from avbench.description import DIGEST
 from avbench.errors import DatasetError, UsageError
 from avbench.integrity import row_problems
 from avbench.packing.fates import CLIPS_FILE, fate_lines
-from avbench.packing.text_table import text_table
+from avbench.packing.text_table import bytes_text, text_table
 from avbench.quarantine import read_asides
 from avbench.records import atomic_path
 from avbench.vocabulary import SPLITS
@@ -100,8 +100,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
                 "seconds a clip": f"{_spread_text(seconds, '.2f')}; {seconds['sum'] / 3600:.2f} hours in all",
                 "sound": f"{sound}, {rates} Hz" + (f", kept as the spectrogram of {kept['preset']}" if kept else ""),
                 "pictures a clip": f"{_spread_text(frames, '.0f')}; {_sizes_text(found['picture_sizes'])}",
-                "bytes": f"{_bytes(size['shards'])} in {found['shards']} shards, of which sound {_bytes(size['sound'])}"
-                f" and pictures {_bytes(size['pictures'])}",
+                "bytes": f"{bytes_text(size['shards'])} in {found['shards']} shards, of which sound "
+                f"{bytes_text(size['sound'])} and pictures {bytes_text(size['pictures'])}",
                 "quality": _counts_text(found["quality"], none="not looked at when it was packed"),
                 "rejected": _counts_text(found["rejected"], none="not one clip"),
                 "left out": _left_out_text(found["left_out"]),
@@ -295,7 +295,3 @@ def _value_text(value: Any) -> str:
     if isinstance(value, list) and len(value) > _MOST_SIZES:
         return f"({len(value)} of them)"
     return f"({_options_text(value)})" if isinstance(value, Mapping) else json.dumps(value, ensure_ascii=False)
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
