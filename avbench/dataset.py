@@ -415,6 +415,11 @@ class Dataset:
             )
         packed = self.packed_shards.size_bytes[number]
         what = "missing" if size is None else f"has {size} bytes, was packed with {packed} (truncated?)"
+        if folder != ".":
+            return DatasetError(
+                f"{self.shard_path(number)}: {what}; restore it, or where the dataset there was packed again, make the "
+                f"view {self.path} again; or go on without its clips: `avbench verify {self.path} --quarantine`"
+            )
         return DatasetError(
             f"{self.shard_path(number)}: {what}; restore it or pack the dataset again, or go on without its "
             f"clips: `avbench verify {self.path} --quarantine`"

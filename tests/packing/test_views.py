@@ -342,6 +342,23 @@ def test_a_view_moves_with_its_shards_and_is_told_where_they_are_without(
     assert verify(again.path, workers=1) == []
 
 
+def test_a_dataset_that_was_packed_again_is_no_longer_what_a_view_is_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = synthetic(tmp_path / "packed")
+    view = view_of(packed, out=tmp_path / "view", keys=listed(tmp_path / "keys", ["train-0001"]))
+    shutil.rmtree(packed)
+    synthetic(packed, seed=1, prefix="new-")
+    line = line_of(capsys, "view", packed, view.path, "--out", tmp_path / "both")
+    assert "is not the file that" in line or "make the view" in line
+    shutil.rmtree(packed)
+    synthetic(packed, seconds=0.7)
+    with pytest.raises(
+        DatasetError, match=r"truncated\?\); restore it, or where the dataset there was packed again, make"
+    ):
+        Dataset(view.path).check_shards()
+
+
 def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     packed = synthetic(tmp_path / "disk" / "packed")
     (tmp_path / "link").symlink_to(packed)

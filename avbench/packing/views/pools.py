@@ -112,7 +112,14 @@ class Pools:
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """Every shard once, by folder as they come first, in a folder in the order of their numbers."""
-        found = {shard.path: shard for one in self.datasets for shard in self._shards_of(one)}
+        found: dict[Path, Shard] = {}
+        for dataset in self.datasets:
+            for shard in self._shards_of(dataset):
+                if found.setdefault(shard.path, shard) != shard:
+                    raise DatasetError(
+                        f"{shard.path}: is not the file that {dataset.path} was made of, since others have another "
+                        f"checksum for it; was it packed again? Make that view again"
+                    )
         folders = {folder: number for number, folder in enumerate(dict.fromkeys(one.folder for one in found.values()))}
         return tuple(sorted(found.values(), key=lambda one: (folders[one.folder], len(one.name), one.name)))
 
