@@ -12,10 +12,11 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -263,15 +264,19 @@ class Dataset:
         """Where a shard lies."""
         return self.path / self.packed_shards.places[number]
 
-    def check_shards(self) -> None:
+    def check_shards(self, *, but_in: Collection[str] = ()) -> None:
         """Raises DatasetError for the first shard that is missing or has not the size that it was packed with.
 
-        Those that `avbench verify --quarantine` knows of are passed over. Looks at every file, in threads.
+        Those that `avbench verify --quarantine` knows of are passed over, and those in the folders `but_in` (of
+        `shard_folders`). Looks at every file, in threads.
         """
-        numbers = range(len(self.packed_shards))
+        places = self.packed_shards.places
+        numbers = [number for number in range(len(places)) if not but_in or folder_of(places[number]) not in but_in]
+        parts = [numbers[first : first + _LOOKED_AT_ONCE] for first in range(0, len(numbers), _LOOKED_AT_ONCE)]
         with ThreadPoolExecutor(_LOOKING_THREADS) as pool:
-            sizes = pool.map(self.shard_size, numbers, chunksize=_LOOKED_AT_ONCE)
-            for number, size, packed in zip(numbers, sizes, self.packed_shards.size_bytes, strict=True):
+            found = pool.map(lambda part: [self.shard_size(number) for number in part], parts)
+            for number, size in zip(numbers, chain.from_iterable(found), strict=True):
+                packed = self.packed_shards.size_bytes[number]
                 if size != packed and not self.quarantine.knows(self.shard_name(number), size):
                     pool.shutdown(cancel_futures=True)
                     raise self._bad_shard(number, size)
@@ -410,6 +415,11 @@ class Dataset:
             )
         packed = self.packed_shards.size_bytes[number]
         what = "missing" if size is None else f"has {size} bytes, was packed with {packed} (truncated?)"
+        if folder != ".":
+            return DatasetError(
+                f"{self.shard_path(number)}: {what}; restore it, or where the dataset there was packed again, make the "
+                f"view {self.path} again; or go on without its clips: `avbench verify {self.path} --quarantine`"
+            )
         return DatasetError(
             f"{self.shard_path(number)}: {what}; restore it or pack the dataset again, or go on without its "
             f"clips: `avbench verify {self.path} --quarantine`"

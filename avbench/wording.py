@@ -13,8 +13,10 @@ def counted(count: int, noun: str) -> str:
 def first_of(names: Sequence[str], most: int, *, separator: str = ", ", noun: str = "") -> str:
     """The first names, and how many more there are: "a, b and 3 more".
 
-    noun: in the plural, said of those that are not named: "a, b and 3 more sizes".
+    noun: said of those that are not named: "a, b and 3 more sizes".
     """
     if len(names) <= most:
         return separator.join(names)
-    return f"{separator.join(names[:most])} and {len(names) - most:,} more{f' {noun}' if noun else ''}"
+    left = len(names) - most
+    more = counted(left, f"more {noun}") if noun else f"{left:,} more"
+    return f"{separator.join(names[:most])} and {more}"

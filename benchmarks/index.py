@@ -1,4 +1,4 @@
-"""What do finishing, opening, checking and verifying a dataset cost at size, and do they stay in proportion to it?
+"""What do finishing, opening, checking, verifying and taking a view of a dataset cost at size, and in what proportion?
 
     python benchmarks/index.py [--json FILE]                         10 thousand, 100 thousand and 1 million clips
     python benchmarks/index.py --clips 10000000 --clips-per-shard 1000      one size
@@ -9,10 +9,13 @@ space of three shards and of their index. Only keys differ from what `avbench pa
 shard.
 
 * finish: from the shards' notes to index.arrow and dataset.json, what `avbench pack` ends with.
-* open: `Dataset(folder)`, what every process of a training begins with.
+* open: `Dataset(folder)`, what every process of a training begins with. No shard is looked at.
+* look: whether every shard is there and of its size, what one process of a training asks once.
 * check: the index's SHA-256, class names, labels, splits and counts, what a training asks once before it starts.
 * verify: all that `avbench verify` does, in one process: the index checked as a whole, every shard hashed, every clip
   decoded. Of more than `--verify-shards` shards so many are verified, and the time of all is computed from theirs.
+* view: what `avbench view` does, to take every second class.
+* open view: `Dataset(view)`, of half the clips.
 
 Timed: CPU time (user and system) of the calls, medians over `--rounds` (of verify and finish one), with the files in
 the page cache. Not timed: making the dataset up. Memory: what the process has more of its own after the call than
@@ -50,6 +53,8 @@ from avbench.packing.media import ClipMedia
 from avbench.packing.recipes.files import WORK_FOLDER
 from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.shard_task import ShardTask
+from avbench.packing.views.rule import RuleFiles
+from avbench.packing.views.view import make_view
 from avbench.packing.workers import Beat
 
 CLASSES = tuple(f"class {number:03d}" for number in range(100))
@@ -94,10 +99,22 @@ def measured(shards: int, config: Config, folder: Path) -> dict[str, Any]:
     phases["finish"] = timed(lambda: pack._finish(recipe, CLASSES, tasks, folder, pack.Listed(folder)), rounds=1)
     phases["open"] = timed(lambda: Dataset(folder), rounds=config.rounds)
     dataset = Dataset(folder)
+    phases["look"] = timed(dataset.check_shards, rounds=config.rounds)
     phases["check"] = timed(lambda: check_contents(dataset), rounds=config.rounds)
     phases["verify"] = verified(dataset, config.verify_shards)
+    view = folder.with_name("view")
+    phases["view"] = timed(lambda: viewed(folder, view), rounds=1)
+    phases["open view"] = timed(lambda: Dataset(view), rounds=config.rounds)
+    assert 2 * len(Dataset(view)) == len(dataset)
     index = (folder / "index.arrow").stat().st_size
     return {"clips": len(dataset), "shards": shards, "index_bytes": index, "phases": phases}
+
+
+def viewed(folder: Path, out: Path) -> None:
+    """Make a view of every second class."""
+    classes = folder.with_name("classes.txt")
+    classes.write_text("\n".join(CLASSES[::2]), encoding="utf-8")
+    make_view([folder], out=out, files=RuleFiles(classes=classes))
 
 
 def verified(dataset: Dataset, shards: int) -> dict[str, float]:
@@ -195,7 +212,7 @@ def table_of(results: list[dict[str, Any]], *, title: str) -> Table:
         seconds = [(result["phases"][phase]["cpu_seconds"], result["clips"]) for result in results]
         table.add_row(phase, *(f"{one:.3f} ({one / clips * 1e6:.2f})" for one, clips in seconds))
     table.add_row("index, MB", *(f"{result['index_bytes'] / 1e6:,.1f}" for result in results))
-    for phase in ("finish", "open"):
+    for phase in ("finish", "open", "view"):
         memory = [result["phases"][phase]["memory_bytes"] for result in results]
         table.add_row(f"{phase}, MB", *(f"{size / 1e6:,.1f}" for size in memory))
     return table

@@ -389,7 +389,7 @@ def test_the_index_benchmark_finishes_opens_checks_and_verifies(tmp_path):
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [(one["clips"], one["shards"]) for one in results] == [(40, 5), (80, 10)]
     for one in results:
-        assert set(one["phases"]) == {"finish", "open", "check", "verify"}
+        assert set(one["phases"]) == {"finish", "open", "look", "check", "verify", "view", "open view"}
         assert one["phases"]["verify"]["shards_verified"] == one["shards"] - 1
         assert all(phase["cpu_seconds"] >= 0 for phase in one["phases"].values())
         assert one["phases"]["verify"]["cpu_seconds"] > 0

@@ -45,6 +45,9 @@ class PackArgs:
     other, on one machine or on many; the one that makes the last shard completes it."""
     clip_seconds_limit: Annotated[float, named("SECONDS")] = 600.0
     """A clip that takes longer to read is rejected. So is one that crashes the process that reads it."""
+    dry_run: bool = False
+    """Pack nothing, but say what would be packed, what is missing, and about how long and how large it would be, from a
+    sample of clips that are decoded and encoded."""
     overwrite: bool = False
     """Replace a finished dataset."""
     json: bool = False
@@ -72,6 +75,9 @@ def run(argv: Sequence[str]) -> None:
         media = args.media or source_of(recipe).default_media(args.out)
         if media is None:
             raise UsageError("--media is missing: the folder that holds the videos")
+        if args.dry_run:
+            _say_what_would_be(recipe, media, args)
+            return
         packed = _packed(recipe, media, args, part)
         from avbench.packing.summary import as_json, lines
     if args.json:
@@ -91,12 +97,26 @@ def _packed(recipe: Recipe, media: Path, args: PackArgs, part: Part | None) -> D
     return pack_part(recipe, media, out=args.out, part=part, workers=workers, clip_seconds_limit=limit)
 
 
+def _say_what_would_be(recipe: Recipe, media: Path, args: PackArgs) -> None:
+    from avbench.packing.dry_run import dry_run, dry_run_lines
+
+    workers, limit, out = args.workers or usable_cores(), args.clip_seconds_limit, args.out
+    found = dry_run(recipe, media, out=out, workers=workers, clip_seconds_limit=limit, overwrite=args.overwrite)
+    if args.json:
+        print_json(found)
+        return
+    for line in dry_run_lines(found):
+        console().print(line, soft_wrap=True)
+
+
 def _part(args: PackArgs) -> Part | None:
     """The part that is asked for, if one is. Raises UsageError."""
     from avbench.packing.part import part_named
 
     if not args.part:
         return None
+    if args.dry_run:
+        raise UsageError("--dry-run is about the whole dataset; leave out --part")
     if args.overwrite:
         raise UsageError("--overwrite and --part exclude each other: each part would remove what the others have made")
     return part_named(args.part)
@@ -115,7 +135,7 @@ def _of_lists(args: PackArgs) -> dict[str, object]:
 def _pack_help(argv: Sequence[str]) -> NoReturn:
     """Print the options of pack; where a recipe is named, its fields with their types and defaults too."""
     # The first word that is neither an option nor behind one, where it would be a value.
-    alone = ("-h", "--help", "--overwrite", "--no-overwrite", "--json", "--no-json")
+    alone = ("-h", "--help", "--overwrite", "--no-overwrite", "--dry-run", "--no-dry-run", "--json", "--no-json")
     name = ""
     for before, word in pairwise(["-h", *argv]):
         if not word.startswith("-") and (before in alone or not before.startswith("-")):

@@ -17,7 +17,7 @@ from avbench.description import DIGEST
 from avbench.errors import DatasetError, UsageError
 from avbench.integrity import row_problems
 from avbench.packing.fates import CLIPS_FILE, fate_lines
-from avbench.packing.text_table import text_table
+from avbench.packing.text_table import bytes_text, text_table
 from avbench.quarantine import read_asides
 from avbench.records import atomic_path
 from avbench.vocabulary import SPLITS
@@ -100,8 +100,8 @@ def lines(found: Mapping[str, Any]) -> list[str]:
                 "seconds a clip": f"{_spread_text(seconds, '.2f')}; {seconds['sum'] / 3600:.2f} hours in all",
                 "sound": f"{sound}, {rates} Hz" + (f", kept as the spectrogram of {kept['preset']}" if kept else ""),
                 "pictures a clip": f"{_spread_text(frames, '.0f')}; {_sizes_text(found['picture_sizes'])}",
-                "bytes": f"{_bytes(size['shards'])} in {found['shards']} shards, of which sound {_bytes(size['sound'])}"
-                f" and pictures {_bytes(size['pictures'])}",
+                "bytes": f"{bytes_text(size['shards'])} in {found['shards']} shards, of which sound "
+                f"{bytes_text(size['sound'])} and pictures {bytes_text(size['pictures'])}",
                 "quality": _counts_text(found["quality"], none="not looked at when it was packed"),
                 "rejected": _counts_text(found["rejected"], none="not one clip"),
                 "left out": _left_out_text(found["left_out"]),
@@ -236,7 +236,7 @@ def _spread_text(spread: Mapping[str, float], form: str) -> str:
 
 def _sizes_text(sizes: Sequence[Mapping[str, int]]) -> str:
     named = [f"{size['width']} x {size['height']} ({counted(size['clips'], 'clip')})" for size in sizes]
-    return first_of(named, _MOST_SIZES, noun="sizes")
+    return first_of(named, _MOST_SIZES, noun="size")
 
 
 def _counts_text(counts: Mapping[str, int] | None, *, none: str) -> str:
@@ -260,7 +260,7 @@ def _quarantine_text(quarantine: Mapping[str, Any]) -> str:
         return "empty"
     damaged = f"; damaged shards: {', '.join(quarantine['shards'])}" if quarantine["shards"] else ""
     reasons = [f"{reason} {count}" for reason, count in quarantine["reasons"].items()]
-    named = first_of(reasons, _MOST_SIZES, separator="; ", noun="reasons")
+    named = first_of(reasons, _MOST_SIZES, separator="; ", noun="reason")
     return f"{counted(quarantine['clips'], 'clip')} ({named}){damaged}"
 
 
@@ -295,7 +295,3 @@ def _value_text(value: Any) -> str:
     if isinstance(value, list) and len(value) > _MOST_SIZES:
         return f"({len(value)} of them)"
     return f"({_options_text(value)})" if isinstance(value, Mapping) else json.dumps(value, ensure_ascii=False)
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"

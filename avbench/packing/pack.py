@@ -52,7 +52,7 @@ from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, suffix_of
 from avbench.packing.recipes.left_out import LeftOut
 from avbench.packing.recipes.list_config import expected_counts
 from avbench.packing.recipes.recipe import STFT_SUFFIX, Recipe, stored
-from avbench.packing.recipes.videos import cut_clips, videos_of
+from avbench.packing.recipes.videos import Videos, cut_clips, videos_of
 from avbench.packing.shard_task import CLIP_SECONDS_LIMIT, ShardTask
 from avbench.packing.splits import check_splits
 from avbench.packing.splits import per_class as _per_class
@@ -110,17 +110,11 @@ def pack_part(
 def _pack(
     recipe: Recipe, media: Path, out: Path, part: Part, workers: int, overwrite: bool, clip_seconds_limit: float
 ) -> Dataset | Unfinished:
-    if workers < 1:
-        raise UsageError(f"workers is {workers}; expected 1 or more")
-    if not clip_seconds_limit > 0:
-        raise UsageError(f"the limit of seconds a clip is {clip_seconds_limit:g}; expected more than 0")
+    check_options(workers, clip_seconds_limit)
     with room(out):
         # Before anything is made or removed: a recipe that cannot become clips leaves everything as it was.
-        with room(media):  # planted clips are rendered there
-            videos = videos_of(recipe, media, workers=workers)
-        for line in plan_lines(videos, where=str(out)):
-            print(f"avbench: {out}: {line}", file=sys.stderr, flush=True)
-        clips, classes = cut_clips(videos, recipe, media), videos.classes
+        videos, clips = planned(recipe, media, out=out, workers=workers)
+        classes = videos.classes
         plan_sha256 = _fingerprint(clips, classes)
         with joined(out, {"recipe": stored(recipe), "clips": plan_sha256}, overwrite=overwrite) as locks:
             tasks = _plan(recipe, clips, classes, out, clip_seconds_limit)
@@ -134,7 +128,27 @@ def _pack(
     return Dataset(out)
 
 
+def check_options(workers: int, clip_seconds_limit: float) -> None:
+    """Raise UsageError for numbers that make no sense."""
+    if workers < 1:
+        raise UsageError(f"workers is {workers}; expected 1 or more")
+    if not clip_seconds_limit > 0:
+        raise UsageError(f"clip-seconds-limit is {clip_seconds_limit:g}; expected more than 0")
+
+
 # The plan.
+
+
+def planned(recipe: Recipe, media: Path, *, out: Path, workers: int) -> tuple[Videos, list[Clip]]:
+    """The videos of a recipe, and the clips that they are cut into; says what is missing or left out.
+
+    out: the dataset, for what is said. Raises RecipeError where they cannot become a dataset.
+    """
+    with room(media):  # planted clips are rendered there
+        videos = videos_of(recipe, media, workers=workers)
+    for line in plan_lines(videos, where=str(out)):
+        print(f"avbench: {out}: {line}", file=sys.stderr, flush=True)
+    return videos, cut_clips(videos, recipe, media)
 
 
 def _plan(
@@ -270,8 +284,9 @@ def make_clip(clip: Clip, task: ShardTask) -> MadeClip:
     )
 
 
-def _read(clip: Clip, task: ShardTask) -> ClipMedia:
-    if clip.label not in task.classes:
+def check_clip(clip: Clip, classes: Sequence[str]) -> None:
+    """Raise Reject for a clip that need not be decoded to know that it cannot be packed."""
+    if clip.label not in classes:
         raise Reject(Reason.UNKNOWN_LABEL, repr(clip.label))
     if clip.looked_for:
         raise Reject(Reason.MISSING, clip.looked_for)
@@ -279,6 +294,10 @@ def _read(clip: Clip, task: ShardTask) -> ClipMedia:
         raise Reject(Reason.MISSING, f"{clip.path.name} is a link that leads nowhere")
     if (suffix := suffix_of(clip.path.name)) in NO_VIDEO_SUFFIXES:
         raise Reject(Reason.NOT_A_VIDEO, f"files with the suffix {suffix} are not opened")
+
+
+def _read(clip: Clip, task: ShardTask) -> ClipMedia:
+    check_clip(clip, task.classes)
     recipe = task.recipe
     return read_clip(
         clip.path,

@@ -191,8 +191,9 @@ class _Place:
         self.connection, theirs = CONTEXT.Pipe()
         self.state[0], self.state[1] = 0, _STARTING
         arguments = (theirs, self._function, self.state, self._stop)
-        self._process = CONTEXT.Process(target=_serve, args=arguments)
-        self._process.start()
+        process = CONTEXT.Process(target=_serve, args=arguments)
+        process.start()
+        self._process = process
         theirs.close()
 
     def look(self, passed: float, longest: float) -> None:

@@ -302,6 +302,11 @@ def test_keys_are_read_one_a_line_or_by_columns(tmp_path: Path) -> None:
     file = write(tmp_path / "keys", 'label,split,key\n"x, y",train,a\nz,,b\n')
     found = read_clips(file, option="--keys")
     assert found.splits == {"a": "train", "b": None} and found.unused == ("label",)
+    found = read_clips(file, option="--without-keys", takes_split=False)
+    assert found.splits == {"a": None, "b": None} and found.unused == ("split", "label")
+    file = write(tmp_path / "keys", "a,train\na,test\nb,anything\n")
+    found = read_clips(file, option="--without-keys", takes_split=False)
+    assert found.splits == {"a": None, "b": None} and found.twice == 1 and found.unused == ("split",)
 
 
 @pytest.mark.parametrize(

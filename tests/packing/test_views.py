@@ -43,7 +43,16 @@ def synthetic(path: Path, *, seed: int = 0, **options: Any) -> Path:
     """26 clips in eight shards, with a quality.parquet whose column `noise` is the row modulo 5."""
     clips = {"train": 14, "val": 6, "test": 6}
     make_dataset(
-        path, **{"clips": clips, "seconds": 0.5, "size": (16, 16), "sample_rate": 8000, "clips_per_shard": 4, **options}
+        path,
+        **{
+            "clips": clips,
+            "seconds": 0.5,
+            "size": (16, 16),
+            "sample_rate": 8000,
+            "clips_per_shard": 4,
+            "seed": seed,
+            **options,
+        },
     )
     keys = Dataset(path).table_column("key").to_pylist()
     names = ("silent", "anti_phase", "frozen", "non_square_pixels")
@@ -323,9 +332,31 @@ def test_a_view_moves_with_its_shards_and_is_told_where_they_are_without(
     line = line_of(capsys, "view", moved.path, "--shards", tmp_path, "--out", tmp_path / "again")
     assert f"--shards {tmp_path}: none holds all shards that" in line
     assert not (tmp_path / "again").exists()
-    again = view_of(moved.path, out=tmp_path / "again", shards=(tmp_path, tmp_path / "shards"))
+    twin = synthetic(tmp_path / "twin", seed=3)  # of the same names and sizes, maybe, but not the same bytes
+    line = line_of(capsys, "view", moved.path, "--shards", twin, "--out", tmp_path / "again")
+    assert f"--shards {twin}: none holds all shards that" in line
+    again = view_of(moved.path, out=tmp_path / "again", shards=(tmp_path / "shards",))
     assert again.fingerprint == fingerprint and again.shard_folders == ("../shards",)
+    line = line_of(capsys, "view", again.path, "--shards", tmp_path / "shards", "--out", tmp_path / "third")
+    assert "holds no shards that" in line and "lacks; leave it out" in line
     assert verify(again.path, workers=1) == []
+
+
+def test_a_dataset_that_was_packed_again_is_no_longer_what_a_view_is_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed = synthetic(tmp_path / "packed")
+    view = view_of(packed, out=tmp_path / "view", keys=listed(tmp_path / "keys", ["train-0001"]))
+    shutil.rmtree(packed)
+    synthetic(packed, seed=1, prefix="new-")
+    line = line_of(capsys, "view", packed, view.path, "--out", tmp_path / "both")
+    assert "is not the file that" in line or "make the view" in line
+    shutil.rmtree(packed)
+    synthetic(packed, seconds=0.7)
+    with pytest.raises(
+        DatasetError, match=r"truncated\?\); restore it, or where the dataset there was packed again, make"
+    ):
+        Dataset(view.path).check_shards()
 
 
 def test_links_to_folders_are_followed(tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ _OF_MAP = ["old", "new"]
 class NamedClips:
     """Clips that a file names.
 
-    splits: of each name its split, None where the file says none. twice: how many names stand in it more than once.
-    unused: names of its other columns.
+    splits: of each name its split, None where the file says none, or where nobody asks for it. twice: how many names
+    stand in it more than once. unused: names of its other columns.
     """
 
     path: Path
@@ -30,15 +30,16 @@ class NamedClips:
     unused: tuple[str, ...]
 
 
-def read_clips(path: Path, *, option: str, needs_split: bool = False) -> NamedClips:
+def read_clips(path: Path, *, option: str, needs_split: bool = False, takes_split: bool = True) -> NamedClips:
     """A file with one key a line, or CSV with the columns key and split; a first line `key,...` names the columns.
 
-    option: that names the file. Raises UsageError or RecipeError for a file that cannot be read or names nothing, a
-    split that nobody knows, one key with two splits, and with needs_split for a key without one.
+    option: that names the file. takes_split: whether the column split is of use. Raises UsageError or RecipeError for a
+    file that cannot be read or names nothing, a split that nobody knows, one key with two splits, and with needs_split
+    for a key without one.
     """
     places: Mapping[str, int] = {_KEY: 0, _SPLIT: 1}
     unused: tuple[str, ...] = ()
-    has_names = False
+    has_names = says_split = False
     splits: dict[str, str | None] = {}
     twice: set[str] = set()
     for number, (line, values) in enumerate(_rows(path, option)):
@@ -56,17 +57,17 @@ def read_clips(path: Path, *, option: str, needs_split: bool = False) -> NamedCl
         key, word = (_value(values, places.get(name)) for name in (_KEY, _SPLIT))
         if not key or (needs_split and not word):
             raise UsageError(f"{where}: has no {_SPLIT if key else _KEY}; expected key,split")
-        split = split_of(word, where) if word else None
+        says_split = says_split or bool(word)
+        split = split_of(word, where) if word and takes_split else None
+        if splits.get(key, split) != split:
+            raise UsageError(f"{where}: {key} has the split {split or 'none'} here and {splits[key] or 'none'} above")
         if key in splits:
-            if splits[key] != split:
-                raise UsageError(
-                    f"{where}: {key} has the split {split or 'none'} here and {splits[key] or 'none'} above"
-                )
             twice.add(key)
         splits[key] = split
     if not splits:
         raise UsageError(f"{option} {path}: names no clip")
-    return NamedClips(path, splits, len(twice), unused)
+    more = (_SPLIT,) if says_split and not takes_split else ()
+    return NamedClips(path, splits, len(twice), (*more, *unused))
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 
 from avbench.class_names import in_order
 from avbench.dataset import QUALITY_FILE, Dataset
+from avbench.description import read_description
 from avbench.errors import DatasetError, UsageError
 from avbench.integrity import check_contents
 from avbench.packing.quality import quality_problems
 from avbench.packing.views.choice import Candidates
-from avbench.shards import folder_of
+from avbench.shards import Shards, folder_of
 
 # How bytes become samples; in one dataset it is the same for all clips.
 _ONE_KIND = ("audio_suffix", "spectrogram", "frame_phase_seconds")
@@ -111,7 +112,14 @@ class Pools:
     @cached_property
     def shards(self) -> tuple[Shard, ...]:
         """Every shard once, by folder as they come first, in a folder in the order of their numbers."""
-        found = {shard.path: shard for one in self.datasets for shard in self._shards_of(one)}
+        found: dict[Path, Shard] = {}
+        for dataset in self.datasets:
+            for shard in self._shards_of(dataset):
+                if found.setdefault(shard.path, shard) != shard:
+                    raise DatasetError(
+                        f"{shard.path}: is not the file that {dataset.path} was made of, since others have another "
+                        f"checksum for it; was it packed again? Make that view again"
+                    )
         folders = {folder: number for number, folder in enumerate(dict.fromkeys(one.folder for one in found.values()))}
         return tuple(sorted(found.values(), key=lambda one: (folders[one.folder], len(one.name), one.name)))
 
@@ -149,8 +157,11 @@ def opened(paths: Sequence[Path], shard_folders: Sequence[Path] = ()) -> Pools:
         moved.update(_moved(dataset, shard_folders))
     for dataset in datasets:
         _check_kind(datasets[0], dataset)
-        if not any(real_folder(dataset, folder) in moved for folder in dataset.shard_folders):
-            dataset.check_shards()
+        dataset.check_shards(but_in=[each for each in dataset.shard_folders if real_folder(dataset, each) in moved])
+    for folder in shard_folders:
+        if Path(os.path.realpath(folder)) not in moved.values():
+            names = " and ".join(map(str, paths))
+            raise UsageError(f"--shards {folder}: holds no shards that {names} lacks; leave it out")
     return Pools(datasets, moved)
 
 
@@ -176,13 +187,26 @@ def _moved(dataset: Dataset, shard_folders: Sequence[Path]) -> Iterator[tuple[Pa
 
 
 def _holds(place: Path, dataset: Dataset, folder: str) -> bool:
-    """Whether the shards that a dataset has in one folder lie in this one, each of its size."""
-    packed = dataset.packed_shards
-    for shard, size_bytes in zip(packed.places, packed.size_bytes, strict=True):
-        file = place / PurePosixPath(shard).name
-        if folder_of(shard) == folder and not (file.is_file() and file.stat().st_size == size_bytes):
+    """Whether the shards that a dataset has in one folder lie in this one: each of its size, and where a dataset there
+    says its checksums, with this one's.
+    """
+    packed, there = dataset.packed_shards, _packed_in(place)
+    for shard, size_bytes, sha256 in zip(packed.places, packed.size_bytes, packed.sha256, strict=True):
+        name = PurePosixPath(shard).name
+        file = place / name
+        is_same = there.get(name, sha256) == sha256 and file.is_file() and file.stat().st_size == size_bytes
+        if folder_of(shard) == folder and not is_same:
             return False
     return True
+
+
+def _packed_in(place: Path) -> dict[str, str]:
+    """The SHA-256 of each shard by its name, as the dataset of a folder says them; empty where it holds none."""
+    try:
+        shards = Shards(read_description(place))
+    except DatasetError:
+        return {}
+    return dict(zip(shards.places, shards.sha256, strict=True))
 
 
 def _check_kind(first: Dataset, other: Dataset) -> None:

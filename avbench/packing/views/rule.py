@@ -52,7 +52,9 @@ class RuleFiles:
             classes=() if self.classes is None else read_classes(self.classes),
             keys=None if self.keys is None else read_clips(self.keys, option="--keys"),
             without_keys=(
-                None if self.without_keys is None else read_clips(self.without_keys, option="--without-keys")
+                None
+                if self.without_keys is None
+                else read_clips(self.without_keys, option="--without-keys", takes_split=False)
             ),
             drops=tuple(map(parse_drop, self.drop)),
             splits=None if self.splits is None else read_clips(self.splits, option="--splits", needs_split=True),
