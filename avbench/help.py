@@ -54,6 +54,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "avbench duplicates DATASET",
         "avbench duplicates DATASET --exact",
         "avbench duplicates DATASET OTHER-DATASET --out duplicates.csv --fingerprints FINGERPRINTS",
+        "avbench duplicates DATASET --train-keys leaks.txt",
         "avbench duplicates DATASET --json > duplicates.json",
     ),
     "avbench train": (

@@ -26,6 +26,9 @@ class DuplicatesArgs:
     again, scaled or shifted."""
     out: Annotated[Path | None, named("FILE")] = None
     """Write every pair to a CSV file, with the evidence."""
+    train_keys: Annotated[Path | None, named("FILE")] = None
+    """Write the keys of the training clips that come again in val or test, one a line, as `avbench view DATASET
+    --without-keys FILE` takes them."""
     fingerprints: Annotated[Path | None, named("FOLDER")] = None
     """Keep the fingerprints of the clips in this folder, and take those that are there. Without it none are kept."""
     workers: Annotated[int, named("INT", default="one a core")] = 0
@@ -37,16 +40,18 @@ class DuplicatesArgs:
 def run(argv: Sequence[str]) -> None:
     """Print which clips come twice, and write them where that is asked for."""
     with json_errors(asked="--json" in argv):
-        check_not_empty(argv, "--out", "--fingerprints")
+        check_not_empty(argv, "--out", "--train-keys", "--fingerprints")
         args = parse(DuplicatesArgs, argv, "avbench duplicates")
         from avbench.curation.duplicates.finding import find_duplicates
-        from avbench.curation.duplicates.listing import as_json, lines, write_csv
+        from avbench.curation.duplicates.listing import as_json, lines, write_csv, write_train_keys
 
         found = find_duplicates(
             args.datasets, workers=args.workers or usable_cores(), exact=args.exact, kept_in=args.fingerprints
         )
         if args.out is not None:
             write_csv(found, args.out)
+        if args.train_keys is not None:
+            write_train_keys(found, args.train_keys)
     if args.json:
         print_json(as_json(found))
         return
@@ -54,3 +59,6 @@ def run(argv: Sequence[str]) -> None:
         console().print(line, soft_wrap=True)
     if args.out is not None:
         console().print(f"{args.out}: {len(found.pairs)} pairs", soft_wrap=True)
+    if args.train_keys is not None:
+        count = len(found.train_clips_of_val_and_test())
+        console().print(f"{args.train_keys}: the keys of {count} training clips", soft_wrap=True)

@@ -208,6 +208,16 @@ def test_the_readmes_command_writes_a_csv_file(mixed, tmp_path, monkeypatch, cap
     assert 1.2 < float(shifted["sound_shift_seconds"]) < 1.4
 
 
+def test_a_view_without_the_training_clips_that_were_found_has_none_left(mixed, tmp_path, capsys):
+    keys, view = tmp_path / "leaks.txt", tmp_path / "view"
+    main(["duplicates", str(mixed), "--workers", "1", "--train-keys", str(keys)])
+    assert sorted(keys.read_text().split()) == ["same-pictures", "same-sound", "scaled", "shifted"]
+    assert f"{keys}: the keys of 4 training clips" in capsys.readouterr().out
+    main(["view", str(mixed), "--without-keys", str(keys), "--out", str(view)])
+    found = find_duplicates([view], workers=1)
+    assert list(found_keys(found)) == [("plain-1", "all-the-same")] and len(found.clip_ids) == 15
+
+
 def test_the_command_prints_json_or_lines(mixed, capsys):
     main(["duplicates", str(mixed), "--json", "--workers", "1"])
     told = json.loads(capsys.readouterr().out)

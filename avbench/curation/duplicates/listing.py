@@ -48,6 +48,11 @@ def write_csv(found: Duplicates, path: Path) -> None:
     write_text(path, text.getvalue())
 
 
+def write_train_keys(found: Duplicates, path: Path) -> None:
+    """Write the keys of the training clips that are alike with one of val or test, one a line."""
+    write_text(path, "".join(f"{found.key(clip)}\n" for clip in found.train_clips_of_val_and_test().tolist()))
+
+
 def as_json(found: Duplicates) -> dict[str, Any]:
     """What `avbench duplicates --json` prints."""
     relations = Counter(map(found.relation, found.pairs))
