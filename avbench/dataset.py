@@ -2,8 +2,9 @@
 
 A clip's id is its row in index.arrow. Rows are in shard order, and a shard holds clips of one split only (train first,
 then val, then test), so the ids of a split are one range and a WebDataset reader can be pointed at the shards of one
-split. Nothing of a shard is read before somebody asks for a clip: shards are memory-mapped, and the index's columns are
-views of the mapped file.
+split. Of a view, whose shards lie in other folders, a shard may hold clips of several splits; its rows are in the order
+of splits, and within a split in that of shards. Nothing of a shard is looked at before somebody asks for a clip: shards
+are memory-mapped, and the index's columns are views of the mapped file.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,15 +21,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from avbench.description import DESCRIPTION_FILE as DESCRIPTION_FILE
 from avbench.description import FORMAT as FORMAT
 from avbench.description import FORMAT_VERSION as FORMAT_VERSION
-from avbench.description import read_description
+from avbench.description import VIEW_VERSION, read_description
 from avbench.errors import DatasetError
+from avbench.fingerprint import content_fingerprint
 from avbench.quarantine import QUARANTINE_FILE as QUARANTINE_FILE
 from avbench.quarantine import Quarantine, read_quarantine
+from avbench.shards import Shards, folder_of
+from avbench.shards import shard_name as shard_name
 from avbench.vocabulary import SPLITS
 
 INDEX_FILE = "index.arrow"
@@ -65,11 +71,6 @@ INDEX_SCHEMA = pa.schema(
 def checksum(data: bytes | memoryview | np.ndarray) -> int:
     """XXH3-64 of some bytes: the checksum of each component of a clip."""
     return xxhash.xxh3_64_intdigest(data)  # type: ignore[arg-type]  # its stub knows no numpy
-
-
-def shard_name(number: int) -> str:
-    """File name of a shard; its DALI index has the suffix .idx in place of .tar."""
-    return f"shard-{number:06d}.tar"
 
 
 def sha256_of(path: Path) -> str:
@@ -129,12 +130,14 @@ class Dataset:
     `heights`; `frames` is a FrameTable. Where the index has several record batches, `labels`, `splits`, `shards` and
     `frames.first` are copies and the others Pieces.
 
-    Raises DatasetError where the folder is missing, empty, of another format version, its description or its index
-    cannot be read, or a shard is missing or has not the size it was packed with, unless it is one that
-    `avbench verify --quarantine` knows of. Contents are not read here: `avbench verify` does that, and
-    integrity.check_contents reads the index.
+    `packed_shards` says what the shards were packed with, and where they lie.
 
-    shards_may_be_damaged: open it whatever state the shards are in, for whoever is to say so.
+    Raises DatasetError where the folder is missing, empty, of another format version, or its description or its index
+    cannot be read. No shard is looked at here: `check_shards` looks whether all are there, `avbench verify` reads them,
+    and integrity.check_contents reads the index.
+
+    shards_may_be_damaged: open it also where the index lists more or fewer clips than the shards hold, for whoever is
+    to say so.
     """
 
     def __init__(self, path: Path | str, *, shards_may_be_damaged: bool = False) -> None:
@@ -143,9 +146,9 @@ class Dataset:
         self.name: str = self.description["name"]
         self.classes: tuple[str, ...] = tuple(self.description["classes"])
         self.audio_suffix: str = self.description["audio_suffix"]
+        self.packed_shards = Shards(self.description)
         self._table = self._open_index()
         if not shards_may_be_damaged:
-            self._check_shards()
             self._check_counts()
         column = self._column
         self.labels = np.asarray(column("label"))
@@ -165,14 +168,42 @@ class Dataset:
         return len(self.labels)
 
     @property
+    def is_view(self) -> bool:
+        """Whether it is of format version 2: its shards lie in other folders, or hold clips of several splits."""
+        return self.description["version"] == VIEW_VERSION
+
+    @cached_property
     def fingerprint(self) -> str:
-        """Identifies the dataset's contents: the SHA-256 of its index, checksums of every component included."""
+        """Identifies the dataset's content, wherever its bytes lie; a view and what it is written out to have the same.
+
+        Reads some columns of the index where the description does not say it.
+        """
+        told = self.description.get("fingerprint")
+        return told or content_fingerprint(self._table, self.classes)
+
+    @property
+    def index_sha256(self) -> str:
+        """The SHA-256 that the index was packed with."""
         return self.description["index_sha256"]
 
     @cached_property
     def quarantine(self) -> Quarantine:
-        """What `avbench verify --quarantine` noted; DatasetError where the file is another."""
-        return read_quarantine(self.path)
+        """What `avbench verify --quarantine` noted here, and of a view where its shards lie.
+
+        DatasetError where the file is another.
+        """
+        own = read_quarantine(self.path)
+        theirs = [(folder, read_quarantine(self.path / folder)) for folder in self.shard_folders if folder != "."]
+        clips, shards = dict(own.clips), dict(own.shards)
+        for folder, quarantine in theirs:
+            clips.update(self._set_aside_there(folder, quarantine))
+            shards = {**{f"{folder}/{name}": size for name, size in quarantine.shards.items()}, **shards}
+        return Quarantine(clips, shards)
+
+    @cached_property
+    def shard_folders(self) -> tuple[str, ...]:
+        """The folders that shards lie in, relative to the dataset's, in the order of the shards; "." for its own."""
+        return tuple(dict.fromkeys(map(folder_of, self.packed_shards.places)))
 
     @cached_property
     def quarantined(self) -> np.ndarray:
@@ -211,6 +242,11 @@ class Dataset:
         """A column of the index for these clips, as Arrow; for the columns that are no attribute (key, source, ...)."""
         return self._table.column(name).take(pa.array(np.asarray(clip_ids, np.int64)))
 
+    @property
+    def table(self) -> pa.Table:
+        """The whole index, columns of the mapped file."""
+        return self._table
+
     def table_column(self, name: str) -> pa.ChunkedArray:
         """A whole column of the index, as Arrow."""
         return self._table.column(name)
@@ -218,6 +254,27 @@ class Dataset:
     def rows_of_shard(self, number: int) -> pa.Table:
         """The index's rows of one shard's clips, in their order."""
         return self._table.take(pa.array(np.flatnonzero(self.shards == number)))
+
+    def shard_name(self, number: int) -> str:
+        """What a shard is called: its place relative to the dataset's folder."""
+        return self.packed_shards.places[number]
+
+    def shard_path(self, number: int) -> Path:
+        """Where a shard lies."""
+        return self.path / self.packed_shards.places[number]
+
+    def check_shards(self) -> None:
+        """Raises DatasetError for the first shard that is missing or has not the size that it was packed with.
+
+        Those that `avbench verify --quarantine` knows of are passed over. Looks at every file, in threads.
+        """
+        numbers = range(len(self.packed_shards))
+        with ThreadPoolExecutor(_LOOKING_THREADS) as pool:
+            sizes = pool.map(self.shard_size, numbers, chunksize=_LOOKED_AT_ONCE)
+            for number, size, packed in zip(numbers, sizes, self.packed_shards.size_bytes, strict=True):
+                if size != packed and not self.quarantine.knows(self.shard_name(number), size):
+                    pool.shutdown(cancel_futures=True)
+                    raise self._bad_shard(number, size)
 
     def frame_counts(self, clip_ids: np.ndarray) -> np.ndarray:
         """How many frames each of these clips has, int64."""
@@ -241,7 +298,12 @@ class Dataset:
     def summary(self) -> dict[str, Any]:
         """What a run folder keeps of the dataset, so that a report needs none: dataset.json without the shards."""
         kept = {name: value for name, value in self.description.items() if name != "shards"}
-        return {**kept, "path": str(self.path.resolve()), "quarantined": len(self.quarantined)}
+        return {
+            **kept,
+            "fingerprint": self.fingerprint,
+            "path": str(self.path.resolve()),
+            "quarantined": len(self.quarantined),
+        }
 
     def check_index(self) -> None:
         """Raises DatasetError where the index's own structure is damaged: offsets that do not ascend, keys that are no
@@ -265,7 +327,7 @@ class Dataset:
     def shard_size(self, number: int) -> int | None:
         """Bytes that a shard has now; None where it is missing or no file."""
         try:
-            found = (self.path / shard_name(number)).stat()
+            found = self.shard_path(number).stat()
         except OSError:
             return None
         return found.st_size if not stat.S_ISDIR(found.st_mode) else None
@@ -302,7 +364,10 @@ class Dataset:
         number = int(self.shards[clip_id])
         mapped = self._maps.get(number)
         if mapped is None:
-            mapped = self._maps[number] = np.memmap(self.path / shard_name(number), np.uint8, mode="r")
+            try:
+                mapped = self._maps[number] = np.memmap(self.shard_path(number), np.uint8, mode="r")
+            except (OSError, ValueError):  # of a file of no bytes
+                raise self._bad_shard(number, self.shard_size(number)) from None
         return mapped
 
     def _open_index(self) -> pa.Table:
@@ -317,7 +382,7 @@ class Dataset:
             ) from None
         if not table.schema.equals(INDEX_SCHEMA):
             raise DatasetError(
-                f"{path}: has not the columns of format version {FORMAT_VERSION}; pack the dataset again"
+                f"{path}: has not the columns of format version {self.description['version']}; pack the dataset again"
             )
         try:
             table.validate()  # that no buffer is shorter than it says; reads none of them
@@ -328,26 +393,40 @@ class Dataset:
         return table
 
     def _check_counts(self) -> None:
-        counted = sum(shard["clips"] for shard in self.description["shards"])
+        counted = sum(self.packed_shards.clips)
         if self._table.num_rows != counted:
             raise DatasetError(
                 f"{self.path / INDEX_FILE}: lists {self._table.num_rows} clips, the shards hold {counted}; "
                 f"run `avbench verify {self.path}`"
             )
 
-    def _check_shards(self) -> None:
-        for number, shard in enumerate(self.description["shards"]):
-            size = self.shard_size(number)
-            if size == shard["size_bytes"] or self.quarantine.knows(shard_name(number), size):
-                continue
-            packed = shard["size_bytes"]
-            what = "missing" if size is None else f"has {size} bytes, was packed with {packed} (truncated?)"
-            raise DatasetError(
-                f"{self.path / shard_name(number)}: {what}; restore it or pack the dataset again, or go on without its "
-                f"clips: `avbench verify {self.path} --quarantine`"
+    def _bad_shard(self, number: int, size: int | None) -> DatasetError:
+        """What is said of a shard that has this size now (None: missing)."""
+        folder = folder_of(self.shard_name(number))
+        if folder != "." and not (self.path / folder).is_dir():
+            return DatasetError(
+                f"{self.path}: a view of shards in {self.path / folder}, and there is no such folder; move them back, "
+                f"or say where they are now: `avbench view {self.path} --shards FOLDER --out NEW-VIEW`"
             )
+        packed = self.packed_shards.size_bytes[number]
+        what = "missing" if size is None else f"has {size} bytes, was packed with {packed} (truncated?)"
+        return DatasetError(
+            f"{self.shard_path(number)}: {what}; restore it or pack the dataset again, or go on without its "
+            f"clips: `avbench verify {self.path} --quarantine`"
+        )
+
+    def _set_aside_there(self, folder: str, quarantine: Quarantine) -> Iterator[tuple[int, str]]:
+        """Which clips of this view have been set aside in a folder that shards lie in, as (clip id, key)."""
+        keys = pa.array([key for key in quarantine.clips.values() if key is not None], pa.string())
+        if not len(keys):
+            return
+        there = np.array([folder_of(place) == folder for place in self.packed_shards.places])
+        rows = np.flatnonzero(pc.is_in(self._table.column("key"), value_set=keys).to_numpy())
+        for row in rows[there[self.shards[rows]]].tolist():
+            yield row, self.key(row)
 
 
+_LOOKING_THREADS, _LOOKED_AT_ONCE = 16, 64
 _OF_FRAMES = ("offset", "size", "checksum")
 
 

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from avbench.errors import DatasetError
+from avbench.shards import COLUMNS, are_shards
 from avbench.vocabulary import SPLITS
 
 FORMAT = "avbench-dataset"
 FORMAT_VERSION = 1
+VIEW_VERSION = 2
+"""Of datasets whose shards say where they lie, and may hold clips of several splits; see avbench/shards.py."""
 DESCRIPTION_FILE = "dataset.json"
 DIGEST = "contents_sha256"
 STFT_SUFFIX = "stft"
@@ -34,7 +37,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def read_any_description(path: Path) -> dict[str, Any]:
-    """The same, of this format version, with nothing else looked at."""
+    """The same, of a format version that is known, with nothing else looked at."""
     file = path / DESCRIPTION_FILE
     if not path.exists():
         raise DatasetError(f"{path}: no such dataset folder; make one with `avbench pack`")
@@ -50,10 +53,10 @@ def read_any_description(path: Path) -> dict[str, Any]:
         ) from None
     except OSError as error:
         raise DatasetError(f"{file}: cannot be read ({error.strerror})") from None
-    if format_name != FORMAT or type(version) is not int or version != FORMAT_VERSION:
+    if format_name != FORMAT or type(version) is not int or version not in (FORMAT_VERSION, VIEW_VERSION):
         raise DatasetError(
-            f"{file}: is {format_name} version {version}; this avbench reads {FORMAT} version {FORMAT_VERSION}: "
-            f"pack the dataset again or install the avbench that wrote it"
+            f"{file}: is {format_name} version {version}; this avbench reads {FORMAT} version {FORMAT_VERSION} and "
+            f"{VIEW_VERSION}: pack the dataset again or install the avbench that wrote it"
         )
     return description
 
@@ -82,6 +85,8 @@ def _disagreements(description: Mapping[str, Any]) -> Iterator[str]:
     """Fields that are each of their kind but do not fit each other."""
     if (description.get("audio_suffix") == STFT_SUFFIX) != ("spectrogram" in description):
         yield f"'audio_suffix' is {_short(description.get('audio_suffix'))}, and 'spectrogram' does not fit it"
+    if isinstance(description.get("shards"), dict) != (description.get("version") == VIEW_VERSION):
+        yield f"'shards' are not listed as those of version {description.get('version')}"
     classes, per_class = description.get("classes"), description.get("clips_per_class")
     if isinstance(classes, list) and isinstance(per_class, dict):
         for split, counts in per_class.items():
@@ -123,15 +128,6 @@ def _is_by_split(fits: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: isinstance(value, dict) and set(value) == set(SPLITS) and all(map(fits, value.values()))
 
 
-def _is_shard(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.get("split") in SPLITS
-        and all(_is_text(value.get(name)) for name in ("name", "sha256"))
-        and all(_is_count(value.get(name)) for name in ("clips", "size_bytes"))
-    )
-
-
 _OF_SPECTROGRAM: Mapping[str, Callable[[object], bool]] = {
     "preset": _is_text,
     "sample_rate_hz": _is_count,
@@ -168,7 +164,7 @@ _FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
         f"a list of numbers of clips for each of {', '.join(SPLITS)}",
         _is_by_split(_is_list_of(_is_count)),
     ),
-    "shards": ("a list of shards: name, split, clips, size_bytes, sha256", _is_list_of(_is_shard)),
+    "shards": (f"shards: name, split, clips, size_bytes, sha256, or the columns {', '.join(COLUMNS)}", are_shards),
     "recipe": ("the recipe's fields", _is_object),
     "made_with": ("versions by name", _is_object),
     "frame_phase_seconds": ("seconds from 0 to below 1", _is_phase),
@@ -177,7 +173,10 @@ _FIELDS: Mapping[str, tuple[str, Callable[[object], bool]]] = {
         lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
     ),
     "index_sha256": ("a SHA-256 in hexadecimal", _is_text),
+    "fingerprint": ("a SHA-256 in hexadecimal", _is_text),
+    "origin": ("a list of the datasets that the clips are from", _is_list_of(_is_object)),
+    "rule": ("what was asked of a view", _is_object),
     DIGEST: ("a SHA-256 in hexadecimal", _is_text),
 }
 # Of sound that is no spectrogram there is none; the others are not in every dataset that was ever packed.
-_OPTIONAL = ("spectrogram", "recipe", "made_with", DIGEST)
+_OPTIONAL = ("spectrogram", "recipe", "made_with", "fingerprint", "origin", "rule", DIGEST)

@@ -23,11 +23,23 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "avbench pack vggsound --list vggsound.csv --media VIDEOS --out DATASET",
         "avbench pack my-recipe.toml --media VIDEOS --out DATASET --workers 8",
         "avbench pack planted --out DATASET --planted.classes 4 --planted.train 200",
+        "avbench pack --from-view VIEW --out DATASET",
+    ),
+    "avbench pack --from-view": (
+        "avbench pack --from-view VIEW --out DATASET",
+        "avbench pack --from-view VIEW --out DATASET --clips-per-shard 256 --workers 8",
     ),
     "avbench info": (
         "avbench info DATASET",
         "avbench info DATASET --export-keys keys.csv",
         "avbench info DATASET --json > info.json",
+    ),
+    "avbench view": (
+        "avbench view KINETICS400 --classes classes.txt --map renamed.csv --out KINETICS-SOUND",
+        "avbench view DATASET --keys keys.csv --out VIEW",
+        "avbench view DATASET --without-keys takedowns.txt --splits splits.csv --out VIEW",
+        "avbench view DATASET OTHER --drop quality:silent --drop 'quality:peak_dbfs<-50' --out VIEW",
+        "avbench view VIEW --shards FOLDER --out NEW-VIEW",
     ),
     "avbench verify": (
         "avbench verify DATASET",
@@ -37,6 +49,12 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "avbench verify DATASET --repair --media VIDEOS",
         "avbench verify DATASET --reindex",
         "avbench verify DATASET --json > verify.json",
+    ),
+    "avbench duplicates": (
+        "avbench duplicates DATASET",
+        "avbench duplicates DATASET --exact",
+        "avbench duplicates DATASET OTHER-DATASET --out duplicates.csv --fingerprints FINGERPRINTS",
+        "avbench duplicates DATASET --json > duplicates.json",
     ),
     "avbench train": (
         "avbench train DATASET --methods audio,visual,baseline --out RUN",

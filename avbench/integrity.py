@@ -16,7 +16,8 @@ import numpy as np
 from avbench.dataset import INDEX_FILE, Dataset, sha256_of, shard_name
 from avbench.description import DESCRIPTION_FILE, DIGEST, contents_digest
 from avbench.errors import DatasetError
-from avbench.quarantine import QUARANTINE_FILE
+from avbench.fingerprint import content_fingerprint
+from avbench.quarantine import QUARANTINE_FILE, read_quarantine
 from avbench.vocabulary import SPLITS
 
 _TAR_BLOCK = 512
@@ -74,36 +75,40 @@ def _disagreements(dataset: Dataset) -> Iterator[str]:
     per_class = _clips_per_class(dataset)
     yield from _differ("clips per class", per_class, description["clips_per_class"])
     yield from _differ("clips", {split: sum(counts) for split, counts in per_class.items()}, description["clips"])
-    shards = description["shards"]
+    shards = dataset.packed_shards
     in_shards = np.bincount(dataset.shards[_is_in(dataset.shards, len(shards))], minlength=len(shards)).tolist()
-    yield from _differ("clips per shard", in_shards, [shard["clips"] for shard in shards])
-    for number, shard in enumerate(shards):
-        if shard["name"] != shard_name(number):
-            yield f"{DESCRIPTION_FILE} calls shard {number} {shard['name']}, which is {shard_name(number)}"
+    yield from _differ("clips per shard", in_shards, list(shards.clips))
+    for number, name in enumerate(shards.names_told):
+        if name != shard_name(number):
+            yield f"{DESCRIPTION_FILE} calls shard {number} {name}, which is {shard_name(number)}"
+    if "fingerprint" in description:
+        found = content_fingerprint(dataset.table, dataset.classes)
+        yield from _differ("fingerprint of the content", found, description["fingerprint"])
 
 
 def row_problems(dataset: Dataset) -> Iterator[tuple[int, str]]:
     """Every clip whose label, split, shard or number of frames cannot be, as (clip id, text)."""
-    description = dataset.description
-    splits = np.array([SPLITS.index(shard["split"]) for shard in description["shards"]])
-    is_shard, is_split = _is_in(dataset.shards, len(splits)), _is_in(dataset.splits, len(SPLITS))
+    shards = dataset.packed_shards
+    is_shard, is_split = _is_in(dataset.shards, len(shards)), _is_in(dataset.splits, len(SPLITS))
     for clip_id in np.flatnonzero(~_is_in(dataset.labels, len(dataset.classes))).tolist():
         yield clip_id, f"its label {dataset.labels[clip_id]} is none of {len(dataset.classes)} classes"
     for clip_id in np.flatnonzero(~is_split).tolist():
         yield clip_id, f"its split {dataset.splits[clip_id]} is none of {len(SPLITS)}"
     for clip_id in np.flatnonzero(~is_shard).tolist():
-        yield clip_id, f"its shard {dataset.shards[clip_id]} is none of {len(splits)}"
-    known = np.flatnonzero(is_shard & is_split)
-    for clip_id in known[dataset.splits[known] != splits[dataset.shards[known]]].tolist():
-        split, shard = SPLITS[dataset.splits[clip_id]], dataset.shards[clip_id]
-        yield clip_id, f"its split is {split}, and {shard_name(shard)} holds {SPLITS[splits[shard]]}"
+        yield clip_id, f"its shard {dataset.shards[clip_id]} is none of {len(shards)}"
+    if shards.splits is not None:
+        splits = np.array([SPLITS.index(split) for split in shards.splits])
+        known = np.flatnonzero(is_shard & is_split)
+        for clip_id in known[dataset.splits[known] != splits[dataset.shards[known]]].tolist():
+            split, shard = SPLITS[dataset.splits[clip_id]], dataset.shards[clip_id]
+            yield clip_id, f"its split is {split}, and {shard_name(shard)} holds {SPLITS[splits[shard]]}"
     for clip_id in np.flatnonzero(np.diff(dataset.frames.first) < 1).tolist():
         yield clip_id, "it has no frames"
 
 
 def stray_shards(dataset: Dataset) -> Iterator[str]:
     """Shards and their DALI indexes in the folder that the dataset does not list."""
-    listed = {shard_name(number)[:-4] for number in range(len(dataset.description["shards"]))}
+    listed = {place.removesuffix(".tar") for place in dataset.packed_shards.places}
     for suffix in ("tar", "idx"):
         for path in sorted(dataset.path.glob(f"*.{suffix}")):
             if path.stem not in listed:
@@ -113,13 +118,14 @@ def stray_shards(dataset: Dataset) -> Iterator[str]:
 def quarantine_problems(dataset: Dataset) -> Iterator[str]:
     """Clips and shards that the quarantine list names and the dataset does not have."""
     again = f"write it anew with `avbench verify {dataset.path} --quarantine`"
-    listed = {shard_name(number) for number in range(len(dataset.description["shards"]))}
-    for clip_id, key in dataset.quarantine.clips.items():
+    listed = set(dataset.packed_shards.places)
+    own = read_quarantine(dataset.path)
+    for clip_id, key in own.clips.items():
         if not 0 <= clip_id < len(dataset):
             yield f"{QUARANTINE_FILE} sets clip {clip_id} aside, which is none of {len(dataset)}; {again}"
         elif key is not None and key != dataset.key(clip_id):
             yield f"{QUARANTINE_FILE} sets clip {clip_id} aside as {key}, which is {dataset.key(clip_id)} here; {again}"
-    for shard in dataset.quarantine.shards:
+    for shard in own.shards:
         if shard not in listed:
             yield f"{QUARANTINE_FILE} knows of {shard}, which is no shard of this dataset; {again}"
 
@@ -152,10 +158,11 @@ def _told_by_shard(dataset: Dataset, clip_id: int) -> tuple[Any, str] | None:
     """
     end = int(dataset.audio_offsets[clip_id]) - _TAR_BLOCK
     start = max(0, end - _BLOCKS_OF_JSON * _TAR_BLOCK)
-    if end < 0:
+    number = int(dataset.shards[clip_id])
+    if end < 0 or not 0 <= number < len(dataset.packed_shards):
         return None
     try:
-        with (dataset.path / shard_name(int(dataset.shards[clip_id]))).open("rb") as file:
+        with dataset.shard_path(number).open("rb") as file:
             file.seek(start)
             blocks = file.read(end + _TAR_BLOCK - start)
         sound = _header(blocks[-_TAR_BLOCK:])

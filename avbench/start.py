@@ -90,7 +90,7 @@ def start(
 
 
 def _opened(path: Path, *, resume: HeldFolder | None) -> Dataset:
-    """The dataset of a training that starts, its index and description checked by rank 0 for all. A collective.
+    """The dataset of a training that starts, its files checked by rank 0 for all. A collective.
 
     resume: the folder of the run that is gone on with. Raises RunError, on every rank, where the run was begun with
     another dataset; RunError or DatasetError where the dataset is missing or not as it was packed.
@@ -105,9 +105,12 @@ def _opened(path: Path, *, resume: HeldFolder | None) -> Dataset:
         return Dataset(path)
 
     dataset = together(str(path), opened)
+    on_main(str(path), dataset.check_shards)
     if resume is not None:
         on_main(str(resume.path), lambda: resume.check_dataset(dataset))
     on_main(str(path), lambda: check_contents(dataset))
+    # It takes reading some of the index, which one rank does for all.
+    dataset.fingerprint = on_main(str(path), lambda: dataset.fingerprint)
     for text in on_main(str(path), lambda: leftovers(dataset)):
         if current_world().is_main:
             print(f"avbench: {dataset.path}: {text}", file=sys.stderr)

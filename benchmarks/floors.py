@@ -53,7 +53,7 @@ from rich.table import Table
 
 from avbench.batch import Clock
 from avbench.benchmarking.results import run_script, write_results
-from avbench.dataset import Dataset, checksum, shard_name
+from avbench.dataset import Dataset, checksum
 from avbench.engine.config import OptimizerConfig
 from avbench.engine.plain import Engine
 from avbench.engine.precision import pick_precision
@@ -285,8 +285,8 @@ def _decode(encoded: bytes) -> None:
 def reading_rate(dataset: Dataset) -> float:
     """Bytes a second of reading every shard from start to end."""
     buffer, total, started = bytearray(_BLOCK_BYTES), 0, time.perf_counter()
-    for number in range(int(dataset.shards.max()) + 1):
-        with (dataset.path / shard_name(number)).open("rb", buffering=0) as file:
+    for number in range(len(dataset.packed_shards)):
+        with dataset.shard_path(number).open("rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             while count := file.readinto(buffer):
                 total += count

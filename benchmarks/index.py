@@ -102,7 +102,7 @@ def measured(shards: int, config: Config, folder: Path) -> dict[str, Any]:
 
 def verified(dataset: Dataset, shards: int) -> dict[str, float]:
     """What verifying costs: of the dataset as a whole, and of some shards, from which that of all is computed."""
-    all_shards = len(dataset.description["shards"])
+    all_shards = len(dataset.packed_shards)
     chosen = range(1, min(shards, all_shards - 1) + 1)
 
     def whole() -> None:

@@ -169,7 +169,7 @@ def loader_of(
 
 def sizes(dataset: Dataset) -> dict[str, float]:
     """Mean bytes a clip: of the shards, of sound, of pictures."""
-    shards = sum(shard["size_bytes"] for shard in dataset.description["shards"])
+    shards = sum(dataset.packed_shards.size_bytes)
     return {
         "bytes": shards / len(dataset),
         "audio_bytes": float(dataset.audio_sizes.mean()),

@@ -25,7 +25,7 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 PLANTED = ("--planted.classes", "3", "--planted.train", "24", "--planted.val", "6", "--planted.test", "9")
-TRAINING = ("--preset", "tiny", "--width", "8", "--epochs", "2", "--batch-size", "8", "--precision", "float32")
+TRAINING = ("--preset", "tiny", "--epochs", "2", "--batch-size", "8", "--precision", "float32")
 METHODS = "audio,visual,baseline,ogm-ge,gradient-blending:super_epoch=1,greedy:warmup=1,tmc"
 
 
@@ -97,6 +97,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before")
     parser.add_argument("after")
+    parser.add_argument("--width", default="8", help="of the networks: 64 is the published one")
     parser.add_argument("--methods", default=METHODS)
     options = parser.parse_args()
     found: list[str] = []
@@ -111,7 +112,18 @@ def main() -> None:
             found += differences("datasets", *(digests(folder / f"data-{side}") for side in trees))
             for side, tree in trees.items():
                 run = folder / f"run-{side}"
-                avbench(tree, "train", folder / "data-before", *TRAINING, "--methods", options.methods, "--out", run)
+                avbench(
+                    tree,
+                    "train",
+                    folder / "data-before",
+                    *TRAINING,
+                    "--width",
+                    options.width,
+                    "--methods",
+                    options.methods,
+                    "--out",
+                    run,
+                )
             for what, pattern in (
                 ("confidences", "confidence.parquet"),
                 ("histories", "confidence/**/*"),

@@ -52,39 +52,57 @@ def make_dataset(
     seed: int = 0,
     clips_per_shard: int = 8,
     quality: int = 90,
+    prefix: str = "",
 ) -> Path:
     """Write a dataset folder and return its path.
 
     clips: how many a split, by default 24 train, 12 val, 12 test; labels go round the classes, so each split has them
         all. seconds, size (width, height): one value, or several that the clips go round. A clip has a frame at 0 s,
         1 s, ... before its end. learnable: a class has a tone and a pattern of its own; otherwise labels mean nothing.
-    audio_suffix: of CODECS, or "stft" for preset `paper`'s spectrogram of what a flac would hold.
+    prefix: of all keys. audio_suffix: of CODECS, or "stft" for preset `paper`'s spectrogram of what a flac would hold.
     """
     clips = {"train": 24, "val": 12, "test": 12} if clips is None else clips
-    path.mkdir(parents=True)
     generator = np.random.default_rng(seed)
+    made = [
+        _clip(
+            f"{prefix}{split}-{number:04d}",
+            label=number % classes,
+            split=split,
+            seconds=seconds if isinstance(seconds, float | int) else seconds[number % len(seconds)],
+            size=_one_size(size, number),
+            sample_rate=sample_rate,
+            audio_suffix=audio_suffix,
+            pattern=number % classes if learnable else int(generator.integers(classes)),
+            quality=quality,
+            generator=generator,
+        )
+        for split in SPLITS
+        for number in range(clips.get(split, 0))
+    ]
+    return write_dataset(
+        path, made, classes=classes, clips_per_shard=clips_per_shard, seed=seed, audio_suffix=audio_suffix
+    )
+
+
+def write_dataset(
+    path: Path,
+    made: Sequence[dict[str, Any]],
+    *,
+    classes: int,
+    clips_per_shard: int = 8,
+    seed: int = 0,
+    audio_suffix: str = "flac",
+) -> Path:
+    """Write a dataset folder of clips that `encoded_clip` made with this suffix, and return its path."""
+    path.mkdir(parents=True)
     rows: list[dict[str, Any]] = []
     shards: list[dict[str, Any]] = []
     for split in SPLITS:
-        numbers = range(clips.get(split, 0))
-        for first in range(0, len(numbers), clips_per_shard):
-            made = [
-                _clip(
-                    f"{split}-{number:04d}",
-                    label=number % classes,
-                    split=split,
-                    seconds=seconds if isinstance(seconds, float | int) else seconds[number % len(seconds)],
-                    size=_one_size(size, number),
-                    sample_rate=sample_rate,
-                    audio_suffix=audio_suffix,
-                    pattern=number % classes if learnable else int(generator.integers(classes)),
-                    quality=quality,
-                    generator=generator,
-                )
-                for number in numbers[first : first + clips_per_shard]
-            ]
-            rows += _write_shard(path, len(shards), made)
-            shards.append(_shard_entry(path, len(shards), split, len(made)))
+        of_split = [clip for clip in made if SPLITS[clip["split"]] == split]
+        for first in range(0, len(of_split), clips_per_shard):
+            part = of_split[first : first + clips_per_shard]
+            rows += _write_shard(path, len(shards), part)
+            shards.append(_shard_entry(path, len(shards), split, len(part)))
     _write_index(path / INDEX_FILE, rows)
     (path / REJECTS_FILE).write_text("", encoding="utf-8")
     description = {
@@ -93,7 +111,7 @@ def make_dataset(
         "name": "synthetic",
         "classes": [f"class-{label}" for label in range(classes)],
         "audio_suffix": audio_suffix,
-        "clips": {split: clips.get(split, 0) for split in SPLITS},
+        "clips": {split: sum(SPLITS[clip["split"]] == split for clip in made) for split in SPLITS},
         "clips_per_class": {
             split: [sum(row["label"] == label and row["split"] == number for row in rows) for label in range(classes)]
             for number, split in enumerate(SPLITS)
@@ -148,8 +166,28 @@ def _clip(
     quality: int,
     generator: np.random.Generator,
 ) -> dict[str, Any]:
-    """One clip's index row without its places, and its encoded components."""
+    """A clip of a pattern's sound and pictures."""
     sound = waveform(pattern, seconds=seconds, sample_rate=sample_rate, generator=generator)
+    images = [picture(pattern, size=size, generator=generator) for _ in range(max(1, int(np.ceil(seconds))))]
+    made = {"label": label, "split": split, "sample_rate": sample_rate, "audio_suffix": audio_suffix}
+    return encoded_clip(key, sound, images, quality=quality, **made)
+
+
+def encoded_clip(
+    key: str,
+    sound: np.ndarray,
+    images: Sequence[np.ndarray],
+    *,
+    label: int,
+    split: str,
+    sample_rate: int = 16000,
+    audio_suffix: str = "flac",
+    quality: int = 90,
+) -> dict[str, Any]:
+    """One clip's index row without its places, and its encoded components.
+
+    sound: float32 or int16 [samples]. images: uint8 [height, width, 3], one a second.
+    """
     container, subtype = CODECS["flac" if audio_suffix == "stft" else audio_suffix]
     audio = io.BytesIO()
     soundfile.write(audio, sound, sample_rate, format=container, subtype=subtype)
@@ -157,10 +195,7 @@ def _clip(
     if audio_suffix == "stft":
         encoded = STORED.encode(soundfile.read(io.BytesIO(encoded), dtype="int16")[0])
     frames = [
-        simplejpeg.encode_jpeg(
-            picture(pattern, size=size, generator=generator), quality=quality, colorspace="RGB", colorsubsampling="420"
-        )
-        for _ in range(max(1, int(np.ceil(seconds))))
+        simplejpeg.encode_jpeg(image, quality=quality, colorspace="RGB", colorsubsampling="420") for image in images
     ]
     return {
         "key": key,
@@ -170,8 +205,8 @@ def _clip(
         "start_seconds": 0.0,
         "samples": len(sound),
         "sample_rate": sample_rate,
-        "width": size[0],
-        "height": size[1],
+        "width": images[0].shape[1],
+        "height": images[0].shape[0],
         "planted_audio": None,
         "planted_visual": None,
         "audio_suffix": audio_suffix,

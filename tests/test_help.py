@@ -19,13 +19,16 @@ from avbench.cli import COMMANDS, main
 from avbench.cli.bench import BenchArgs, BenchPlanArgs
 from avbench.cli.demo import DemoArgs
 from avbench.cli.doctor import DoctorArgs
+from avbench.cli.duplicates import DuplicatesArgs
 from avbench.cli.evaluate import EvaluateArgs
 from avbench.cli.info import InfoArgs
 from avbench.cli.methods import MethodsArgs
 from avbench.cli.pack import PackArgs, overrides
+from avbench.cli.pack_view import PackViewArgs
 from avbench.cli.parsing import parse, parse_known
 from avbench.cli.subsets import SubsetsArgs
 from avbench.cli.verify import VerifyArgs
+from avbench.cli.view import ViewArgs
 from avbench.config import TrainArgs
 from avbench.dataset import Dataset
 from avbench.help import EXAMPLES
@@ -34,7 +37,7 @@ from tests.synthetic import make_dataset
 from tests.terminal import read_terminal
 
 KINDS = [PackArgs, InfoArgs, VerifyArgs, EvaluateArgs, SubsetsArgs, DemoArgs, DoctorArgs, MethodsArgs]
-KINDS += [BenchArgs, BenchPlanArgs, TrainArgs]
+KINDS += [BenchArgs, BenchPlanArgs, TrainArgs, PackViewArgs, ViewArgs]
 
 
 def shown(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -117,7 +120,7 @@ def test_every_help_ends_with_examples_that_can_be_typed(command: str, capsys: p
 
 KIND_OF = {"pack": PackArgs, "verify": VerifyArgs, "evaluate": EvaluateArgs, "subsets": SubsetsArgs}
 KIND_OF |= {"demo": DemoArgs, "doctor": DoctorArgs, "info": InfoArgs}
-KIND_OF |= {"methods": MethodsArgs, "train": TrainArgs}
+KIND_OF |= {"duplicates": DuplicatesArgs, "methods": MethodsArgs, "train": TrainArgs, "view": ViewArgs}
 
 
 @pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
@@ -127,6 +130,8 @@ def test_an_example_parses(line: str) -> None:
     command, rest = words[0], words[1:]
     if command == "bench":
         parse(BenchPlanArgs if rest[0] == "plan" else BenchArgs, rest[1:], "avbench bench")
+    elif rest[:1] == ["--from-view"]:
+        assert parse(PackViewArgs, rest, "avbench pack --from-view").out
     elif command == "pack":
         args, fields = parse_known(PackArgs, rest, "avbench pack")
         assert args.out and overrides(fields) is not None

@@ -18,7 +18,7 @@ def test_no_command_imports_torchs_compiler_before_it_is_asked_to_compile(module
 HEAVY = ("torch", "nvidia.dali", "scipy", "pyarrow", "numpy", "av", "matplotlib")
 
 
-COMMANDS = ["train", "pack", "verify", "evaluate", "subsets", "demo", "bench", "doctor", "methods"]
+COMMANDS = ["train", "pack", "verify", "duplicates", "evaluate", "subsets", "demo", "bench", "doctor", "methods"]
 OF_RECIPES = [
     ["pack", "folder", "--help"],
     ["pack", "planted", "--help"],

@@ -15,6 +15,7 @@ from avbench.cli import COMMANDS, main
 from avbench.cli.bench import BenchArgs, BenchPlanArgs
 from avbench.cli.demo import DemoArgs
 from avbench.cli.doctor import DoctorArgs
+from avbench.cli.duplicates import DuplicatesArgs
 from avbench.cli.evaluate import EvaluateArgs
 from avbench.cli.info import InfoArgs
 from avbench.cli.methods import MethodsArgs
@@ -22,6 +23,7 @@ from avbench.cli.pack import PackArgs, overrides
 from avbench.cli.parsing import parse, parse_known
 from avbench.cli.subsets import SubsetsArgs
 from avbench.cli.verify import VerifyArgs
+from avbench.cli.view import ViewArgs
 from avbench.config import TrainArgs
 from avbench.loading.presets import PRESETS
 from avbench.methods import METHODS
@@ -38,12 +40,14 @@ ANALYSIS_README, TRAINING_README = "avbench/analysis/README.md", "avbench/traini
 KIND_OF = {
     "demo": DemoArgs,
     "doctor": DoctorArgs,
+    "duplicates": DuplicatesArgs,
     "evaluate": EvaluateArgs,
     "info": InfoArgs,
     "methods": MethodsArgs,
     "subsets": SubsetsArgs,
     "train": TrainArgs,
     "verify": VerifyArgs,
+    "view": ViewArgs,
 }
 
 # Which test runs the commands of which section. A command that stands in several is run once.
@@ -57,8 +61,14 @@ RUN_BY = {
         "tests/test_readme.py::test_the_commands_that_compare_parts_of_train_work"
     ),
     (METHODS_README, "A method of your own"): "tests/test_readme.py::test_the_method_of_ones_own_trains_as_shown",
+    ("shards/README.md", "Clips that come twice"): (
+        "tests/curation/test_duplicates.py::test_the_readmes_command_writes_a_csv_file"
+    ),
     ("shards/README.md", "Packing on many machines"): (
-        "tests/packing/test_parts.py::test_the_readmes_commands_pack_in_two_parts"
+        "tests/packing/test_pack_parts.py::test_the_readmes_commands_pack_in_two_parts"
+    ),
+    ("shards/README.md", "Views"): (
+        "tests/packing/test_write_out.py::test_the_readmes_commands_make_a_view_and_its_shards"
     ),
     ("shards/README.md", "The lists of known datasets"): (
         "tests/packing/test_published_lists.py::test_the_readmes_command_packs_the_clips_of_a_list"

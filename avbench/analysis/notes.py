@@ -13,9 +13,11 @@ from avbench.analysis.measures.classes import classes_without_training
 from avbench.analysis.measures.learning import Learning
 from avbench.analysis.measures.statistics import FEW_CLIPS
 from avbench.analysis.reading.configuration import unlike_settings
+from avbench.analysis.reading.origin import is_one_content
 from avbench.analysis.reading.results import Epochs, Results
 from avbench.run_folder import METRICS
 from avbench.vocabulary import MODALITIES
+from avbench.wording import first_of
 
 FEW = "†"  # beside the number of clips, or the name, of a subset of few
 FEW_NOTE = f"{FEW}: fewer than {FEW_CLIPS} clips, too few to conclude from."
@@ -44,10 +46,9 @@ def _of_untrained_classes(results: Results) -> Iterator[str]:
         if names:
             places = [place for place, name in enumerate(results.classes) if name in names]
             theirs = int(np.isin(results.labels, places).sum())
-            more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
             yield (
                 f"{len(names)} of {len(results.classes)} classes {'has' if len(names) == 1 else 'have'} no training "
-                f"clip: {', '.join(names[:_MOST_NAMED])}{more}. No network could learn "
+                f"clip: {first_of(names, _MOST_NAMED)}. No network could learn "
                 f"{'it' if len(names) == 1 else 'them'}; evaluated clips of {'it' if len(names) == 1 else 'them'}: "
                 f"{theirs:,} of {len(results.labels):,}."
             )
@@ -78,10 +79,11 @@ def _of_subsets(results: Results, epochs: Epochs) -> Iterator[str]:
 def _of_another_index(results: Results) -> Iterator[str]:
     """Where the confidences were recorded on another packing of these clips."""
     for folder in results.folders[:1]:
-        here, there = folder.dataset["index_sha256"], results.confidence_index
-        if there not in ("", here):
+        there = results.confidence_content
+        if there and there["index_sha256"] and not is_one_content(folder.dataset, there):
+            digests = f"{there['index_sha256'][:8]}, here {folder.dataset['index_sha256'][:8]}"
             yield (
-                f"{results.confidence_source} is of another dataset ({there[:8]}, here {here[:8]}, the start of the "
+                f"{results.confidence_source} is of another dataset ({digests}, the start of the "
                 "index's checksum): its keys and labels are the same, but its clips may look and sound otherwise."
             )
 

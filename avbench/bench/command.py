@@ -81,7 +81,7 @@ def measure(
 
 def _data(target: str, dataset: Path | None, media: Path | None, folder: Path, *, quick: bool) -> Data:
     if dataset is not None:
-        Dataset(dataset)  # raises DatasetError
+        Dataset(dataset).check_shards()  # raises DatasetError
     if target in ("pack", "all") and dataset is not None and media is None:
         raise UsageError(f"bench {target} packs videos: name them with --media FOLDER, or leave out the dataset too")
     if target not in ("pack", "store") and dataset is None and media is not None:

@@ -27,7 +27,9 @@ COMMANDS: Mapping[str, str] = {
     "demo": "everything below on planted clips, in minutes, on a CPU",
     "pack": "labelled videos -> a dataset of tar shards",
     "info": "what is in a dataset, and the keys of its clips as a file",
+    "view": "some clips of packed datasets as a dataset, without copying a shard",
     "verify": "prove that a dataset is whole, and mend it",
+    "duplicates": "clips that come twice, above all in train and in test",
     "train": "every method in one pass; also under torchrun",
     "evaluate": "tables, figures and an HTML page of runs, or of predictions of your own",
     "subsets": "the keys of each subset's clips, as a file",
@@ -53,7 +55,7 @@ def dispatch(argv: Sequence[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: avbench COMMAND ...        (avbench COMMAND --help says more)\n")
         for name, text in COMMANDS.items():
-            print(f"  {name:<10}{text}")
+            print(f"  {name:<11}{text}")
         print(f"\navbench --version says which one this is.\n\n{examples_text('avbench')}")
         return
     if argv[0] == "--version":

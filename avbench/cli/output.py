@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -28,11 +28,6 @@ def json_errors(*, asked: bool) -> Iterator[None]:
         if asked:
             print_json({"error": " ".join(str(error).split())})
         raise
-
-
-def number(things: Sized, name: str) -> str:
-    """As in "1 problem" and "2 problems"."""
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
 def console() -> Console:

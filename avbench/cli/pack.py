@@ -56,6 +56,11 @@ class PackArgs:
 
 def run(argv: Sequence[str]) -> None:
     """Pack videos, and say what was packed and what was not."""
+    if any(word == "--from-view" or word.startswith("--from-view=") for word in argv):
+        from avbench.cli.pack_view import run as run_from_view
+
+        run_from_view(argv)
+        return
     check_not_empty(argv, "--out", "--media", "--part")
     if any(word in ("-h", "--help") for word in argv):
         _pack_help(argv)
@@ -136,7 +141,10 @@ def _pack_help(argv: Sequence[str]) -> NoReturn:
         if not word.startswith("-") and (before in alone or not before.startswith("-")):
             name = word
             break
-    more = "Every field of a recipe is an option too: `avbench pack planted --help` lists those of planted, say."
+    more = (
+        "Every field of a recipe is an option too: `avbench pack planted --help` lists those of planted, say. "
+        "`avbench pack --from-view VIEW --out DATASET` writes a view out as shards of its own."
+    )
     explain(PackArgs)
     options: Any = PackArgs
     default: Any = None

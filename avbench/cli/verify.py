@@ -10,10 +10,11 @@ from typing import Annotated
 import tyro
 
 from avbench.arguments import named
-from avbench.cli.output import console, json_errors, number, print_json
+from avbench.cli.output import console, json_errors, print_json
 from avbench.cli.parsing import check_not_empty, parse
 from avbench.errors import UsageError
 from avbench.machine import usable_cores
+from avbench.wording import counted
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _verify(args: VerifyArgs) -> None:
     if not problems:
         done = f"nothing is wrong; not checked: {', '.join(NOT_CHECKED_QUICKLY)}" if args.quick else "whole"
     else:
-        count = number(problems, "problem")
+        count = counted(len(problems), "problem")
         if is_blocked:
             raise UsageError(
                 f"{args.dataset}: {count}, listed above; the index or the description is damaged, which no quarantine "
@@ -103,7 +104,7 @@ def _verify(args: VerifyArgs) -> None:
                 f"dataset again"
             )
         shards = f", of damaged shards: {len(aside.shards)}" if aside.shards else ""
-        done = f"{count}; set aside: {number(aside.clips, 'clip')}{shards}"
+        done = f"{count}; set aside: {counted(len(aside.clips), 'clip')}{shards}"
     if not args.json:
         console().print(f"{args.dataset}: {done}", soft_wrap=True)
 
@@ -138,8 +139,9 @@ def _repair(args: VerifyArgs) -> None:
         for problem in problems:
             console().print(str(problem), soft_wrap=True)
     if problems:
+        files, left = counted(len(done.shards) + len(done.files), "file"), counted(len(problems), "problem")
         raise UsageError(
-            f"{args.dataset}: mended {number([*done.shards, *done.files], 'file')}; {number(problems, 'problem')} left "
+            f"{args.dataset}: mended {files}; {left} left "
             f"(listed above), which neither videos nor shards mend; restore those files"
         )
     if args.json:

@@ -32,6 +32,7 @@ from avbench.confidence.pending import COLUMNS, LAST_POSITION, Block, Pending, f
 from avbench.distributed import all_to_all, broadcast_object, current_world, gather_objects, together
 from avbench.errors import RunError
 from avbench.vocabulary import Modality
+from avbench.wording import first_of
 
 FORMAT = "avbench-confidence"
 FORMAT_VERSION = 1
@@ -248,10 +249,9 @@ class ConfidenceStore:
     def _refuse_what_is_no_probability(self, ids: np.ndarray, confidence: np.ndarray) -> None:
         bad = np.flatnonzero(~((confidence >= 0) & (confidence <= 1)))  # NaN compares false
         if len(bad):
-            shown = ", ".join(f"{self._describe(int(ids[row]))}: {confidence[row]}" for row in bad[:3])
-            more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+            shown = first_of([f"{self._describe(int(ids[row]))}: {confidence[row]}" for row in bad], 3)
             raise RunError(
-                f"{self.modality} network, seed {self.seed}: confidence is not in [0, 1] ({shown}{more}); "
+                f"{self.modality} network, seed {self.seed}: confidence is not in [0, 1] ({shown}); "
                 f"it has diverged: lower its learning rate"
             )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avbench.dataset import Dataset, checksum, shard_name
+from avbench.dataset import Dataset, checksum
 from avbench.loading.feeds import AudioFeed, Feed, VisualFeed, stock_audio, stock_box, stock_picture
 from avbench.loading.presets import Preset
 from avbench.loading.stored_spectrogram import SpectrogramFeed, StoredSpectrogram
@@ -111,7 +111,7 @@ class Reader:
 
 def _read(dataset: Dataset, clip_id: int, modalities: Sequence[Modality], frames: Sequence[int]) -> Encoded:
     """The clip's bytes of these modalities; raises _BadBytesError where some are not as packed."""
-    shard = dataset.path / shard_name(int(dataset.shards[clip_id]))
+    shard = dataset.shard_path(int(dataset.shards[clip_id]))
     # Reading a mapped file beyond its end kills the process: a shard cut short since it was opened must show here.
     shard_size = _size_bytes(shard)
     audio, pictures = _NOTHING, []

@@ -12,6 +12,7 @@ from avbench.arguments import option_texts
 from avbench.methods import METHODS
 from avbench.methods.base import Method
 from avbench.methods.choice import parse_methods
+from avbench.wording import counted
 
 
 def facts_of(name: str) -> dict[str, Any]:
@@ -49,8 +50,8 @@ def text_of(facts: Mapping[str, Any]) -> str:
     """The same for people, a fact a paragraph."""
     costs = facts["costs"]
     work = [
-        _number(costs["encoders"], "ResNet-18"),
-        f"{_number(costs['forwards'], 'forward')} and {_number(costs['backwards'], 'backward')} a step",
+        counted(costs["encoders"], "ResNet-18"),
+        f"{counted(costs['forwards'], 'forward')} and {counted(costs['backwards'], 'backward')} a step",
         *filter(None, [costs["passes"]]),
     ]
     paragraphs = [
@@ -94,7 +95,3 @@ def _options(config: type) -> list[tuple[str, str, Any, str]]:
 def _kind(hint: Any) -> str:
     """An option's type as a person would write it."""
     return " | ".join(map(str, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", str(hint))
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -12,11 +12,12 @@ import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from avbench.dataset import checksum
+from avbench.entry_points import announced, load, where_of
 from avbench.errors import UsageError, unknown
 from avbench.methods import ENTRY_POINTS, METHODS
 from avbench.methods.base import Method
@@ -61,7 +62,7 @@ def _parse_run(text: str) -> RunSpec:
     name, equals, method_name = head.partition("=")
     method_name = method_name if equals else name
     file_checksum = ""
-    others = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    others = announced(ENTRY_POINTS)
     known = {*METHODS, *others}
     if method_name not in known and options and options[0].isidentifier():
         method = _import(method_name, options.pop(0), known)
@@ -82,16 +83,8 @@ def _known(name: str, others: Mapping[str, EntryPoint]) -> type[Method]:
         return METHODS[name]
     if name not in others:
         raise UsageError(f"{unknown('method', name, [*METHODS, *others])}; or give one of yours as module:Class")
-    return _load(others[name])
-
-
-def _load(point: EntryPoint) -> type[Method]:
-    where = f"method {point.name!r} of the entry point {point.value}"
-    try:
-        method = point.load()
-    except Exception as error:  # whatever goes wrong in somebody else's file
-        raise UsageError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
-    return _checked(method, where)
+    point = others[name]
+    return _checked(load(point, "method", UsageError), where_of(point, "method"))
 
 
 def _import(module_name: str, class_name: str, known: Collection[str]) -> type[Method]:

@@ -19,7 +19,8 @@ class Clip:
     split: None until the splits are cut. planted_audio, planted_visual: true qualities in [0, 1] of a planted clip.
     looked_for: where no file was found, what was looked for, in words. name: what the key was made of; empty: of the
     source. group: what clips share that are to come into one split; empty: the source.
-    file_start_seconds: where in the source the file begins, which is a part of it.
+    file_start_seconds: where in the source the file begins, which is a part of it. sound: the file that has the clip's
+    sound, which begins with the video; None: the video itself.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Clip:
     name: str = ""
     file_start_seconds: float = 0.0
     group: str = ""
+    sound: Path | None = None
 
 
 def encoded_key(name: str) -> str:

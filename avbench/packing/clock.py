@@ -17,7 +17,8 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
-from avbench.packing.streams import Reason, Reject, best_streams, is_format, opened, packets_of, seconds
+from avbench.packing.archives import size_and_time
+from avbench.packing.streams import Reason, Reject, best_streams, best_video, is_format, opened, packets_of, seconds
 
 # FFmpeg's dts_delta_threshold: time stamps that go back by more belong to another recording.
 _ANOTHER_RECORDING = Fraction(10)
@@ -53,25 +54,25 @@ class Clock:
         return len(self.shifts) == 1
 
 
-def clock_of(path: Path) -> Clock:
+def clock_of(path: Path, *, with_sound: bool = True) -> Clock:
     """How to read the clock of a video: by going through its packets, unless its container's clock cannot go back.
 
-    Raises Reject where the clock starts again in the sound or in the pictures only, so nobody knows what belongs
-    together, and where the file cannot be opened.
+    with_sound: its sound is wanted, too. Raises Reject where the clock starts again in the sound or in the pictures
+    only, so nobody knows what belongs together, and where the file cannot be opened.
     """
     try:
-        state = path.stat()
+        size_bytes, modified_ns = size_and_time(path)
     except OSError:
         return Clock()  # opening it says what is wrong
-    return _clock_of(path, state.st_size, state.st_mtime_ns)
+    return _clock_of(path, size_bytes, modified_ns, with_sound)
 
 
 @lru_cache(maxsize=64)  # windows of one video follow each other
-def _clock_of(path: Path, size_bytes: int, modified_ns: int) -> Clock:
+def _clock_of(path: Path, size_bytes: int, modified_ns: int, with_sound: bool) -> Clock:
     with opened(path) as container:
         if is_format(container, *_CANNOT_GO_BACK):
             return Clock()
-        streams = best_streams(container)
+        streams = best_streams(container) if with_sound else (best_video(container),)
         wraps = is_format(container, "mpegts", "mpeg")
         # Seeking in a program stream lands amid a picture, and every stamp after it is given to the picture before.
         can_seek = not is_format(container, "mpeg")
@@ -208,7 +209,8 @@ def _joined(steps: list[_Step], paths: dict[int, _Path]) -> Clock:
         for step in group:
             starts[step.stream].append(step.number)
     extents = {index: _extents(path, starts[index]) for index, path in paths.items()}
-    sound, pictures = extents.values()
+    *others, pictures = extents.values()
+    sound = others[0] if others else pictures  # the sound may be another file's
     shifts = [Fraction(0)]
     for part in range(len(restarts)):
         moved = pictures[part].end - pictures[part + 1].first

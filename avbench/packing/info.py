@@ -21,6 +21,7 @@ from avbench.packing.text_table import bytes_text, text_table
 from avbench.quarantine import read_asides
 from avbench.records import atomic_path
 from avbench.vocabulary import SPLITS
+from avbench.wording import counted, first_of
 
 _MOST_CLASSES = 60  # that a terminal is shown, of more the largest and the smallest
 _SHOWN_OF_MANY = 10  # of each
@@ -59,11 +60,11 @@ def info(path: Path) -> dict[str, Any]:
         "audio_suffix": dataset.audio_suffix,
         "spectrogram": told.get("spectrogram"),
         "bytes": {
-            "shards": sum(shard["size_bytes"] for shard in told["shards"]),
+            "shards": sum(dataset.packed_shards.size_bytes),
             "sound": int(np.asarray(dataset.audio_sizes).sum(dtype=np.int64)),
             "pictures": int(np.asarray(dataset.frames.size).sum(dtype=np.int64)),
         },
-        "shards": len(told["shards"]),
+        "shards": len(dataset.packed_shards),
         "quality": told.get("quality"),
         "rejected": told["rejects"],
         "left_out": told.get("left_out", []),
@@ -72,7 +73,8 @@ def info(path: Path) -> dict[str, Any]:
         "recipe": told.get("recipe"),
         "made_with": told.get("made_with"),
         **{name: told[name] for name in _OF_ORIGIN if name in told},
-        "index_sha256": dataset.fingerprint,
+        "fingerprint": dataset.fingerprint,
+        "index_sha256": dataset.index_sha256,
         DIGEST: told.get(DIGEST),
     }
 
@@ -107,8 +109,9 @@ def lines(found: Mapping[str, Any]) -> list[str]:
                 "quarantine": _quarantine_text(found["quarantine"]),
                 "recipe": _options_text(found["recipe"]),
                 "made with": _options_text(found["made_with"]),
-                **{name: _options_text(found[name]) for name in _OF_ORIGIN if name in found},
-                "fingerprint": found["index_sha256"],
+                **{name: _origin_text(found[name]) for name in _OF_ORIGIN if name in found},
+                "fingerprint": found["fingerprint"],
+                "index": found["index_sha256"],
                 "digest": found[DIGEST] or "none: packed by an older avbench",
             }
         ),
@@ -232,9 +235,8 @@ def _spread_text(spread: Mapping[str, float], form: str) -> str:
 
 
 def _sizes_text(sizes: Sequence[Mapping[str, int]]) -> str:
-    named = [f"{size['width']} x {size['height']} ({size['clips']} clips)" for size in sizes[:_MOST_SIZES]]
-    more = len(sizes) - _MOST_SIZES
-    return ", ".join([*named, *([f"and {more} more sizes"] if more > 0 else [])])
+    named = [f"{size['width']} x {size['height']} ({counted(size['clips'], 'clip')})" for size in sizes]
+    return first_of(named, _MOST_SIZES, noun="size")
 
 
 def _counts_text(counts: Mapping[str, int] | None, *, none: str) -> str:
@@ -257,10 +259,9 @@ def _quarantine_text(quarantine: Mapping[str, Any]) -> str:
     if not quarantine["clips"] and not quarantine["shards"]:
         return "empty"
     damaged = f"; damaged shards: {', '.join(quarantine['shards'])}" if quarantine["shards"] else ""
-    reasons = list(quarantine["reasons"].items())
-    named = "; ".join(f"{reason} {count}" for reason, count in reasons[:_MOST_SIZES])
-    more = f"; and {len(reasons) - _MOST_SIZES} more reasons" if len(reasons) > _MOST_SIZES else ""
-    return f"{quarantine['clips']} clips ({named}{more}){damaged}"
+    reasons = [f"{reason} {count}" for reason, count in quarantine["reasons"].items()]
+    named = first_of(reasons, _MOST_SIZES, separator="; ", noun="reason")
+    return f"{counted(quarantine['clips'], 'clip')} ({named}){damaged}"
 
 
 def _options_text(options: Any) -> str:
@@ -268,6 +269,26 @@ def _options_text(options: Any) -> str:
     if not isinstance(options, Mapping):
         return "not known" if options is None else str(options)
     return ", ".join(f"{name} {_value_text(value)}" for name, value in options.items())
+
+
+def _origin_text(told: Any) -> str:
+    """Which datasets a view's clips are from, or by which rule; SHA-256 are left to --json."""
+    if isinstance(told, list):
+        return "; ".join(map(_origin_text, told))
+    if not isinstance(told, Mapping):
+        return _options_text(told)
+    if "fingerprint" not in told:
+        return _options_text(_without_digests(told)) or "every clip"
+    start = str(told["fingerprint"])[:12]
+    text = f"{told.get('name')}, {told.get('clips')} clips (fingerprint {start}) in {told.get('path')}"
+    rule = f", by the rule: {_origin_text(told['rule'])}" if "rule" in told else ""
+    return f"{text}{rule}" + (f", from {_origin_text(told['origin'])}" if "origin" in told else "")
+
+
+def _without_digests(told: Any) -> Any:
+    if not isinstance(told, Mapping):
+        return told
+    return {name: _without_digests(value) for name, value in told.items() if name != "sha256"}
 
 
 def _value_text(value: Any) -> str:

@@ -28,6 +28,7 @@ from avbench.packing.pictures import (
     Shown,
     decode_counted,
     decode_stamped,
+    frozen_seconds,
     is_stamped_in_order,
     nearest_shown,
     scaled_size,
@@ -37,7 +38,9 @@ from avbench.packing.streams import (
     Reason,
     Reject,
     Unsure,
+    best_audio,
     best_streams,
+    best_video,
     cut_seconds,
     is_format,
     is_matroska_cut,
@@ -79,6 +82,8 @@ class ClipMedia:
     width, height: of every frame, pixels. seconds: the longer of sound and pictures.
     mix_db: level of the mono mix relative to the mean power of its channels, None where all are silent.
     pixel_aspect: width of a pixel over its height, as the file says (1 where it does not).
+    frozen_seconds: of pictures that show the same as those before or after. lost_seconds: of silence in the place of
+    sound that the file does not have. sound_past_video_seconds: by how much sound outlasts the pictures.
     """
 
     waveform: np.ndarray
@@ -88,18 +93,29 @@ class ClipMedia:
     seconds: float
     mix_db: float | None
     pixel_aspect: float
+    frozen_seconds: float = 0.0
+    lost_seconds: float = 0.0
+    sound_past_video_seconds: float = 0.0
 
 
 def read_clip(
-    path: Path, *, start_seconds: float, seconds: float | None, sample_rate_hz: int, pictures: PictureSettings
+    path: Path,
+    *,
+    start_seconds: float,
+    seconds: float | None,
+    sample_rate_hz: int,
+    pictures: PictureSettings,
+    sound_path: Path | None = None,
 ) -> ClipMedia:
     """Decode one clip: `seconds` from `start_seconds` on, or all the rest where `seconds` is None.
+
+    sound_path: the file that has the sound, whose first sample belongs to the video's time zero; None: the video.
 
     Sound is the mean of its channels. The picture of second k is the one shown at start + k + phase, or the next one if
     that is nearer. Pixels are taken as square. Raises Reject where this cannot be done.
     """
     start, length = _exact(start_seconds), None if seconds is None else _exact(seconds)
-    scan, wanted, found = _read(path, start, length, pictures)
+    scan, wanted, found = _read(path, sound_path, start, length, pictures)
     height, width = found[wanted[0]].shape[:2]
     if any(image.shape != (height, width, 3) for image in found.values()):
         raise Reject(Reason.UNDECODABLE, "the picture's size changes within the clip")
@@ -115,6 +131,9 @@ def read_clip(
         seconds=float(max(scan.sound.seconds, scan.picture_seconds)),
         mix_db=scan.sound.mix_db,
         pixel_aspect=scan.pixel_aspect,
+        frozen_seconds=min(frozen_seconds([found[time] for time in wanted]), float(scan.picture_seconds)),
+        lost_seconds=scan.sound.lost_seconds,
+        sound_past_video_seconds=float(max(Fraction(0), scan.sound.seconds - scan.picture_seconds)),
     )
 
 
@@ -178,14 +197,18 @@ _WHOLE = (_Way(seeks=False, decodes=False), _Way(seeks=False, decodes=True))
 
 
 def _read(
-    path: Path, start: Fraction, length: Fraction | None, pictures: PictureSettings
+    path: Path, sound_path: Path | None, start: Fraction, length: Fraction | None, pictures: PictureSettings
 ) -> tuple[_Scan, list[Fraction], Found]:
     """What the first reading found, the times of the wanted pictures, and those pictures as uint8 [H, W, 3]."""
-    clock = clock_of(path)
+    clock = clock_of(path, with_sound=sound_path is None)
+    beside = None if sound_path is None else _sound_of(sound_path, start, length)
     ways = [_Way(seeks=True, decodes=False)] if start > RUN_UP and clock.can_seek else []
     for way in (*ways, *_WHOLE):
         try:
-            scan = _scan(path, start, length, way, clock)
+            if beside is None:
+                scan = _scan(path, start, length, way, clock)
+            else:
+                scan = _scan_pictures(path, beside, start, length, way, clock)
             _check_length(scan)
             wanted = [
                 nearest_shown(scan.picture_times, due) for due in _due_times(scan, _exact(pictures.phase_seconds))
@@ -273,6 +296,65 @@ def _scan(path: Path, start: Fraction, length: Fraction | None, way: _Way, clock
         )
 
 
+def _scan_pictures(
+    path: Path, sound: Waveform, start: Fraction, length: Fraction | None, way: _Way, clock: Clock
+) -> _Scan:
+    """As `_scan`, for a video whose sound is another file's."""
+    with opened(path) as container:
+        video = best_video(container)
+        begin = _origin(container, video) + start
+        end = None if length is None else begin + length
+        if way.seeks:
+            _seek(container, video, begin - RUN_UP)
+        shown = Shown(video, decodes=way.decodes)
+        headers_ends = _declared_ends(path, container) if clock.is_one else ()
+        ends = begin  # of the video's own sound, which is not decoded, but may be what the file lasts for
+        streams: tuple[av.AudioStream | av.VideoStream, ...] = (*container.streams.audio[:1], video)
+        for packet, _ in _packets(container, streams, clock, seeks=way.seeks):
+            if packet.stream is video:
+                shown.take(packet)
+            elif packet.pts is not None:
+                ends = max(ends, seconds(packet.pts, packet) + seconds(packet.duration, packet))
+            if end is not None and shown.reached >= end:
+                break
+        if way.seeks and shown.began_late(video, begin):
+            raise Unsure
+        if shown.is_order_made_up and not way.decodes and not is_stamped_in_order(path):
+            raise Unsure
+        declared = _the_nearest(headers_ends, max(ends, shown.latest))
+        picture_ends = shown.ends(declared)
+        _check_ends(max(ends, picture_ends), declared, end, "the file")
+        if clock.is_one:
+            _check_ends(picture_ends, _stream_end(video, declared), end, "video")
+        return _Scan(
+            begin=begin,
+            sound=sound,
+            picture_times=sorted(set(shown.times)),
+            picture_seconds=max(Fraction(0), (picture_ends if end is None else min(end, picture_ends)) - begin),
+            order=sorted(shown.times) if way.decodes and shown.is_order_made_up else None,
+            pixel_aspect=float(video.sample_aspect_ratio or 1),
+        )
+
+
+def _sound_of(path: Path, start: Fraction, length: Fraction | None) -> Waveform:
+    """The sound of a file that lies beside its video. Raises Reject, naming the file."""
+    try:
+        with opened(path) as container:
+            audio = best_audio(container)
+            begin = _start(container) + start
+            end = None if length is None else begin + length
+            declared = _stream_end(audio, None)
+            sound = Sound(begin, declared if end is None else end)
+            for packet in packets_of(container, (audio,)):
+                sound.take(packet, 0)
+                if end is not None and sound.reached >= end:
+                    break
+            _check_ends(sound.ends, declared, end, "audio")
+            return sound.waveform(end)
+    except Reject as reject:
+        raise Reject(reject.reason, ": ".join(filter(None, [path.name, reject.detail]))) from None
+
+
 def _due_times(scan: _Scan, phase: Fraction) -> list[Fraction]:
     """When each picture is due, on the file's clock: one for every second of which enough is shown, at least one."""
     count = max(1, int(scan.picture_seconds + 1 - _LEAST_OF_A_SECOND))
@@ -303,7 +385,7 @@ def _decode_pictures(path: Path, wanted: set[Fraction], scan: _Scan, short_side:
     Raises Unsure where one is missing.
     """
     with opened(path) as container:
-        _, video = best_streams(container)
+        video = best_video(container)
         if way.seeks:
             _seek(container, video, scan.begin)
         packets = (packet for packet, _ in _packets(container, (video,), clock, seeks=way.seeks))

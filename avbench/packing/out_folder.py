@@ -60,6 +60,7 @@ def joined(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Iterator[L
                 if is_finished(out):
                     _check_same(out, plan)
                 else:
+                    _check_kind(out, plan)
                     for name, value in plan.items():
                         claim(out, name, value)
                 # In the way of nobody but those who would overwrite.
@@ -69,6 +70,19 @@ def joined(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Iterator[L
         finally:
             if is_finished(out):
                 _remove_work(out)
+
+
+@contextmanager
+def alone(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> Iterator[None]:
+    """Make the folder as the only one that writes it. Raises DatasetError as `joined`, and where another writes it."""
+    with joined(out, plan, overwrite=overwrite) as locks:
+        lock = out / WORK_FOLDER / "alone.lock"
+        if not locks.take(lock):
+            raise DatasetError(
+                f"{out}: another `avbench pack` is writing it ({holder_text(lock)}); wait for it, or choose "
+                f"another --out"
+            )
+        yield
 
 
 _WRITER = "pack-"
@@ -112,7 +126,7 @@ def _check_nobody_writes(work: Path, locks: Locks) -> None:
 def _check_same(out: Path, plan: Mapping[str, Any]) -> None:
     """Raise DatasetError where the dataset, which is whole, is none of this plan."""
     told = read_any_description(out)
-    if (told.get("recipe"), told.get("plan_sha256")) != (plan["recipe"], plan["clips"]):
+    if "recipe" not in plan or (told.get("recipe"), told.get("plan_sha256")) != (plan["recipe"], plan["clips"]):
         raise _already(out)
 
 
@@ -166,10 +180,25 @@ def _remove_dataset(out: Path) -> None:
             path.unlink()
 
 
+def _check_kind(out: Path, plan: Mapping[str, Any]) -> None:
+    """Raise DatasetError where the folder holds an unfinished pack of another kind: of videos, or of a view."""
+    begun = _begun(out)
+    if set(begun) - set(plan):
+        of, now = ("a view", "videos") if "view" in begun else ("videos", "a view")
+        raise DatasetError(
+            f"{out}: holds an unfinished pack of {of}, not of {now}; finish that one, choose another --out, or begin "
+            f"anew with --overwrite"
+        )
+
+
+def _begun(out: Path) -> dict[str, Any]:
+    path = out / WORK_FOLDER / _PLAN_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
 def claim(out: Path, name: str, value: Any) -> None:
     """Note what is packed here. Raises DatasetError where the pack was begun with something else."""
-    path = out / WORK_FOLDER / _PLAN_FILE
-    plan = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path, plan = out / WORK_FOLDER / _PLAN_FILE, _begun(out)
     if name not in plan:
         write_json(path, {**plan, name: value})
     elif plan[name] != value:

@@ -40,17 +40,16 @@ from avbench.description import DIGEST, contents_digest
 from avbench.errors import DatasetError, UsageError
 from avbench.packing.apart import BLAMED, done_apart
 from avbench.packing.clips import Clip
-from avbench.packing.fates import write_fates
+from avbench.packing.fates import published_counts, write_fates
 from avbench.packing.index_file import counts_of, frame_suffix, index_text, write_index
 from avbench.packing.making import make_shards
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
 from avbench.packing.out_folder import check_ours, completing, is_finished, joined, remove_half_written, room
 from avbench.packing.part import WHOLE, Part, Unfinished
-from avbench.packing.quality import quality_of, write_quality
+from avbench.packing.quality import is_complete, quality_of, write_quality
 from avbench.packing.recipes.base import NotUsed
 from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, suffix_of
 from avbench.packing.recipes.left_out import LeftOut
-from avbench.packing.recipes.list_config import expected_counts
 from avbench.packing.recipes.recipe import STFT_SUFFIX, Recipe, stored
 from avbench.packing.recipes.videos import Videos, cut_clips, videos_of
 from avbench.packing.shard_task import CLIP_SECONDS_LIMIT, ShardTask
@@ -174,11 +173,15 @@ def _plan(
 
 def _fingerprint(clips: Sequence[Clip], classes: Sequence[str]) -> str:
     """Identifies what is to be packed, wherever the media folder lies."""
-    listed = [[value for name, value in asdict(clip).items() if name not in _NOT_IN_THE_PLAN] for clip in clips]
+    listed = [
+        [value for name, value in asdict(clip).items() if name not in _NOT_IN_THE_PLAN] + ["sound"] * bool(clip.sound)
+        for clip in clips
+    ]
     return hashlib.sha256(json.dumps([listed, list(classes)]).encode()).hexdigest()
 
 
-_NOT_IN_THE_PLAN = ("path", "looked_for", "name", "group", "file_start_seconds")  # key and split say it
+# Key and split say it, or it says nothing of the clip's bytes.
+_NOT_IN_THE_PLAN = ("path", "looked_for", "name", "group", "file_start_seconds", "sound")
 
 
 # One shard.
@@ -196,8 +199,6 @@ def _is_made(task: ShardTask) -> bool:
     if not task.note.exists():
         return False
     table, facts = read_note(task)
-    if "quality" not in facts:  # begun by an avbench that did not look at it
-        return False
     if table.num_rows == 0 or _moved(task).exists():
         return True
     index = task.tar.with_suffix(".idx")
@@ -282,7 +283,9 @@ def _noted_verdicts(task: ShardTask) -> dict[str, list[str]]:
 def make_clip(clip: Clip, task: ShardTask) -> MadeClip:
     """Decode one clip and encode its sound. Raises Reject where it cannot become part of a dataset."""
     media = _read(clip, task)
-    return MadeClip(media, _encode_audio(media.waveform, task.recipe), quality_of(media))
+    return MadeClip(
+        media, _encode_audio(media.waveform, task.recipe), quality_of(media, sample_rate_hz=task.recipe.sample_rate_hz)
+    )
 
 
 def check_clip(clip: Clip, classes: Sequence[str]) -> None:
@@ -302,6 +305,7 @@ def _read(clip: Clip, task: ShardTask) -> ClipMedia:
     recipe = task.recipe
     return read_clip(
         clip.path,
+        sound_path=clip.sound,
         start_seconds=clip.start_seconds,
         seconds=clip.seconds,
         sample_rate_hz=recipe.sample_rate_hz,
@@ -443,7 +447,7 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
             {reject["key"]: reject["reason"] for reject in rejects},
             media=listed.media,
             not_used=listed.not_used,
-            published=_published(recipe),
+            published=published_counts(recipe),
         ),
         **write_quality(out, [(rows.column("key"), facts["quality"]) for _, rows, facts in filled]),
         "index_sha256": sha256_of(out / INDEX_FILE),
@@ -451,12 +455,6 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
     description[DIGEST] = contents_digest(description)
     remove_half_written(out)
     write_json(out / DESCRIPTION_FILE, description)
-
-
-def _published(recipe: Recipe) -> dict[str, int]:
-    """How many clips the authors of the list count in each split, where the recipe says so."""
-    is_cut_anew = recipe.window_seconds > 0 or bool(getattr(recipe.source, "split_by", ""))
-    return {} if is_cut_anew else expected_counts(getattr(recipe.source, "expected", ()))
 
 
 def _moved(task: ShardTask) -> Path:
@@ -490,9 +488,9 @@ def read_note(task: ShardTask) -> tuple[pa.Table, dict[str, Any]]:
     """What a made shard's note says: its rows of the index, and its size, hash, rejects and quality by name."""
     table = pa.ipc.open_file(io.BytesIO(task.note.read_bytes())).read_all()
     facts = json.loads(table.schema.metadata[b"facts"])
-    if "quality" not in facts:
+    if "quality" not in facts or not is_complete(facts["quality"]):
         raise DatasetError(
-            f"{task.out}: holds an unfinished pack that an older avbench began, which reads some videos otherwise; "
+            f"{task.out}: holds an unfinished pack that an older avbench began, which looks at less of each video; "
             f"choose another --out, or begin anew with --overwrite"
         )
     return table, facts

@@ -16,12 +16,13 @@ import numpy as np
 from av.sidedata.sidedata import SideData
 from av.video.reformatter import Interpolation
 
+from avbench.packing.archives import size_and_time
 from avbench.packing.streams import (
     BEFORE_ALL,
     Reason,
     Reject,
     Unsure,
-    best_streams,
+    best_video,
     decoded,
     is_format,
     opened,
@@ -117,8 +118,7 @@ class Shown:
 
 def is_stamped_in_order(path: Path) -> bool:
     """Whether the first few hundred pictures come out of the decoder in the order of their time stamps."""
-    state = path.stat()
-    return _is_stamped_in_order(path, state.st_size, state.st_mtime_ns)
+    return _is_stamped_in_order(path, *size_and_time(path))
 
 
 @lru_cache(maxsize=64)  # windows of one video follow each other
@@ -126,7 +126,7 @@ def _is_stamped_in_order(path: Path, size_bytes: int, modified_ns: int) -> bool:
     with opened(path) as container:
         if is_format(container, *_COUNTS_PICTURES):
             return False
-        _, video = best_streams(container)
+        video = best_video(container)
         shown = Shown(video, decodes=True)
         for packet in packets_of(container, (video,)):
             shown.take(packet)
@@ -201,6 +201,25 @@ def decode_stamped(
 
 
 Found = dict[Fraction, np.ndarray]  # uint8 [H, W, 3] RGB, by when each is shown
+
+
+FROZEN_DIFFERENCE = 1.0  # of 255: pictures that differ by no more, on average, show the same
+_SPARSE = 4  # every so many pixels, each way, tell whether a picture has changed
+
+
+def frozen_seconds(pictures: Sequence[np.ndarray]) -> int:
+    """How many of these pictures, one a second, belong to a run of two or more that show the same.
+
+    pictures: uint8 [H, W, 3], all of one size. Each picture of a run is compared with its first.
+    """
+    lengths, first = [0], None
+    for picture in pictures:
+        sparse = picture[::_SPARSE, ::_SPARSE].astype(np.int16)
+        if first is None or np.abs(sparse - first).mean(dtype=np.float64) > FROZEN_DIFFERENCE:
+            first = sparse
+            lengths.append(0)
+        lengths[-1] += 1
+    return sum(length for length in lengths if length > 1)
 
 
 def scaled_size(width: int, height: int, short_side: int) -> tuple[int, int]:

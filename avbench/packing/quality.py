@@ -1,4 +1,4 @@
-"""What to know of a dataset's clips: silent sound, channels that cancel each other, still pictures, squeezed ones.
+"""What to know of a dataset's clips: silence, lost sound, channels that cancel each other, still and squeezed pictures.
 
 Such clips are packed like any other; they are counted in dataset.json ("quality") and in pack's last line, and
 quality.parquet, beside the index, has one row for each clip:
@@ -15,8 +15,15 @@ quality.parquet, beside the index, has one row for each clip:
     frozen              bool    there are two stored pictures or more, and no two differ by more than 1 of 255, the mean
                                 absolute difference of their red, green and blue values
     non_square_pixels   bool    pixel_aspect is off 1 by more than a hundredth
+    silence_seconds     double  the clip's tenths of a second whose samples all lie below -60 dBFS, and what it lasts
+                                after its sound has ended
+    frozen_seconds      double  stored pictures, a second each, that show the same as one beside them: a run of two or
+                                more that differ from its first by no more than 1 of 255, as decoded from the video
+    lost_seconds        double  silence in the place of sound that the file does not have, in gaps after its first sound
+    sound_past_video_seconds    double  by how much sound outlasts the pictures
 
-Levels are rounded to a hundredth of a decibel. Datasets that were packed before this file existed have none.
+Levels are rounded to a hundredth of a decibel, and seconds to a thousandth. Datasets that were packed before this file
+existed have none; those that were packed before the seconds existed have no columns of them.
 """
 
 from __future__ import annotations
@@ -35,15 +42,19 @@ import simplejpeg
 
 from avbench.dataset import DESCRIPTION_FILE, QUALITY_FILE, sha256_of
 from avbench.packing.media import ClipMedia
+from avbench.packing.pictures import FROZEN_DIFFERENCE
 from avbench.records import atomic_path
 
 SILENT_PEAK_DBFS = -60.0
+_SILENT_PEAK = 32768 * 10 ** (SILENT_PEAK_DBFS / 20)  # of a sample
 ANTI_PHASE_MIX_DB = -30.0
-FROZEN_DIFFERENCE = 1.0  # of 255
 SQUARE_TOLERANCE = 0.01
+
+_SILENCE_BLOCK_SECONDS = 0.1  # silence that is shorter is a pause between two strokes
 
 # In the order in which they are said.
 FLAGS = ("silent", "anti_phase", "frozen", "non_square_pixels")
+SECONDS = ("silence_seconds", "frozen_seconds", "lost_seconds", "sound_past_video_seconds")
 
 SCHEMA = pa.schema(
     [
@@ -53,13 +64,16 @@ SCHEMA = pa.schema(
         ("mix_db", pa.float64()),
         ("pixel_aspect", pa.float64()),
         *((flag, pa.bool_()) for flag in FLAGS),
+        *((name, pa.float64()) for name in SECONDS),
     ]
 )
 
 
-def quality_of(media: ClipMedia) -> dict[str, Any]:
+def quality_of(media: ClipMedia, *, sample_rate_hz: int) -> dict[str, Any]:
     """One clip's row of quality.parquet, without clip_id and key: plain values that survive JSON."""
     peak = _peak_dbfs(media.waveform)
+    silence = silence_seconds(media.waveform, sample_rate_hz)
+    after_sound = max(0.0, media.seconds - len(media.waveform) / sample_rate_hz)
     return {
         "peak_dbfs": round(peak, 2),
         "mix_db": None if media.mix_db is None else round(media.mix_db, 2),
@@ -68,7 +82,30 @@ def quality_of(media: ClipMedia) -> dict[str, Any]:
         "anti_phase": media.mix_db is not None and media.mix_db < ANTI_PHASE_MIX_DB,
         "frozen": is_frozen(media.frames),
         "non_square_pixels": abs(media.pixel_aspect - 1) > SQUARE_TOLERANCE,
+        "silence_seconds": round(silence + after_sound, 3),
+        "frozen_seconds": round(media.frozen_seconds, 3),
+        "lost_seconds": round(media.lost_seconds, 3),
+        "sound_past_video_seconds": round(media.sound_past_video_seconds, 3),
     }
+
+
+def is_complete(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether these rows, of an unfinished pack, have all columns: an older version may have begun it."""
+    return all(name in row for row in rows for name in SCHEMA.names[2:])
+
+
+def silence_seconds(waveform: np.ndarray, sample_rate_hz: int) -> float:
+    """How much of a waveform, int16 [S], lies in blocks of a tenth of a second that are below -60 dBFS throughout."""
+    block = round(_SILENCE_BLOCK_SECONDS * sample_rate_hz)
+    whole = len(waveform) // block
+    blocks = waveform[: whole * block].reshape(whole, block)
+    # The most negative sample has no positive counterpart in 16 bits.
+    peaks = np.maximum(blocks.max(axis=1).astype(np.int32), -blocks.min(axis=1).astype(np.int32))
+    silent = int((peaks < _SILENT_PEAK).sum()) * block
+    rest = waveform[whole * block :].astype(np.int32)
+    if len(rest) and np.abs(rest).max() < _SILENT_PEAK:
+        silent += len(rest)
+    return silent / sample_rate_hz
 
 
 def is_frozen(jpegs: Sequence[bytes]) -> bool:
@@ -107,7 +144,11 @@ def write_quality(out: Path, shards: Iterable[tuple[pa.ChunkedArray, Sequence[Ma
         measured = pa.Table.from_pylist(list(rows), pa.schema(list(SCHEMA)[2:]))
         tables.append(pa.table([ids, keys, *measured.columns], SCHEMA))
         clips += len(rows)
-    table = pa.concat_tables(tables).combine_chunks()
+    return write_quality_table(out, pa.concat_tables(tables).combine_chunks())
+
+
+def write_quality_table(out: Path, table: pa.Table) -> dict[str, Any]:
+    """Write quality.parquet, a row a clip; returns what dataset.json says of it."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     with atomic_path(out / QUALITY_FILE) as partial:

@@ -35,7 +35,14 @@ from avbench.dataset import (
     sha256_of,
     shard_name,
 )
-from avbench.description import DIGEST, STFT_SUFFIX, contents_digest, field_problems, read_any_description
+from avbench.description import (
+    DIGEST,
+    STFT_SUFFIX,
+    VIEW_VERSION,
+    contents_digest,
+    field_problems,
+    read_any_description,
+)
 from avbench.errors import DatasetError, UsageError
 from avbench.packing.index_file import frame_suffix, index_text, write_index
 from avbench.packing.quality import FLAGS
@@ -68,6 +75,8 @@ def reindex(path: Path, *, workers: int) -> Reindexed:
     if workers < 1:
         raise UsageError(f"workers is {workers}; expected 1 or more")
     told = trusted_description(path)
+    if told is not None and told["version"] == VIEW_VERSION:
+        raise DatasetError(f"{path}: a view's index follows from no shard; make the view again with `avbench view`")
     shards = _read_shards(path, told, workers)
     suffix = _audio_suffix(path, shards)
     if suffix == STFT_SUFFIX and told is None:

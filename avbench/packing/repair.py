@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from avbench.dataset import INDEX_FILE, Dataset, sha256_of, shard_name
-from avbench.description import DESCRIPTION_FILE
+from avbench.description import DESCRIPTION_FILE, VIEW_VERSION
 from avbench.errors import DatasetError, UsageError
 from avbench.packing.clips import Clip
 from avbench.packing.locks import Locks
@@ -30,6 +30,8 @@ from avbench.packing.recipes.videos import clips_of
 from avbench.packing.reindex import mend_dali_index, reindex, trusted_description
 from avbench.packing.shard_task import ShardTask
 from avbench.packing.workers import Beat, run_tasks
+from avbench.shards import Shards, folder_of
+from avbench.wording import first_of
 
 _MOST_NAMED = 10
 
@@ -48,6 +50,7 @@ def repair(path: Path, media: Path | None, *, workers: int) -> Repaired:
     media: None where no shard is damaged, or where the recipe has a folder of its own. Raises UsageError where the
     videos are wanted and not named, or for fewer than one worker; DatasetError where dataset.json is damaged, and where
     a shard does not come out as it was packed: those that do are in their places then, the others are as they were.
+    Of a view, the dataset that its shards lie in is mended.
     """
     if workers < 1:
         raise UsageError(f"workers is {workers}; expected 1 or more")
@@ -57,6 +60,8 @@ def repair(path: Path, media: Path | None, *, workers: int) -> Repaired:
             f"{path / DESCRIPTION_FILE}: missing or damaged, so nobody knows what the shards were; restore it, or make "
             f"it again from the shards with `avbench verify {path} --reindex`"
         )
+    if told["version"] == VIEW_VERSION:
+        return _repaired_where_shards_lie(path, media, told, workers)
     bad = _damaged_shards(path, told, workers)
     if bad:
         with room(path):
@@ -67,6 +72,27 @@ def repair(path: Path, media: Path | None, *, workers: int) -> Repaired:
     if not _is_index_whole(path, told):
         files += _mended_index(path, told, workers)
     return Repaired(tuple(shard_name(number) for number in bad), tuple(files))
+
+
+def _repaired_where_shards_lie(path: Path, media: Path | None, told: Mapping[str, Any], workers: int) -> Repaired:
+    """Of a view: its shards are another dataset's, which knows all clips of theirs, so that one is mended."""
+    if not _is_index_whole(path, told):
+        raise DatasetError(
+            f"{path / INDEX_FILE}: missing or damaged, and the index of a view follows from no shard; restore it, or "
+            f"make the view again with `avbench view`"
+        )
+    places = Dataset(path, shards_may_be_damaged=True).packed_shards.places
+    folders = sorted({folder_of(places[number]) for number in _damaged_shards(path, told, workers)})
+    if len(folders) > 1:
+        commands = " and ".join(f"`avbench verify {path / folder} --repair --media VIDEOS`" for folder in folders)
+        raise DatasetError(
+            f"{path}: shards of {len(folders)} datasets are damaged; mend each from its videos: {commands}"
+        )
+    done = [(folder, repair(path / folder, media, workers=workers)) for folder in folders]
+    return Repaired(
+        tuple(f"{folder}/{name}" for folder, mended in done for name in mended.shards),
+        tuple(f"{folder}/{name}" for folder, mended in done for name in mended.files),
+    )
 
 
 def _mended_index(path: Path, told: Mapping[str, Any], workers: int) -> Sequence[str]:
@@ -87,22 +113,22 @@ def _is_index_whole(path: Path, told: Mapping[str, Any]) -> bool:
 
 def _damaged_shards(path: Path, told: Mapping[str, Any], workers: int) -> list[int]:
     """Numbers of the shards that are not, byte for byte, those that were packed."""
-    numbers = range(len(told["shards"]))
-    task = partial(_is_damaged, path, [shard["sha256"] for shard in told["shards"]])
-    units = [shard["size_bytes"] >> 20 for shard in told["shards"]]
-    found = run_tasks(task, numbers, units=units, workers=workers, title="comparing", unit="MB")
+    shards = Shards(told)
+    files = [path / place for place in shards.places]
+    task = partial(_is_damaged, files, shards.sha256)
+    units = [size >> 20 for size in shards.size_bytes]
+    found = run_tasks(task, range(len(shards)), units=units, workers=workers, title="comparing", unit="MB")
     return sorted(number for number, is_damaged in found if is_damaged)
 
 
-def _is_damaged(path: Path, sha256: Sequence[str], number: int, beat: Beat) -> bool:
+def _is_damaged(files: Sequence[Path], sha256: Sequence[str], number: int, beat: Beat) -> bool:
     beat()
-    file = path / shard_name(number)
-    return not file.is_file() or sha256_of(file) != sha256[number]
+    return not files[number].is_file() or sha256_of(files[number]) != sha256[number]
 
 
 def _pack_anew(path: Path, media: Path | None, told: Mapping[str, Any], bad: Sequence[int], workers: int) -> None:
     """Make these shards and put those in their places that have come out as they were."""
-    names = _few([shard_name(number) for number in bad])
+    names = first_of([shard_name(number) for number in bad], _MOST_NAMED)
     if "recipe" not in told:
         raise DatasetError(f"{path}: {DESCRIPTION_FILE} has no recipe to pack {names} by; restore the shard")
     recipe = stored_recipe(told["recipe"], str(path / DESCRIPTION_FILE))
@@ -145,8 +171,8 @@ def _task(
 ) -> ShardTask:
     if missing := [key for key in keys if key not in planned]:
         raise DatasetError(
-            f"{media}: has no video for {_few(missing)}, of which {shard_name(number)} is to be packed anew; name the "
-            f"folder that the dataset was packed from"
+            f"{media}: has no video for {first_of(missing, _MOST_NAMED)}, of which {shard_name(number)} is to be "
+            f"packed anew; name the folder that the dataset was packed from"
         )
     split, classes = told["shards"][number]["split"], tuple(told["classes"])
     # By the index: what else has come to the media folder since may have moved the cut between splits.
@@ -177,7 +203,7 @@ def _difference(path: Path, task: ShardTask, told: Mapping[str, Any]) -> str:
     rows, facts = read_note(task)
     rejected = [f"{one['key']}: {' '.join([one['reason'], one['detail']]).strip()}" for one in facts["rejects"]]
     if rejected:
-        return _few(rejected)
+        return first_of(rejected, _MOST_NAMED)
     if not _is_index_whole(path, told):
         return f"which of its clips cannot be told without a whole {INDEX_FILE}"
     old = Dataset(path, shards_may_be_damaged=True).rows_of_shard(task.number)
@@ -186,7 +212,7 @@ def _difference(path: Path, task: ShardTask, told: Mapping[str, Any]) -> str:
         for one, other in zip(rows.to_pylist(), old.to_pylist(), strict=True)
         if any(_changed(one, other))
     ]
-    return _few(changed) or "sound and pictures are the same, what the clips' json says is not"
+    return first_of(changed, _MOST_NAMED) or "sound and pictures are the same, what the clips' json says is not"
 
 
 def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[str]:
@@ -232,8 +258,3 @@ def _remove_leftovers(path: Path) -> None:
 def _versions(told: Mapping[str, Any]) -> str:
     versions = told.get("made_with") or {}
     return ", ".join(f"{name} {version}" for name, version in versions.items()) or "versions that nobody noted"
-
-
-def _few(names: Sequence[str]) -> str:
-    more = [f"and {len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else []
-    return ", ".join([*names[:_MOST_NAMED], *more])

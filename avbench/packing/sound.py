@@ -37,12 +37,14 @@ class Waveform:
 
     samples: float32 [S], mono, at rate_hz. mix_db: the level of the mix relative to the mean power of its channels;
     0 for mono, about -3 for stereo of two unlike channels, and far below where channels cancel each other; None where
-    every channel is silent.
+    every channel is silent. lost_seconds: how much of it is silence in the place of sound that the file does not have,
+    after its first sound.
     """
 
     samples: np.ndarray
     rate_hz: int
     mix_db: float | None
+    lost_seconds: float = 0.0
 
     @property
     def seconds(self) -> Fraction:
@@ -108,7 +110,7 @@ class Sound:
             for piece, start, length in zip(self._pieces, starts, lengths, strict=True)
             if start + length > 0 and (limit is None or start < limit)
         ]
-        return Waveform(samples, rate, _mix_db(kept))
+        return Waveform(samples, rate, _mix_db(kept), lost_samples(starts, lengths, len(samples)) / rate)
 
     def _check_no_gap(self, time: Fraction, duration: Fraction, part: int) -> None:
         """Raise Reject where, in the clip, this packet lies well after or before the end of the one before it."""
@@ -227,6 +229,20 @@ def laid_out(pieces: list[np.ndarray], starts: list[int], limit: int | None) -> 
         length += len(kept)
     joined = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     return joined[:limit]
+
+
+def lost_samples(starts: list[int], lengths: list[int], samples: int) -> int:
+    """How many of a clip's samples lie in gaps between pieces of sound; what comes before the first is not lost.
+
+    starts, lengths: of the pieces as `places` lays them out. samples: of the clip.
+    """
+    lost = 0
+    reached: int | None = None  # the end of the sound so far; None before the first piece
+    for start, length in zip(starts, lengths, strict=True):
+        if reached is not None:
+            lost += max(0, min(start, samples) - max(reached, 0))
+        reached = max(start + length, start if reached is None else reached)
+    return lost
 
 
 def resampled(mono: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:

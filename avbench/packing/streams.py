@@ -18,6 +18,8 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition
 
+from avbench.packing.archives import opened_bytes, size_and_time, url_of
+
 # Containers whose clock may be cut anywhere and joined to another: their demuxers call what follows corrupt.
 _BROADCAST = ("mpegts", "mpeg")
 
@@ -63,7 +65,7 @@ class Unsure(Exception):  # noqa: N818
 def opened(path: Path) -> Iterator[InputContainer]:
     """A video file, open for demuxing. Raises Reject where it is none."""
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(url_of(path), metadata_errors="replace")
     except FileNotFoundError:
         raise Reject(Reason.MISSING) from None
     except OSError as error:
@@ -75,7 +77,7 @@ def opened(path: Path) -> Iterator[InputContainer]:
 
 
 def _why_not_opened(path: Path, error: av.FFmpegError) -> tuple[Reason, str]:
-    with path.open("rb") as file:
+    with opened_bytes(path) as file:
         head = file.read(12)
     if head[4:8] == b"ftyp":  # an MP4 whose table of contents, at its end, is gone
         return Reason.TRUNCATED, "an MP4 file without its end"
@@ -84,21 +86,38 @@ def _why_not_opened(path: Path, error: av.FFmpegError) -> tuple[Reason, str]:
 
 def best_streams(container: InputContainer) -> tuple[av.AudioStream, av.VideoStream]:
     """The best audio and video stream, decoding with one thread each. Cover pictures are no video."""
-    audio = cast("av.AudioStream | None", container.streams.best("audio"))
-    video = cast("av.VideoStream | None", container.streams.best("video"))
-    if video is not None and Disposition.attached_pic in video.disposition:
-        video = None
-    if audio is None and video is None:
+    if not container.streams.audio and _video(container) is None:
         raise Reject(Reason.NOT_A_VIDEO, f"{container.format.long_name}, neither audio nor video in it")
+    return best_audio(container), best_video(container)
+
+
+def best_audio(container: InputContainer) -> av.AudioStream:
+    """The best audio stream, decoding with one thread."""
+    audio = cast("av.AudioStream | None", container.streams.best("audio"))
     if audio is None:
         raise Reject(Reason.NO_AUDIO)
+    _with_one_thread(audio)
+    return audio
+
+
+def best_video(container: InputContainer) -> av.VideoStream:
+    """The best video stream, decoding with one thread. Cover pictures are no video."""
+    video = _video(container)
     if video is None:
         raise Reject(Reason.NO_VIDEO)
-    for stream in (audio, video):
-        if stream.codec_context is None:
-            raise Reject(Reason.UNDECODABLE, f"no decoder for its {stream.type}")
-        stream.codec_context.thread_count = 1  # each worker process has one core
-    return audio, video
+    _with_one_thread(video)
+    return video
+
+
+def _video(container: InputContainer) -> av.VideoStream | None:
+    video = cast("av.VideoStream | None", container.streams.best("video"))
+    return None if video is not None and Disposition.attached_pic in video.disposition else video
+
+
+def _with_one_thread(stream: av.AudioStream | av.VideoStream) -> None:
+    if stream.codec_context is None:
+        raise Reject(Reason.UNDECODABLE, f"no decoder for its {stream.type}")
+    stream.codec_context.thread_count = 1  # each worker process has one core
 
 
 def packets_of(container: InputContainer, streams: tuple[av.AudioStream | av.VideoStream, ...]) -> Iterator[av.Packet]:
@@ -141,11 +160,11 @@ _EBML_HEADER, _SEGMENT = 0x1A45DFA3, 0x18538067
 
 def is_matroska_cut(path: Path) -> bool:
     """Whether a Matroska file is shorter than its one segment says; not where the segment's size is left open."""
-    with path.open("rb") as file:
+    with opened_bytes(path) as file:
         while True:
             identity, size, is_open = _ebml_number(file, keeps_mark=True)[0], *_ebml_number(file, keeps_mark=False)
             if identity == _SEGMENT:
-                return not is_open and file.tell() + size > path.stat().st_size
+                return not is_open and file.tell() + size > size_and_time(path)[0]
             if identity != _EBML_HEADER or is_open:
                 return False
             file.seek(size, io.SEEK_CUR)
@@ -174,20 +193,20 @@ def cut_seconds(path: Path, container: InputContainer) -> Fraction | None:
         return _cut_asf_seconds(path)
     if not is_format(container, "avi"):
         return None
-    with path.open("rb") as file:
+    with opened_bytes(path) as file:
         riff, size, _ = struct.unpack("<4sI4s", file.read(12))
-    if riff != b"RIFF" or path.stat().st_size >= size:
+    if riff != b"RIFF" or size_and_time(path)[0] >= size:
         return None
     return max((seconds(stream.frames, stream) for stream in container.streams.video), default=None)
 
 
 def _cut_asf_seconds(path: Path) -> Fraction | None:
-    with path.open("rb") as file:
+    with opened_bytes(path) as file:
         head = file.read(1 << 16)
     at = head.find(_ASF_FILE_PROPERTIES)
     if at < 0 or at + _ASF_FIELDS.size > len(head):
         return None
     size, play, preroll, flags = _ASF_FIELDS.unpack_from(head, at)
-    if flags & _ASF_BROADCAST or path.stat().st_size >= size:
+    if flags & _ASF_BROADCAST or size_and_time(path)[0] >= size:
         return None
     return Fraction(play, 10**7) - Fraction(preroll, 1000)

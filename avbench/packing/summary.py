@@ -33,7 +33,7 @@ def plan_lines(videos: Videos, *, where: str) -> list[str]:
     if count := sum(strange.values()):
         names = _some([f"{label!r} {number}" for label, number in strange.most_common()])
         said.append(f"{count} {'video has' if count == 1 else 'videos have'} a label that is no class: {names}")
-    return [*said, *_missing(planned, videos.classes), *map(str, videos.left_out)]
+    return [*said, *missing_lines(planned, videos.classes), *map(str, videos.left_out)]
 
 
 def as_json(packed: Dataset | Unfinished) -> dict[str, Any]:
@@ -75,10 +75,10 @@ def lines(packed: Dataset | Unfinished) -> list[str]:
         said.append(f"classes are numbers, in this order: {order_text(classes)}")
     if quality := quality_line(told):
         said.append(quality)
-    return [*said, *_missing(told["clips_per_class"], classes), *map(str, left_out_from_json(told["left_out"]))]
+    return [*said, *missing_lines(told["clips_per_class"], classes), *map(str, left_out_from_json(told["left_out"]))]
 
 
-def _missing(clips_per_class: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[str]:
+def missing_lines(clips_per_class: Mapping[str, Sequence[int]], classes: Sequence[str]) -> list[str]:
     """The classes and splits that training would miss."""
     said = []
     if untrained := untrained_classes(clips_per_class, classes):

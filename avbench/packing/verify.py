@@ -23,7 +23,7 @@ import numpy as np
 import simplejpeg
 import soundfile
 
-from avbench.dataset import REJECTS_FILE, Dataset, checksum, sha256_of, shard_name
+from avbench.dataset import REJECTS_FILE, Dataset, checksum, sha256_of
 from avbench.description import DESCRIPTION_FILE, field_problems, read_any_description
 from avbench.errors import DatasetError, UsageError
 from avbench.integrity import content_problems, quarantine_problems, row_problems, stray_shards
@@ -32,6 +32,7 @@ from avbench.packing.quality import quality_problems
 from avbench.packing.tar import members_of
 from avbench.packing.workers import Beat, WorkerDied, died_text, run_tasks
 from avbench.quarantine import QUARANTINE_FILE, Aside, asides_of, read_asides, write_quarantine
+from avbench.shards import Shards
 from avbench.vocabulary import SPLITS
 
 NOT_CHECKED_QUICKLY = (
@@ -141,9 +142,9 @@ def as_json(path: Path, problems: list[Problem], *, set_aside: int, is_quick: bo
 
 
 def _verified_shards(dataset: Dataset, workers: int, *, is_quick: bool) -> list[Problem]:
-    shards = range(len(dataset.description["shards"]))
+    shards = range(len(dataset.packed_shards))
     found: dict[int, list[Problem]] = {}
-    clips = [shard["clips"] for shard in dataset.description["shards"]]
+    clips = dataset.packed_shards.clips
     call = secrets.token_hex(8)
     _opened[dataset.path, call] = _Opened(dataset)
     task = partial(_shard_problems, dataset.path, call, is_quick)
@@ -151,7 +152,7 @@ def _verified_shards(dataset: Dataset, workers: int, *, is_quick: bool) -> list[
         for shard, those in run_tasks(task, shards, units=clips, workers=workers, title="verifying", unit="clips"):
             found[shard] = those
     except WorkerDied as death:
-        at = [shard_name(number) for number in death.begun]
+        at = list(map(dataset.shard_name, death.begun))
         raise DatasetError(f"{dataset.path}: {died_text('verifying', at)}") from None
     finally:
         del _opened[dataset.path, call]
@@ -164,11 +165,12 @@ def _blocking(text: str) -> Problem:
 
 def _broken_shards(path: Path) -> Iterator[Problem]:
     """Shards that are missing or of another size than they were packed with, where no index can be read."""
-    for number, shard in enumerate(read_any_description(path)["shards"]):
-        file = path / shard_name(number)
-        text = _damage(file.stat().st_size if file.is_file() else None, shard["size_bytes"])
+    shards = Shards(read_any_description(path))
+    for place, packed in zip(shards.places, shards.size_bytes, strict=True):
+        file = path / place
+        text = _damage(file.stat().st_size if file.is_file() else None, packed)
         if text:
-            yield Problem(None, None, file.name, text)
+            yield Problem(None, None, place, text)
 
 
 def _damage(size: int | None, packed: int) -> str:
@@ -186,7 +188,8 @@ def _problems_beside(dataset: Dataset) -> Iterator[str]:
     if twice is not None:
         yield f"two clips of the index have the key {twice}"
     try:
-        lines = (dataset.path / REJECTS_FILE).read_text(encoding="utf-8").splitlines()
+        # What was rejected when a view's clips were packed stays noted where its shards lie.
+        lines = [] if dataset.is_view else (dataset.path / REJECTS_FILE).read_text(encoding="utf-8").splitlines()
         rejects = dict(sorted(Counter(str(json.loads(line)["reason"]) for line in lines).items()))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         yield f"{REJECTS_FILE} cannot be read: {error}"
@@ -233,17 +236,16 @@ def _shard_problems(path: Path, call: str, is_quick: bool, shard: int, beat: Bea
     if (path, call) not in _opened:
         _opened[path, call] = _Opened(Dataset(path, shards_may_be_damaged=True))
     opened = _opened[path, call]
-    dataset, name = opened.dataset, shard_name(shard)
-    size = dataset.shard_size(shard)
-    packed = dataset.description["shards"][shard]
-    damage = _damage(size, packed["size_bytes"])
+    dataset, name = opened.dataset, opened.dataset.shard_name(shard)
+    size, packed = dataset.shard_size(shard), dataset.packed_shards
+    damage = _damage(size, packed.size_bytes[shard])
     clips = opened.clips_of(shard)
     if not size:  # missing, or nothing of it is left: one line, not one for each of its clips
         return [Problem(None, None, name, f"{damage} ({len(clips)} clips are gone with it)")] if damage else []
     problems = [Problem(None, None, name, damage)] if damage else []
-    tar = path / name
+    tar = dataset.shard_path(shard)
     try:
-        if not damage and not is_quick and sha256_of(tar) != packed["sha256"]:
+        if not damage and not is_quick and sha256_of(tar) != packed.sha256[shard]:
             problems.append(Problem(None, None, name, "its SHA-256 is not the one it was packed with"))
         members, end = members_of(tar)
     except OSError as error:
@@ -265,19 +267,31 @@ def _shard_problems(path: Path, call: str, is_quick: bool, shard: int, beat: Bea
             texts = [*_place_problems(dataset, clip_id, members)]
             texts += [] if is_quick else _byte_problems(dataset, clip_id, members)
         problems += [Problem(clip_id, key, name, text) for text in texts]
-    for stray in sorted(set(members) - expected):
+    # A shard of a view may hold clips that are not in it.
+    for stray in [] if dataset.is_view else sorted(set(members) - expected):
         problems.append(Problem(None, None, name, f"holds {stray}, which the index does not list"))
-    text = _dali_index_problem(tar.with_suffix(".idx"), lines, is_shard_damaged=bool(damage))
+    text = _dali_index_problem(
+        tar.with_suffix(".idx"), lines, is_shard_damaged=bool(damage), lists_others=dataset.is_view
+    )
     return [*problems, Problem(None, None, name, text)] if text else problems
 
 
-def _dali_index_problem(index: Path, lines: list[str], *, is_shard_damaged: bool) -> str:
-    """What is wrong with a shard's DALI index; of a damaged shard only whether it is there."""
+def _dali_index_problem(index: Path, lines: list[str], *, is_shard_damaged: bool, lists_others: bool) -> str:
+    """What is wrong with a shard's DALI index; of a damaged shard only whether it is there.
+
+    lines: that it should have. lists_others: it may have more, of clips that a view does not have.
+    """
     try:
         found = index.read_bytes()
     except OSError:
         return f"its DALI index {index.name} is missing"
-    if not is_shard_damaged and found != "".join(f"{line}\n" for line in lines).encode():
+    if is_shard_damaged:
+        return ""
+    whole = "".join(f"{line}\n" for line in lines).encode()
+    is_as_expected = (
+        {line.encode() for line in lines[1:]} <= set(found.splitlines()) if lists_others else found == whole
+    )
+    if not is_as_expected:
         return f"its DALI index {index.name} does not list what it holds"
     return ""
 
@@ -306,7 +320,7 @@ def _place_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[
 def _byte_problems(dataset: Dataset, clip_id: int, members: Mapping[str, tuple[int, int]]) -> Iterator[str]:
     """What is wrong with what a clip's members hold, and whether they decode."""
     _, _, *frames = _suffixes(dataset, clip_id)
-    yield from _json_problems(dataset, clip_id, members.get(f"{dataset.key(clip_id)}.json"))
+    yield from json_problems(dataset, clip_id, members.get(f"{dataset.key(clip_id)}.json"))
     yield from _audio_problems(dataset, clip_id)
     for number, suffix in enumerate(frames):
         yield from _frame_problems(dataset, clip_id, number, suffix)
@@ -325,11 +339,12 @@ def _end_of(dataset: Dataset, clip_id: int) -> int:
     return max([int(dataset.audio_offsets[clip_id]) + int(dataset.audio_sizes[clip_id]), *ends])
 
 
-def _json_problems(dataset: Dataset, clip_id: int, place: tuple[int, int] | None) -> Iterator[str]:
+def json_problems(dataset: Dataset, clip_id: int, place: tuple[int, int] | None) -> Iterator[str]:
+    """Where a clip's json, at this offset and of this size in its shard, does not say what the index does."""
     if place is None:
         return
     try:
-        with (dataset.path / shard_name(int(dataset.shards[clip_id]))).open("rb") as file:
+        with dataset.shard_path(int(dataset.shards[clip_id])).open("rb") as file:
             file.seek(place[0])
             found = json.loads(file.read(max(0, place[1])))
         told = {name: found[name] for name in _TOLD}
@@ -346,6 +361,8 @@ def _json_problems(dataset: Dataset, clip_id: int, place: tuple[int, int] | None
         "sample_rate_hz": int(dataset.sample_rates[clip_id]),
         **{name: dataset.value(name, clip_id) for name in ("source", "start_seconds", *_TOLD_OF_PLANTED)},
     }
+    if dataset.is_view:  # whose rule may give a clip another class and split
+        del listed["label"], listed["split"]
     for name, value in listed.items():
         if value is not _NO_NAME and told[name] != value:
             yield f"its json has {name} {told[name]!r}, the index {value!r}"
@@ -403,14 +420,14 @@ def _asides(dataset: Dataset, problems: list[Problem]) -> Iterator[Aside]:
     for problem in problems:
         if problem.clip_id is not None:
             reasons.setdefault(problem.clip_id, problem)
-    shards = dataset.description["shards"]
+    shards = dataset.packed_shards
     sizes = [dataset.shard_size(number) for number in range(len(shards))]
     gone = [number for number, size in enumerate(sizes) if not size]
     for clip_id in np.flatnonzero(np.isin(dataset.shards, gone)).tolist():
-        key, shard = dataset.key(clip_id), shard_name(int(dataset.shards[clip_id]))
+        key, shard = dataset.key(clip_id), dataset.shard_name(int(dataset.shards[clip_id]))
         reasons.setdefault(clip_id, Problem(clip_id, key, shard, "its shard is gone"))
     for clip_id, problem in sorted(reasons.items()):
         yield Aside(problem.text, clip_id=clip_id, key=problem.key)
-    for number, (size, packed) in enumerate(zip(sizes, shards, strict=True)):
-        if text := _damage(size, packed["size_bytes"]):
-            yield Aside(text, shard=shard_name(number), size_bytes=size)
+    for name, size, packed in zip(shards.places, sizes, shards.size_bytes, strict=True):
+        if text := _damage(size, packed):
+            yield Aside(text, shard=name, size_bytes=size)

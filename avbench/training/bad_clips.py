@@ -15,6 +15,7 @@ from avbench.loading.reading import is_whole_again
 from avbench.quarantine import QUARANTINE_FILE, Aside, write_quarantine
 from avbench.training.config import DEFAULT_BAD_CLIPS_LIMIT
 from avbench.training.journal import Journal
+from avbench.wording import first_of
 
 _LEAST_LIMIT, _CLIPS_A_BAD_ONE = 10, 1000
 _MOST_NAMED = 10
@@ -109,12 +110,11 @@ class BadClips:
     def text(self) -> str:
         """Which were found, and what can be done, for whoever reads why training has stopped."""
         left = [clip for clip in self.reasons if clip not in self._whole_again]
-        named = [f"{self._dataset.key(clip)} ({self.reasons[clip]})" for clip in left[:_MOST_NAMED]]
-        more = [f"and {len(left) - _MOST_NAMED} more"] if len(left) > _MOST_NAMED else []
+        named = [f"{self._dataset.key(clip)} ({self.reasons[clip]})" for clip in left]
         dataset, note = (shlex.quote(str(path)) for path in (self._dataset.path, self._folder / QUARANTINE_FILE))
         return (
             f"{len(left)} clips are bad, more than the {self.limit} that --bad-clips-limit allows: "
-            f"{', '.join([*named, *more])}; {note} lists them. Mend them with `avbench verify {dataset} --repair "
+            f"{first_of(named, _MOST_NAMED)}; {note} lists them. Mend them with `avbench verify {dataset} --repair "
             f"--media VIDEOS`, or set them aside with `avbench verify {dataset} --quarantine --add {note}`, or allow "
             f"more with --bad-clips-limit"
         )

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -104,9 +105,9 @@ class Checkpoints:
     background: what writes them. keep: how many of the newest to keep, beside the newest one made at an epoch's end;
     at least one.
     identity: what a checkpoint must agree with to be gone on from (dataset, runs); one of another is refused by name of
-    what differs. clips: identifies the clips that are used, which may change between epochs (quarantine) but not within
-    one. may_publish: asked by rank 0 before a checkpoint takes its place, raises RunError where the run folder is no
-    longer ours.
+    what differs. formerly: what earlier versions noted in the place of a value, by its name. clips: identifies the
+    clips that are used, which may change between epochs (quarantine) but not within one. may_publish: asked by rank 0
+    before a checkpoint takes its place, raises RunError where the run folder is no longer ours.
     """
 
     def __init__(
@@ -117,11 +118,13 @@ class Checkpoints:
         keep: int,
         identity: dict[str, Any],
         clips: str,
+        formerly: Mapping[str, Sequence[Any]] = MappingProxyType({}),
         may_publish: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
         self.keep = keep
         self.identity = identity
+        self._formerly = formerly
         self.clips = clips
         self._may_publish = may_publish
         self._background = background
@@ -279,7 +282,7 @@ class Checkpoints:
     def _check_identity(self, path: Path) -> None:
         saved = _manifest(path)["identity"]
         for name, value in self.identity.items():
-            if saved.get(name, type(value)()) != value:
+            if saved.get(name, type(value)()) not in (value, *self._formerly.get(name, ())):
                 raise RunError(f"{path}: was saved with {name} {saved.get(name)!r}, and this run has {value!r}")
 
     def _changed_clips(self, path: Path) -> str:

@@ -63,7 +63,9 @@ class HeldFolder(RunFolder):
         """Raises RunError where this is not the dataset that the run was begun with, and says what has changed."""
         try:
             begun = json.loads(self.dataset.read_text("utf-8"))
-            is_it = (begun["index_sha256"], begun["classes"]) == (dataset.fingerprint, list(dataset.classes))
+            same_index = (begun["index_sha256"], begun["classes"]) == (dataset.index_sha256, list(dataset.classes))
+            # Runs of earlier versions have no fingerprint. Of two indexes one may be a view's, of the same content.
+            is_it = same_index or begun.get("fingerprint") == dataset.fingerprint
             is_same = (begun["name"], begun["classes"]) == (dataset.name, list(dataset.classes))
             before = f"{_described(begun)} (then at {begun.get('path')})"
         except FileNotFoundError:

@@ -140,6 +140,7 @@ class Trainer:
                 "files of own methods": {spec.name: spec.checksum for spec in training.specs if spec.checksum},
                 "share of pictures for JPEG engines": JPEG_ENGINE_SHARE,
             },
+            formerly={"dataset": (dataset.index_sha256,)},
             clips=fingerprint_of(training.clip_ids),
             may_publish=folder.check_held,
         )

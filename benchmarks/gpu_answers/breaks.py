@@ -13,7 +13,7 @@ import torch.distributed as dist
 from methods import synchronize
 from step import run_of
 
-from avbench.dataset import Dataset, checksum, shard_name
+from avbench.dataset import Dataset, checksum
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.engine.ddp import DDPEngine
 from avbench.errors import AvbenchError
@@ -92,7 +92,7 @@ def bad_clip(setting: Setting, modality: Modality) -> str:
         rows = list(range(int(dataset.frames.first[clip_id]), int(dataset.frames.first[clip_id + 1])))
         offset, size = dataset.frames.offset, dataset.frames.size
     checksums = (dataset.audio_checksums if modality == "audio" else dataset.frames.checksum).copy()
-    with (copy / shard_name(int(dataset.shards[clip_id]))).open("r+b") as file:
+    with (copy / dataset.shard_name(int(dataset.shards[clip_id]))).open("r+b") as file:
         for row in rows:
             kept = int(size[row]) // 2
             file.seek(int(offset[row]))

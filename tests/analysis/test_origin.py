@@ -105,3 +105,43 @@ def test_older_folders_are_joined_and_say_what_they_did_not_record(make):
     evaluation, rows = assessed[0], sheet(assessed)
     assert ("code", "not recorded", "tmc") in rows and ("clips of train", "not recorded", "tmc") in rows
     assert not any(fact.differs for fact in evaluation.origin)
+
+
+VIEW = {
+    "version": 2,
+    "fingerprint": "1" * 64,
+    "contents_sha256": "2" * 64,
+    "origin": [
+        {
+            "name": "kinetics400",
+            "clips": 240000,
+            "fingerprint": "3" * 64,
+            "origin": [{"name": "first", "clips": 9, "fingerprint": "4" * 64}],
+            "rule": {"drop": ["quality:frozen"]},
+        },
+        {"name": "other", "clips": 5, "fingerprint": "5" * 64},
+    ],
+    "rule": {"without_keys": {"file": "gone.txt", "sha256": "6" * 64, "named": 3, "missing": 1}},
+}
+
+
+def test_runs_on_a_view_and_on_its_written_shards_are_joined_and_say_what_it_is_of(make):
+    one = make("one", LAUNCH, first=True, **VIEW)
+    written = {**VIEW, "version": 1, "contents_sha256": "7" * 64, "index_sha256": "8" * 64}
+    assessed = assess([one, make("tmc", LAUNCH, **written)])
+    evaluation, rows = assessed[0], sheet(assessed)
+    assert ("dataset", f"pets ({'1' * 12})", "all") in rows
+    of = "kinetics400, 240000 clips, itself a view by drop quality:frozen of (first, 9 clips)"
+    assert ("view of (1 of 2)", f"{of} ({'3' * 12})", "all") in rows
+    assert ("view of (2 of 2)", f"other, 5 clips ({'5' * 12})", "all") in rows
+    assert ("rule of the view", f"without keys gone.txt (3 named, 1 missing, {'6' * 12})", "all") in rows
+    assert not any(fact.differs for fact in evaluation.origin) and not any("differ in" in n for n in evaluation.notes)
+
+
+def test_folders_are_of_one_content_by_their_fingerprints_or_by_the_index_of_an_older_one(make):
+    here = make("one", LAUNCH, first=True, fingerprint="1" * 64)
+    assess([here, make("older", LAUNCH)])  # has no fingerprint, and the same index
+    with pytest.raises(RunError, match="different datasets"):
+        assess([here, make("other", LAUNCH, fingerprint="2" * 64, index_sha256="8" * 64)])
+    with pytest.raises(RunError, match="different datasets"):
+        assess([here, make("another", LAUNCH, index_sha256="8" * 64)])

@@ -244,10 +244,13 @@ def test_the_clips_of_a_missing_shard_are_set_aside(copy: Path) -> None:
     data = gone.read_bytes()
     gone.unlink()
     with pytest.raises(DatasetError, match=r"shard-000001.tar: missing; .* --quarantine"):
-        Dataset(copy)
+        Dataset(copy).check_shards()
+    with pytest.raises(DatasetError, match=r"shard-000001.tar: missing"):  # opened without looking, found at first use
+        Dataset(copy).audio_bytes(3)
     (problem,) = verify(copy, workers=1, quarantine=True)
     assert problem.shard == gone.name and "is missing" in problem.text and "3 clips" in problem.text
     dataset = Dataset(copy)
+    dataset.check_shards()
     check_contents(dataset)
     assert dataset.quarantined.tolist() == [3, 4, 5]
     assert dataset.clip_ids("train").tolist() == [0, 1, 2, 6]
@@ -268,12 +271,13 @@ def test_of_a_cut_shard_the_clips_before_the_cut_stay(copy: Path) -> None:
         f"reaches beyond the {end} bytes that its shard has"
     ]
     dataset = Dataset(copy)
+    dataset.check_shards()
     check_contents(dataset)
     assert dataset.clip_ids("train").tolist() == [0, 3, 4, 5, 6]
     with cut.open("r+b") as file:
         file.truncate(end - 1)  # cut again: not what was looked at
     with pytest.raises(DatasetError, match="truncated"):
-        Dataset(copy)
+        Dataset(copy).check_shards()
 
 
 def test_a_shard_of_no_bytes_is_a_missing_one(copy: Path) -> None:

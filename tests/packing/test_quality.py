@@ -13,7 +13,10 @@ import simplejpeg
 from avbench.cli import main
 from avbench.dataset import Dataset
 from avbench.packing.media import ClipMedia
-from avbench.packing.quality import is_frozen, quality_line, quality_of
+from avbench.packing.pictures import frozen_seconds
+from avbench.packing.quality import SECONDS as COLUMNS
+from avbench.packing.quality import is_frozen, quality_line, quality_of, silence_seconds
+from avbench.packing.sound import lost_samples
 from avbench.packing.verify import verify
 from tests.packing.make_video import HEIGHT, WIDTH, click_track, make_video, numbered_frame
 
@@ -165,6 +168,85 @@ def test_the_loudest_sample_may_be_the_most_negative():
     wave = np.zeros(RATE, np.int16)
     wave[7] = -32768
     clip = ClipMedia(wave, jpegs(grey(1)), WIDTH, HEIGHT, 1.0, 0.0, 1.0)
-    assert quality_of(clip)["peak_dbfs"] == 0.0
+    assert quality_of(clip, sample_rate_hz=RATE)["peak_dbfs"] == 0.0
     clip = ClipMedia(np.zeros(0, np.int16), jpegs(grey(1)), WIDTH, HEIGHT, 1.0, None, 1.0)
-    assert quality_of(clip)["silent"]
+    assert quality_of(clip, sample_rate_hz=RATE)["silent"]
+
+
+def seconds_by_key(packed):
+    rows = pq.read_table(packed / "quality.parquet").to_pylist()
+    return {row["key"].partition("%2F")[2].replace("%20", " "): {name: row[name] for name in COLUMNS} for row in rows}
+
+
+def test_silent_and_frozen_seconds_are_those_of_the_clip(packed):
+    found = seconds_by_key(packed)
+    for name, (_, flags) in CLIPS.items():
+        assert found[name]["silence_seconds"] == pytest.approx(SECONDS if "silent" in flags else 0, abs=0.01), name
+        assert found[name]["frozen_seconds"] == (SECONDS if "frozen" in flags else 0), name
+        assert found[name]["lost_seconds"] == 0 and found[name]["sound_past_video_seconds"] == 0, name
+
+
+def pack_one(folder, name="clip.mkv", **video):
+    make_video(folder / "media" / "one" / name, **{"fps": 10, **video})
+    make_video(folder / "media" / "two" / "other.mkv", seconds=1.2, fps=10)
+    none = ("--val-fraction", "0", "--test-fraction", "0", "--workers", "1")
+    main(["pack", "folder", "--media", str(folder / "media"), "--out", str(folder / "out"), *none])
+    return seconds_by_key(folder / "out")[name.rpartition(".")[0]]
+
+
+def test_a_pause_and_an_early_end_of_the_sound_are_silence(tmp_path):
+    sound = tone(0.5, seconds=4.0)
+    sound[:, RATE : round(2.35 * RATE)] = 0
+    found = pack_one(tmp_path, seconds=6.0, sound=sound, audio_codec="pcm_s16le")
+    assert found["silence_seconds"] == pytest.approx(1.3 + 2.0, abs=0.06)
+    assert found["frozen_seconds"] == found["lost_seconds"] == 0
+
+
+def test_a_still_picture_with_sound_counts_while_it_stands(tmp_path):
+    moving = lambda number: numbered_frame(number % 256) if number >= 40 else grey(90)  # noqa: E731
+    found = pack_one(tmp_path, seconds=7.0, picture=moving)
+    assert found["frozen_seconds"] == 4.0
+
+
+def test_sound_that_lasts_longer_than_the_pictures_is_measured(tmp_path):
+    found = pack_one(tmp_path, seconds=2.0, sound=tone(0.5, seconds=5.0), audio_codec="pcm_s16le")
+    assert found["sound_past_video_seconds"] == pytest.approx(3.0, abs=0.06)
+
+
+def test_sound_that_is_missing_in_the_middle_is_lost(tmp_path):
+    def edit(packet):
+        is_in_hole = (
+            packet.stream.type == "audio" and packet.pts is not None and 1 <= packet.pts * packet.time_base < 1.3
+        )
+        return None if is_in_hole else packet
+
+    found = pack_one(tmp_path, seconds=3.0, sound=tone(0.5), audio_codec="pcm_s16le", edit=edit)
+    assert found["lost_seconds"] == pytest.approx(0.3, abs=0.03)
+    assert found["silence_seconds"] == pytest.approx(0.3, abs=0.11)
+
+
+def test_silence_is_counted_in_tenths_and_a_rest():
+    wave = np.full(1050, 1000, np.int16)  # 10.5 blocks of 100 samples
+    wave[200:400] = 32  # below 32.8
+    wave[500:550] = 0  # half a block
+    wave[1000:] = -32
+    assert silence_seconds(wave, 1000) == pytest.approx(0.25)
+    assert silence_seconds(np.full(300, -32768, np.int16), 1000) == 0
+    assert silence_seconds(np.zeros(0, np.int16), 1000) == 0
+
+
+def test_frozen_seconds_are_those_of_runs_of_two_or_more():
+    a, b, c = grey(90), grey(92), grey(94)
+    assert frozen_seconds([a, b, c]) == 0
+    assert frozen_seconds([a, a, b, c, c, c]) == 5
+    assert frozen_seconds([a]) == frozen_seconds([]) == 0
+    # Each differs by 1 from the one before, so the third no longer shows what the first did.
+    assert frozen_seconds([grey(90), grey(91), grey(92)]) == 2
+
+
+def test_what_comes_before_the_first_sound_or_after_the_clip_is_not_lost():
+    assert lost_samples([100, 200, 350], [100, 100, 50], 400) == 50
+    assert lost_samples([-200, 50], [100, 100], 150) == 50  # a gap over the clip's start
+    assert lost_samples([0, 500], [100, 100], 300) == 200
+    assert lost_samples([0, 50, 250], [200, 20, 50], 300) == 50  # one piece within another
+    assert lost_samples([], [], 0) == 0

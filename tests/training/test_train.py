@@ -108,7 +108,8 @@ def test_a_run_folder_holds_all_that_the_design_names(trained: Path, dataset: Pa
     assert not (trained / "lock.json").exists()
     confidence = read_table(trained / "confidence.parquet", CONFIDENCE_SCHEMA)
     assert confidence["audio_epochs"].to_pylist() == [3] * 38
-    assert json.loads((trained / "dataset.json").read_text())["index_sha256"] == Dataset(dataset).fingerprint
+    told, trained_on = json.loads((trained / "dataset.json").read_text()), Dataset(dataset)
+    assert (told["index_sha256"], told["fingerprint"]) == (trained_on.index_sha256, trained_on.fingerprint)
     for run in RUNS:
         for split, clips in (("val", 9), ("test", 9)):
             table = read_table(trained / f"predictions/{run}-seed0-{split}.parquet", predictions_schema(3))

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from avbench.wording import first_of
+
 Verdict = Literal["each once", "not recorded", "wrong"]
 
 # Clips, and problems of one run, that a sentence names.
@@ -90,10 +92,8 @@ class Audit:
 
     def _left_out(self) -> Iterator[str]:
         for training, keys in self.left_out.items():
-            more = f" and {len(keys) - _MOST_NAMED:,} more" if len(keys) > _MOST_NAMED else ""
             yield (
-                f"Left out of {training}, of any split, for bad bytes ({len(keys):,}): "
-                f"{', '.join(keys[:_MOST_NAMED])}{more}."
+                f"Left out of {training}, of any split, for bad bytes ({len(keys):,}): {first_of(keys, _MOST_NAMED)}."
             )
 
 

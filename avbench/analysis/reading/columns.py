@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from avbench.analysis.measures.discrepancy import Floats
 from avbench.errors import RunError
+from avbench.wording import counted
 
 Keys = NDArray[np.object_]
 
@@ -20,11 +21,6 @@ def shown(value: object) -> str:
     """A value of a file for a message: quoted, no unprintable letter, 60 letters or fewer."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
-
-
-def counted(count: int, noun: str) -> str:
-    """A number of things for a message, with its noun: "1 clip", "2 clips"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def listed_names(names: Sequence[str]) -> str:

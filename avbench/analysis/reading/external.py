@@ -66,8 +66,9 @@ class _Given:
 
     keys and class labels (N,) as they stand, and per modality and seed the confidences (N,). elsewhere: keys of its
     other splits. says_split: whether it has a column of that name. dataset, classes: a name, and the classes' names in
-    the order of their numbers, None where nothing lists them; every_label: the labels of all splits. index: checksum of
-    the dataset's index; "" where nothing says it. own: whether it is a run folder's, whose labels are class numbers.
+    the order of their numbers, None where nothing lists them; every_label: the labels of all splits. content: the
+    dataset's index_sha256 and fingerprint, where something says them. own: whether it is a run folder's, whose labels
+    are class numbers.
     """
 
     path: Path
@@ -79,7 +80,7 @@ class _Given:
     dataset: str
     classes: tuple[str, ...] | None
     every_label: frozenset[object]
-    index: str
+    content: Mapping[str, str]
     own: bool
 
 
@@ -143,7 +144,7 @@ def _read_confidence(path: Path, *, split: str) -> _Given:
     for modality, name in names.items():
         if not by_seed[modality]:
             raise RunError(f"{path}: column {name!r} is empty")
-    dataset, classes, index = _description(path) if own else (path.stem, None, "")
+    dataset, classes, content = _description(path) if own else (path.stem, None, {})
     return _Given(
         path=path,
         keys=keys,
@@ -154,7 +155,7 @@ def _read_confidence(path: Path, *, split: str) -> _Given:
         dataset=dataset,
         classes=classes,
         every_label=frozenset(everything.column("label").unique().to_pylist()),
-        index=index,
+        content=content,
         own=own,
     )
 
@@ -169,13 +170,14 @@ def _of_split(table: pa.Table, split: str, path: Path) -> pa.Table:
     return table
 
 
-def _description(path: Path) -> tuple[str, tuple[str, ...] | None, str]:
-    """Name, classes and index of the dataset that a run's own confidence table is of, where it lies in its folder."""
+def _description(path: Path) -> tuple[str, tuple[str, ...] | None, Mapping[str, str]]:
+    """Name, classes and digests of the dataset that a run's own confidence table is of, where it lies in its folder."""
     try:
-        content = json.loads(RunFolder(path.parent).dataset.read_text(encoding="utf-8"))
-        return str(content["name"]), tuple(map(str, content["classes"])), str(content["index_sha256"])
+        told = json.loads(RunFolder(path.parent).dataset.read_text(encoding="utf-8"))
+        digests = {name: str(told[name]) for name in ("index_sha256", "fingerprint") if name in told}
+        return str(told["name"]), tuple(map(str, told["classes"])), {"index_sha256": "", **digests}
     except (OSError, ValueError, KeyError, TypeError):
-        return path.stem, None, ""  # taken out of its folder; numbers do then
+        return path.stem, None, {}  # taken out of its folder; numbers do then
 
 
 def _confidences(part: pa.Table, name: str, keys: Keys, path: Path, *, split: str) -> Floats:
@@ -255,7 +257,7 @@ def _cut_by(results: Results, given: _Given, splits: Mapping[str, str], known: K
         confidence={name: average_over_seeds(seeds) for name, seeds in by_seed.items()},
         confidence_by_seed=by_seed,
         confidence_source=str(given.path),
-        confidence_index=given.index,
+        confidence_content=given.content,
     )
 
 

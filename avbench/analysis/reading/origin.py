@@ -13,6 +13,7 @@ from typing import Any
 
 from avbench.analysis.measures.origin import NOT_RECORDED, Fact, with_changes, with_differences
 from avbench.analysis.reading.results import ReadFolder
+from avbench.description import VIEW_VERSION
 from avbench.errors import RunError
 from avbench.vocabulary import SPLITS
 
@@ -27,7 +28,7 @@ def check_same_data(folders: Sequence[ReadFolder]) -> None:
     first = folders[0]
     for other in folders[1:]:
         one, two = first.dataset, other.dataset
-        if one["index_sha256"] != two["index_sha256"]:
+        if not is_one_content(one, two):
             raise RunError(
                 f"{first.path} and {other.path} were trained on different datasets "
                 f"({one['name']} {one['index_sha256'][:8]}, {two['name']} {two['index_sha256'][:8]}); "
@@ -45,6 +46,14 @@ def check_same_data(folders: Sequence[ReadFolder]) -> None:
                     f"{first.path} and {other.path} were trained on different datasets: {name} is "
                     f"{_brief(one.get(name))} and {_brief(two.get(name))}; evaluate them apart"
                 )
+
+
+def is_one_content(one: Mapping[str, Any], two: Mapping[str, Any]) -> bool:
+    """Whether two descriptions are of the same clips: by their fingerprints, or where an older one has none by the
+    index's checksum. A view and the shards that it was written out to have one fingerprint and two indexes.
+    """
+    same_content = "fingerprint" in one and one.get("fingerprint") == two.get("fingerprint")
+    return same_content or one["index_sha256"] == two["index_sha256"]
 
 
 def check_same_view(folders: Sequence[ReadFolder]) -> None:
@@ -114,6 +123,41 @@ def _facts(folder: ReadFolder, name: str) -> Iterator[Fact]:
             yield Fact(name, number, len(launches), what, value or NOT_RECORDED, digest)
 
 
+def _of_view(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Of a view, or of what it was written out to: which datasets its clips are from, and by which rule."""
+    said = dataset.get("origin")
+    origins = [origin for origin in said if isinstance(origin, Mapping)] if isinstance(said, list) else []
+    for number, origin in enumerate(origins, start=1):
+        which = f" ({number} of {len(origins)})" if len(origins) > 1 else ""
+        yield f"view of{which}", _brief_origin(origin), str(origin.get("fingerprint") or "")
+    if isinstance(dataset.get("rule"), Mapping):
+        yield "rule of the view", _brief_rule(dataset["rule"]), ""
+
+
+def _brief_origin(origin: Mapping[str, Any]) -> str:
+    """A dataset that clips are from, on one line; of a view also its own origin and rule."""
+    text = f"{origin.get('name')}, {origin.get('clips')} clips"
+    if isinstance(origin.get("rule"), Mapping):
+        text += f", itself a view by {_brief_rule(origin['rule'])}"
+    deeper = [_brief_origin(each) for each in origin.get("origin") or () if isinstance(each, Mapping)]
+    return f"{text} of ({'; '.join(deeper)})" if deeper else text
+
+
+def _brief_rule(rule: Mapping[str, Any]) -> str:
+    """A view's rule on one line: its files with their counts, and in brackets the start of their SHA-256."""
+    words = []
+    for name, told in rule.items():
+        if not isinstance(told, Mapping):
+            words.append(f"{name.replace('_', ' ')} {' '.join(map(str, told)) if isinstance(told, list) else told}")
+            continue
+        counts = [f"{value} {what}" for what, value in told.items() if type(value) is int]
+        counts += [f"{len(value)} {what.replace('_', ' ')}" for what, value in told.items() if isinstance(value, list)]
+        words.append(
+            f"{name.replace('_', ' ')} {told.get('file')} ({', '.join([*counts, str(told.get('sha256'))[:_SHORT]])})"
+        )
+    return "; ".join(words) or "every clip"
+
+
 def _launches(folder: ReadFolder) -> list[Mapping[str, Any]]:
     """Of environment.json, at least one, which says nothing where none is there."""
     said = folder.environment.get("launches") if isinstance(folder.environment, Mapping) else None
@@ -126,9 +170,12 @@ def _launches(folder: ReadFolder) -> list[Mapping[str, Any]]:
 def _told(folder: ReadFolder, launch: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """What, in words, and its digest, in the order of the page."""
     dataset = folder.dataset
-    yield "dataset", str(dataset["name"]), str(dataset["index_sha256"])
+    yield "dataset", str(dataset["name"]), str(dataset.get("fingerprint") or dataset["index_sha256"])
+    yield from _of_view(dataset)
     contents = str(dataset.get("contents_sha256", ""))
-    yield "description", folder.files.dataset.name if contents else "", contents
+    # Of a view it says where shards lie, so it differs from that of its written-out shards, whose clips are the same.
+    what = "description" if dataset.get("version") != VIEW_VERSION else "description of the view"
+    yield what, folder.files.dataset.name if contents else "", contents
     yield "classes", f"{len(dataset['classes']):,}, names in order", classes_digest(dataset["classes"])
     clips = _clips(launch)
     for split in SPLITS:

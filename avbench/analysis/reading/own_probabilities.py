@@ -16,11 +16,12 @@ import pyarrow.compute as pc
 from avbench.analysis.measures.accuracy import Labels
 from avbench.analysis.measures.class_scores import Values
 from avbench.analysis.reading.class_labels import are_numbers, composed, stand_in_order
-from avbench.analysis.reading.columns import Keys, counted, numbers_of, shown
+from avbench.analysis.reading.columns import Keys, numbers_of, shown
 from avbench.analysis.reading.own_files import _LISTS, _NARROW, TEXT, OwnFile
 from avbench.errors import RunError
 from avbench.records import LOG_PROBABILITIES
 from avbench.vocabulary import MODALITIES
+from avbench.wording import counted
 
 # More than any dataset has.
 _MOST_CLASSES = 100_000

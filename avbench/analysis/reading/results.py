@@ -78,7 +78,7 @@ class Results:
     diagnostics: per (run, seed) what its method logged while training: per group a curve a name, as (epochs, values),
         two arrays (M,); epochs are fractions, 1.5 is the middle of the second epoch; values are finite.
     confidence_source: the file of somebody's own that the confidences are from; "" for the run folders.
-    confidence_index: checksum of the index of the dataset that this file is of; "" where nothing says so.
+    confidence_content: index_sha256 and fingerprint of the dataset that this file is of; empty where nothing says so.
     rejects: why how many clips were rejected while packing. events: per run folder, what the training had to tell.
     """
 
@@ -99,7 +99,7 @@ class Results:
     diagnostics: Mapping[tuple[str, int], Diagnostics] = field(default_factory=dict)
     rejects: Mapping[str, int] = field(default_factory=dict)
     confidence_source: str = ""
-    confidence_index: str = ""
+    confidence_content: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def keys(self) -> NDArray[np.object_]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import av
@@ -18,6 +19,8 @@ from av.stream import Disposition
 
 from avbench.dataset import DESCRIPTION_FILE
 from avbench.errors import RecipeError
+from avbench.packing import archives
+from avbench.packing.archives import Archive, archive_of
 from avbench.packing.clips import Clip, encoded_key
 from avbench.packing.media import Reject, seconds_of
 from avbench.packing.recipes.base import Found
@@ -92,6 +95,8 @@ class Walked:
 
     videos: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    archives: list[str] = field(default_factory=list)  # whose members are yet to be added
+    inside: dict[str, Path] = field(default_factory=dict)  # of each video in an archive, its path (see archives)
     links: dict[str, str] = field(default_factory=dict)  # real path of each linked folder that was followed: its name
 
     def by_stem(self) -> dict[str, list[str]]:
@@ -100,6 +105,47 @@ class Walked:
         for name in self.videos:
             found[stem_of(name)].append(name)
         return found
+
+    def path(self, folder: Path, name: str) -> Path:
+        """Where a video lies. folder: the one that was walked."""
+        return self.inside.get(name) or folder / name
+
+    def add_archives(self, folder: Path) -> None:
+        """Add the members of all archives, called as if each had been unpacked in the folder in which it lies.
+
+        An archive without a video is a file like any other. Raises RecipeError where two archives hold one video.
+        """
+        unpacked = set(self.videos)
+        for archive in self.archives:
+            try:
+                found = archive_of(folder / archive)
+            except OSError:
+                self.left_out["damaged archive"].append(archive)
+                continue
+            if found.damage:
+                self.left_out["damaged archive"].append(archive)
+            if any(suffix_of(name) in VIDEO_SUFFIXES for name in found.members):
+                self._add_members(folder, archive, found, unpacked)
+            elif not found.damage:
+                self.left_out["suffix"].append(archive)
+        self.archives.clear()
+        self.videos.sort()
+
+    def _add_members(self, folder: Path, archive: str, found: Archive, unpacked: Set[str]) -> None:
+        self.left_out["odd member"] += (f"{archive}/{name}" for name in found.odd)
+        for member, place in found.members.items():
+            name = posixpath.join(posixpath.dirname(archive), member)
+            why = _why_by_name(name) or ("compressed member" if place.start is None else "")
+            if why:
+                self.left_out[why].append(name)
+            elif name in unpacked:
+                self.left_out["unpacked"].append(f"{archive}/{member}")
+            elif name in self.inside:
+                other = self.inside[name].as_posix().removesuffix(f"/{member}")
+                raise RecipeError(f"{folder / archive}: holds {member}, as does {other}; remove one, or unpack them")
+            else:
+                self.videos.append(name)
+                self.inside[name] = folder / archive / member
 
 
 def walk(folder: Path, *, within: Path | None = None) -> Walked:
@@ -131,7 +177,7 @@ def walk(folder: Path, *, within: Path | None = None) -> Walked:
             continue
         taken.add(real)
         pending += reversed(_sort_entries(folder, name, real, walked, links))
-    walked.videos.sort()
+    walked.add_archives(folder)
     return walked
 
 
@@ -153,20 +199,34 @@ def _sort_entries(folder: Path, name: str, real: str, walked: Walked, links: lis
                 folders.append((inner, os.path.join(real, entry.name)))  # noqa: PTH118  a million of them
         else:
             why = _why_no_video(entry)
-            (walked.left_out[why] if why else walked.videos).append(inner)
+            if why == "suffix" and suffix_of(entry.name) in archives.SUFFIXES and entry.is_file():
+                walked.archives.append(inner)
+            else:
+                (walked.left_out[why] if why else walked.videos).append(inner)
     return folders
 
 
 def _why_no_video(entry: os.DirEntry[str]) -> str:
-    is_video = suffix_of(entry.name) in VIDEO_SUFFIXES
-    if any("\ud800" <= letter <= "\udfff" for letter in entry.path):
-        return "not UTF-8"
-    if entry.name.startswith("."):
-        return "hidden" if is_video else "ignored"  # .DS_Store and the like were not given by anybody
-    if not is_video:
-        return "dead link" if entry.is_symlink() and not os.path.exists(entry.path) else "suffix"  # noqa: PTH110
+    why = _why_by_name(entry.path)
+    if why in ("suffix", "compressed") and entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110
+        return "dead link"
+    if why:
+        return why
     # A link that leads nowhere stays, to be rejected with its reason.
     return "" if entry.is_file() or entry.is_symlink() else "special"
+
+
+def _why_by_name(path: str) -> str:
+    """Why a file of this name is no video; empty where it may be one."""
+    name = posixpath.basename(path)
+    is_video = suffix_of(name) in VIDEO_SUFFIXES
+    if any("\ud800" <= letter <= "\udfff" for letter in path):
+        return "not UTF-8"
+    if name.startswith("."):
+        return "hidden" if is_video else "ignored"  # .DS_Store and the like were not given by anybody
+    if not is_video:
+        return "compressed" if name.lower().endswith(archives.COMPRESSED) else "suffix"
+    return ""
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -180,19 +240,19 @@ def _parents(path: str) -> list[str]:
     return [str(parent) for parent in Path(path).parents]
 
 
-def with_pictures(folder: Path, names: Sequence[str]) -> list[str]:
+def with_pictures(path_of: Callable[[str], Path], names: Sequence[str]) -> list[str]:
     """Those of several files that hold moving pictures, or that cannot be opened, so that nobody knows.
 
-    Where none does, the first, so that it is rejected with its reason.
+    path_of: where a name lies. Where none does, the first, so that it is rejected with its reason.
     """
-    kept = [name for name in names if _competes(folder / name)]
+    kept = [name for name in names if _competes(path_of(name))]
     return kept or list(names[:1])
 
 
 def _competes(path: Path) -> bool:
     """Whether a file, by its header, may be a video; a cover picture makes it none."""
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(archives.url_of(path), metadata_errors="replace") as container:
             return any(Disposition.attached_pic not in stream.disposition for stream in container.streams.video)
     except (OSError, av.FFmpegError):
         return True
@@ -208,8 +268,9 @@ def class_folders(media: Path, labels: str) -> Found:
     top = Walked()
     links = list[str]()
     real = os.path.realpath(media)
-    folders = [name for name, _ in _sort_entries(media, "", real, top, links)] + links
-    for name in sorted(folders):
+    folders = {name for name, _ in _sort_entries(media, "", real, top, links)} | {*links}
+    in_archives = _by_folder(top, media)
+    for name in sorted(folders | in_archives.keys()):
         if _is_dataset(media / name):  # packed into the folder of its own videos
             continue
         if name.startswith("."):
@@ -217,7 +278,7 @@ def class_folders(media: Path, labels: str) -> Found:
         elif any("\ud800" <= letter <= "\udfff" for letter in name):
             tally.add("not UTF-8", [name])
         else:
-            clips += _clips_of_class(media, name, tally)
+            clips += _clips_of_class(media, name, tally, in_archives.get(name, {}))
     tally.add("no class", top.videos)
     _count(tally, top)
     if not clips:
@@ -234,21 +295,42 @@ def _is_dataset(folder: Path) -> bool:
     return any(os.path.exists(folder / name) for name in (DESCRIPTION_FILE, WORK_FOLDER))  # noqa: PTH110
 
 
-def _clips_of_class(media: Path, label: str, tally: Tally) -> list[Clip]:
+def _by_folder(top: Walked, media: Path) -> dict[str, dict[str, Path]]:
+    """The videos of the archives beside the class folders, by the folder that they would lie in; by name their paths.
+
+    Those that would lie in none stay among the videos of `top`.
+    """
+    top.add_archives(media)
+    found: dict[str, dict[str, Path]] = defaultdict(dict)
+    for name, path in top.inside.items():
+        folder, _, inner = name.partition("/")
+        if inner:
+            found[folder][inner] = path
+    top.videos = [name for name in top.videos if "/" not in name]
+    return found
+
+
+def _clips_of_class(media: Path, label: str, tally: Tally, in_archives: Mapping[str, Path]) -> list[Clip]:
+    """The clips of a class folder. in_archives: those of archives beside it, by their names in the folder."""
     folder = media / label
     real = os.path.realpath(media)
     if os.path.realpath(folder) in (real, *_parents(real)):
         tally.add("link", [label])
         return []
-    walked = walk(folder, within=media)
+    walked = walk(folder, within=media) if os.path.lexists(folder) else Walked()
+    tally.add("unpacked", (name for name in in_archives if name in walked.videos), within=f"{label}/")
+    fresh = {name: path for name, path in in_archives.items() if name not in walked.videos}
+    walked.videos = sorted([*walked.videos, *fresh])
+    walked.inside |= fresh
     clips = []
+    path_of = partial(walked.path, folder)
     for stem, names in walked.by_stem().items():
-        kept = with_pictures(folder, names) if len(names) > 1 else names
+        kept = with_pictures(path_of, names) if len(names) > 1 else names
         if len(kept) > 1:
             raise RecipeError(f"{folder}: {' and '.join(kept)} have the same name; remove or rename one")
         tally.add("no pictures", (name for name in names if name not in kept), within=f"{label}/")
         source = f"{label}/{stem}"
-        clips.append(Clip(encoded_key(source), label, None, folder / kept[0], source))
+        clips.append(Clip(encoded_key(source), label, None, path_of(kept[0]), source))
     _count(tally, walked, within=f"{label}/")
     if not clips and "" not in walked.left_out["unreadable"]:
         tally.add("empty class", [label])

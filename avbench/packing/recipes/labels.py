@@ -33,7 +33,7 @@ def listed(media: Path, labels: str) -> Found:
         if match.stem in clashing and not match.is_exact:
             found = []  # with its sister listed, a.mp4 means a.mp4 and not a.mkv
         if len(found) > 1:
-            found = with_pictures(media, found)
+            found = with_pictures(files.path, found)
         if len(found) > 1:
             names = " and ".join(sorted(map(posixpath.basename, found)))
             raise RecipeError(
@@ -55,7 +55,7 @@ def listed(media: Path, labels: str) -> Found:
                 key=encoded_key(name),
                 label=row["label"],
                 split=row["split"] or None,
-                path=media / (file or match.stem),
+                path=files.path(file) if file else media / match.stem,
                 source=source,
                 start_seconds=start,
                 seconds=seconds,
@@ -65,10 +65,9 @@ def listed(media: Path, labels: str) -> Found:
                 name=name if name != source else "",
             )
         )
-    there = {file for file, _ in line_of}
+    files.check_compressed(clips)
     tally = Tally()
-    tally.add("unreadable", files.unreadable)
-    tally.add("not listed", (name for name in files.videos if name not in there))
+    files.tally(tally, {clip.path for clip in clips})
     return Found(tuple(clips), tally.entries())
 
 

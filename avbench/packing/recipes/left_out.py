@@ -25,6 +25,23 @@ REASONS = {
     "not UTF-8": ("name is not UTF-8; rename it", "names are not UTF-8; rename them"),
     "dead link": ("link leads nowhere", "links lead nowhere"),
     "special": ("is no regular file", "are no regular files"),
+    "compressed": (
+        "archive is compressed and is not read; `tar -xf NAME` unpacks it",
+        "archives are compressed and are not read; `tar -xf NAME` unpacks one",
+    ),
+    "compressed member": (
+        "video is compressed in its zip file and is not read; `unzip NAME` unpacks that",
+        "videos are compressed in their zip files and are not read; `unzip NAME` unpacks one",
+    ),
+    "odd member": (
+        "member of an archive is no regular file, or lies outside of it",
+        "members of archives are no regular files, or lie outside of them",
+    ),
+    "damaged archive": ("archive is damaged or cut off", "archives are damaged or cut off"),
+    "unpacked": (
+        "video in an archive lies in the folder, too, and is taken from there",
+        "videos in archives lie in the folder, too, and are taken from there",
+    ),
     "not listed": ("video is not in the list", "videos are not in the list"),
     "no label": ("row of the list has no label", "rows of the list have no label"),
     "other class": (

@@ -89,6 +89,9 @@ class ListConfig:
     whole: tuple[str, ...] = ()
     """Patterns of whole videos, which are tried after path and of which start and end are cut out. Where there are
     some, those of path are clips that are cut already."""
+    sound: str = ""
+    """The file beside the video that has the sound of a row: "AudioWAV/{name}.wav", say; empty: the video itself. Where
+    not one such file is there, the sound is the videos' own, which is said."""
     anywhere: bool = False
     """The videos may lie in any folder of the media folder: only the last part of a path counts."""
     prefer: tuple[str, ...] = ()
@@ -170,7 +173,8 @@ class ListConfig:
     def patterns(self) -> dict[str, list[Pattern]]:
         """The patterns that are given, by the option's name. Raises RecipeError for one that cannot be read."""
         found: dict[str, list[Pattern]] = {}
-        texts = {"path": self.path, "whole": self.whole, "key": (self.key,), "source": (self.source,)}
+        single = {name: (getattr(self, name),) for name in ("key", "source", "sound")}
+        texts = {"path": self.path, "whole": self.whole, **single}
         for name, given in texts.items():
             for text in filter(None, given):
                 try:

@@ -6,10 +6,11 @@ import math
 import posixpath
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from avbench.errors import RecipeError
 from avbench.packing.clips import Clip
@@ -17,6 +18,8 @@ from avbench.packing.recipes.files import lengths_of, stem_of, with_pictures
 from avbench.packing.recipes.list_config import ListConfig
 from avbench.packing.recipes.list_rows import Row, without_suffix
 from avbench.packing.recipes.matching import MediaFiles
+
+T = TypeVar("T")
 
 _SHOWN = 3  # names of videos in an error
 _COMPARED = 5000  # names among which the nearest is looked for
@@ -29,12 +32,13 @@ _SLACK_SECONDS = 1.0  # by which a clip that was cut by somebody else may be lon
 class Place:
     """Where a row's video is. path: in the media folder, or where it would be. is_whole: it holds more than the clip.
 
-    looked_for: in words, where there is none; else empty.
+    looked_for: in words, where there is none; else empty. sound: the file beside it that has its sound.
     """
 
     path: Path
     is_whole: bool
     looked_for: str = ""
+    sound: Path | None = None
 
 
 class Finder:
@@ -52,7 +56,7 @@ class Finder:
         """
         for candidate in row.candidates:
             if names := self._names(candidate.path):
-                return Place(self._media / self._one(names, row, candidate.path), candidate.is_whole)
+                return Place(self.files.path(self._one(names, row, candidate.path)), candidate.is_whole)
         first = row.candidates[0]
         anywhere = self._config.anywhere
         if len(row.candidates) == 1 and not anywhere:
@@ -61,6 +65,18 @@ class Finder:
         tried = ", ".join(repr(posixpath.basename(one.path) if anywhere else one.path) for one in row.candidates)
         told = f"looked for {tried}, with the suffix of a video{' in any folder' if anywhere else ''}"
         return Place(self._media / without_suffix(first.path), first.is_whole, told)
+
+    def with_sound(self, row: Row, place: Place) -> Place:
+        """The place, with the file that has the row's sound.
+
+        Raises RecipeError where several files have its name.
+        """
+        names = self.files.other_files(row.sound, anywhere=self._config.anywhere)
+        if len(names) > 1:
+            raise RecipeError(f"{row.where}: the sound {row.sound!r} could be {' and '.join(names)}; remove one")
+        if names:
+            return replace(place, sound=self._media / names[0])
+        return replace(place, looked_for=place.looked_for or f"looked for its sound, {row.sound!r}")
 
     def none_fits(self, row: Row, count: int) -> str:
         """What is said where not one video of the list is there. row: the first. count: of all rows."""
@@ -99,7 +115,7 @@ class Finder:
                 names = chosen
                 break
         if len(names) > 1:
-            names = with_pictures(self._media, names)
+            names = with_pictures(self.files.path, names)
         if len(names) > 1:
             of_one_folder = len({posixpath.dirname(name) for name in names}) == 1
             shown = " and ".join(sorted(map(posixpath.basename, names) if of_one_folder else names))
@@ -149,9 +165,33 @@ def duration_notes(found: Sequence[tuple[Row, Clip, Place]]) -> list[str]:
     return notes
 
 
+def sound_notes(clips: Sequence[Clip]) -> list[str]:
+    """Where the sounds beside some videos last longer or shorter than these, in words; only headers are read."""
+    chosen = _some(clips)
+    videos = lengths_of([clip.path for clip in chosen])
+    sounds = lengths_of([clip.sound for clip in chosen if clip.sound is not None])
+    differ = [
+        (clip, video, sound)
+        for clip, video, sound in zip(chosen, videos, sounds, strict=True)
+        if video and sound and abs(video - sound) > _SLACK_SECONDS
+    ]
+    if not differ:
+        return []
+    clip, video, sound = differ[0]
+    return [
+        f"{len(differ)} of {len(chosen)} sounds last longer or shorter than their videos: {clip.path.name} first, "
+        f"which has {video:.1f} s, and its sound {sound:.1f} s"
+    ]
+
+
 def _lengths(found: Sequence[tuple[Row, Clip, Place]]) -> list[tuple[tuple[Row, Clip, Place], float]]:
     """Some of them, evenly spread, with their durations in seconds; those that cannot be read are left out."""
-    count = min(len(found), _LOOKED_AT)
-    chosen = [found[number * len(found) // count] for number in range(count)]
+    chosen = _some(found)
     lengths = lengths_of([clip.path for _, clip, _ in chosen])
     return [(one, length) for one, length in zip(chosen, lengths, strict=True) if length]
+
+
+def _some(found: Sequence[T]) -> list[T]:
+    """So many that their headers are soon read, evenly spread."""
+    count = min(len(found), _LOOKED_AT)
+    return [found[number * len(found) // count] for number in range(count)]

@@ -29,7 +29,7 @@ class Row:
     where: it stands. candidates: the names that its video may have, in the order in which they are tried. name: what
     the clip is called. source: the video that it was cut from. group: what splits are cut by; empty: the source.
     label: empty where the row has none. start_seconds, seconds: of the clip in the whole video; seconds is None where
-    nothing says it.
+    nothing says it. sound: the name of the file that has the sound; empty: the video.
     """
 
     where: str
@@ -41,6 +41,7 @@ class Row:
     split: str | None
     start_seconds: float
     seconds: float | None
+    sound: str = ""
 
 
 def rows_of(config: ListConfig, media: Path) -> Iterator[Row]:
@@ -98,6 +99,7 @@ def _row(where: str, values: dict[str, str], rule: _Rule, split: str | None) -> 
         split=split_of(word, where) if word and not config.split_by else None,
         start_seconds=start,
         seconds=seconds,
+        sound=_filled(patterns.get("sound", []), values, where),
     )
 
 

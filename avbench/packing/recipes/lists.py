@@ -49,13 +49,11 @@ class ListSource(Source):
         every = self._rows(media)
         rows = self._wanted(every, tally)
         finder = Finder(self.config, media)
-        found = _placed(rows, finder, repeats=self.config.repeats)
+        found, notes = _with_sounds(_placed(rows, finder, repeats=self.config.repeats), finder)
+        finder.files.check_compressed([clip for _, clip, _ in found])
         if all(place.looked_for for _, _, place in found):
             raise RecipeError(finder.none_fits(rows[0], len(rows)))
-        there = {clip.path for _, clip, _ in found}
-        tally.add("unreadable", finder.files.unreadable)
-        tally.add("not listed", (name for name in finder.files.videos if media / name not in there))
-        notes = []
+        finder.files.tally(tally, {clip.path for _, clip, _ in found})
         if self.config.split_by:
             notes.append(f"published splits are left aside: all splits are cut anew, by {self.config.split_by}")
         elif self.config.split_in_name and any(row.split is None for row in rows):
@@ -126,6 +124,24 @@ def _placed(rows: Sequence[Row], finder: Finder, *, repeats: bool) -> list[tuple
             raise RecipeError(f"{row.where}: {name!r} is the video of {before.where} again; keep one")
         found.append((row, clip, place))
     return found
+
+
+def _with_sounds(
+    found: list[tuple[Row, Clip, Place]], finder: Finder
+) -> tuple[list[tuple[Row, Clip, Place]], list[str]]:
+    """The rows with the files that have their sound, where the recipe names some, and what is to be said of them."""
+    from avbench.packing.recipes.list_files import sound_notes
+
+    if not any(row.sound for row, _, _ in found):
+        return found, []
+    places = [finder.with_sound(row, place) for row, _, place in found]
+    if not any(place.sound for place in places):
+        return found, [f"no file {found[0][0].sound} is there, so the sound is the videos' own"]
+    made = [
+        (row, replace(clip, sound=place.sound, looked_for=place.looked_for), place)
+        for (row, clip, _), place in zip(found, places, strict=True)
+    ]
+    return made, sound_notes([clip for _, clip, _ in made if not clip.looked_for])
 
 
 def _clip(row: Row, place: Place) -> Clip:

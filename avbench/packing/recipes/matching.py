@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import os
 import posixpath
+import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from unicodedata import normalize
 
-from avbench.packing.recipes.files import VIDEO_SUFFIXES, stem_of, suffix_of, suffixes, walk
+from avbench.errors import RecipeError
+from avbench.packing.clips import Clip
+from avbench.packing.recipes.files import VIDEO_SUFFIXES, Tally, stem_of, suffix_of, suffixes, walk
 
+_SHOWN = 3  # names of archives in an error
+# What is counted of archives, whatever a list says.
+OF_ARCHIVES = ("compressed", "compressed member", "odd member", "damaged archive", "unpacked")
 # A row's key loses these suffixes, and no other: datasets packed before more were known keep their keys.
 SUFFIXES_OUTSIDE_KEYS = suffixes("3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg ogv ts webm")
 
@@ -41,8 +47,9 @@ class MediaFiles:
     def __init__(self, media: Path) -> None:
         self._media = media
         walked = walk(media)
+        self._walked = walked
         self.videos = walked.videos
-        self.unreadable = walked.left_out["unreadable"]
+        self.compressed = walked.left_out["compressed"]
         self._names = set(walked.videos)
         self._stems = walked.by_stem()
         self._beside = defaultdict(list)  # files that are no videos, by their names without suffix
@@ -52,6 +59,33 @@ class MediaFiles:
         self._roots = list({**walked.links, **here}.items())
         self._folders: dict[str, dict[str, list[str]]] = {}
         self._real_folders: dict[str, str] = {}
+
+    def path(self, name: str) -> Path:
+        """Where a file lies that `match` has found."""
+        return self._walked.path(self._media, name)
+
+    def tally(self, tally: Tally, taken: Set[Path]) -> None:
+        """Count what lies in the folder and is not among the files that were taken."""
+        for why in ("unreadable", *OF_ARCHIVES):
+            tally.add(why, self._walked.left_out[why])
+        tally.add("not listed", (name for name in self.videos if self.path(name) not in taken))
+
+    def other_files(self, name: str, *, anywhere: bool) -> list[str]:
+        """The files that are no videos and have this name; anywhere: or the last part of it, in any folder."""
+        if name in self._others:
+            return [name]
+        return self._others_by_base.get(posixpath.basename(name), []) if anywhere else []
+
+    def check_compressed(self, clips: Sequence[Clip]) -> None:
+        """Raises RecipeError where videos are missing and there are compressed archives, which may hold them."""
+        missing = [clip for clip in clips if clip.looked_for]
+        if missing and self.compressed:
+            names = " and ".join(self.compressed[:_SHOWN])
+            raise RecipeError(
+                f"{self._media}: {len(missing)} of {len(clips)} listed videos are not there, and archives that are "
+                f"compressed are not read: {names}; unpack what is in them "
+                f"(`tar -xf {shlex.quote(self.compressed[0])}`), or move them away"
+            )
 
     def match(self, text: str) -> Match:
         """The files that a row's key may mean, by the first form of it that there is a file for."""
@@ -115,6 +149,14 @@ class MediaFiles:
                 if suffix_of(other) in VIDEO_SUFFIXES:
                     stems[stem_of(other)].append(other)
         return [posixpath.join(folder, other) for other in _by_stem(self._folders[folder], name)]
+
+    @cached_property
+    def _others(self) -> frozenset[str]:
+        return frozenset(self._walked.left_out["suffix"]) - self._walked.inside.keys()
+
+    @cached_property
+    def _others_by_base(self) -> dict[str, list[str]]:
+        return _grouped(map(posixpath.basename, sorted(self._others)), sorted(self._others))
 
     @cached_property
     def _folded_stems(self) -> dict[str, list[str]]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
 
+from avbench.entry_points import announced, load, where_of
 from avbench.errors import RecipeError, unknown
 from avbench.packing.recipes.base import Source
 from avbench.packing.recipes.folder import FolderSource
@@ -29,22 +29,19 @@ def source_class(kind: object) -> type[Source]:
         raise RecipeError(f"kind is {kind!r}, expected a text")
     if kind in SOURCES:
         return SOURCES[kind]
-    others = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    others = announced(ENTRY_POINTS)
     if kind not in others:
         raise RecipeError(unknown("kind", kind, [*SOURCES, *others]))
-    return _load(others[kind])
+    point = others[kind]
+    return _checked(load(point, "source", RecipeError), kind, where_of(point, "source"))
 
 
-def _load(point: EntryPoint) -> type[Source]:
-    where = f"source {point.name!r} of the entry point {point.value}"
-    try:
-        source = point.load()
-    except Exception as error:  # whatever goes wrong in somebody else's file
-        raise RecipeError(f"{where} cannot be imported: {type(error).__name__}: {error}") from error
+def _checked(source: object, kind: str, where: str) -> type[Source]:
+    """A class from outside, if it is a source that a recipe can name."""
     if not (isinstance(source, type) and issubclass(source, Source)):
         raise RecipeError(f"{where} is no subclass of avbench.packing.recipes.base.Source")
-    if getattr(source, "kind", None) != point.name:
-        raise RecipeError(f"{where}: class {source.__name__} does not say its kind: kind = {point.name!r}")
+    if getattr(source, "kind", None) != kind:
+        raise RecipeError(f"{where}: class {source.__name__} does not say its kind: kind = {kind!r}")
     config = getattr(source, "Config", None)
     if not dataclasses.is_dataclass(config) or not getattr(config, _PARAMETERS).frozen:
         raise RecipeError(f"{where}: Config of class {source.__name__} is no frozen dataclass")

@@ -24,8 +24,8 @@ def origin_sheet(facts: Sequence[Fact]) -> Sheet:
         kind="origin",
         title="What the numbers come from",
         caption="Of every launch of every training, a row for each thing that is said. In brackets the start of a "
-        "SHA-256: of the index, of dataset.json, of the names, of the clips' ids, of avbench's sources. "
-        f"{DIFFERS}: not the same in all run folders, or in all launches of one.",
+        "SHA-256: of the clips (in older folders of the index), of dataset.json, of the names, of the clips' ids, of "
+        f"avbench's sources. {DIFFERS}: not the same in all run folders, or in all launches of one.",
         words=3,
         headings=("what", "value", "training"),
         rows=tuple(

@@ -1,0 +1,1 @@
+"""Clips that come twice: with the same bytes, or encoded again, scaled or shifted, under other names."""
