@@ -27,6 +27,8 @@ from avbench.dataset import sha256_of
 from avbench.description import DESCRIPTION_FILE
 from avbench.packing.clips import Clip
 from avbench.packing.recipes.base import NotUsed
+from avbench.packing.recipes.list_config import expected_counts
+from avbench.packing.recipes.recipe import Recipe
 from avbench.packing.streams import Reason
 from avbench.packing.text_table import text_table
 from avbench.records import atomic_path
@@ -70,6 +72,12 @@ def write_fates(
         },
         "clips_sha256": sha256_of(out / CLIPS_FILE),
     }
+
+
+def published_counts(recipe: Recipe) -> dict[str, int]:
+    """How many clips the authors of the list count in each split, where the recipe says so."""
+    is_cut_anew = recipe.window_seconds > 0 or bool(getattr(recipe.source, "split_by", ""))
+    return {} if is_cut_anew else expected_counts(getattr(recipe.source, "expected", ()))
 
 
 def _row(clip: Clip, fate: str, reason: str, file: str) -> tuple[str, ...]:

@@ -24,8 +24,9 @@ from avbench.packing.shard_task import ShardTask
 from avbench.packing.workers import OUT_OF_MEMORY, Beat, Death, Ended, Pool, died_text
 from avbench.progress import NowAndThen, progress
 
-# Of the workers of one shard that die at no clip: killed, or unable to start.
+# Workers that die at no clip, killed or unable to start: of one shard, and in a row while no shard was made.
 _MOST_STRAYS = 3
+_MOST_IN_A_ROW = 10
 _KILLED = ("SIGKILL", OUT_OF_MEMORY)
 _WAIT_SECONDS = 0.5
 
@@ -69,6 +70,7 @@ class _Making:
         self._elsewhere: deque[int] = deque()
         self._ours: set[int] = set()
         self._strays: Counter[int] = Counter()
+        self._in_a_row = 0
         self._now_and_then = NowAndThen()
         self.done = 0
 
@@ -120,6 +122,7 @@ class _Making:
         if ended.error is not None:
             raise ended.error
         if ended.death is None:
+            self._in_a_row = 0
             self._count(ended.number)
         else:
             self._retry(ended.number, ended.death)
@@ -135,8 +138,11 @@ class _Making:
         clip = None if death.unit is None else task.clips[death.unit].key
         _remove_leftovers_of(task)
         if clip is None or clip in task.apart:
+            if death.is_at_start and death.cause.startswith("status"):
+                raise DatasetError(f"{task.out}: {died_text('packing', [])} ({death.cause}); the lines above say why")
             self._strays[number] += 1
-            if self._strays[number] >= _MOST_STRAYS:
+            self._in_a_row += 1
+            if self._strays[number] >= _MOST_STRAYS or self._in_a_row >= _MOST_IN_A_ROW:
                 at = [clip or task.tar.stem] if death.begun else []
                 raise DatasetError(
                     f"{task.out}: {died_text('packing', at)} again and again ({death.cause}); run again to go "

@@ -40,7 +40,7 @@ from avbench.description import DIGEST, contents_digest
 from avbench.errors import DatasetError, UsageError
 from avbench.packing.apart import BLAMED, done_apart
 from avbench.packing.clips import Clip
-from avbench.packing.fates import write_fates
+from avbench.packing.fates import published_counts, write_fates
 from avbench.packing.index_file import counts_of, frame_suffix, index_text, write_index
 from avbench.packing.making import make_shards
 from avbench.packing.media import ClipMedia, PictureSettings, Reason, Reject, encode_audio, read_clip
@@ -50,7 +50,6 @@ from avbench.packing.quality import is_complete, quality_of, write_quality
 from avbench.packing.recipes.base import NotUsed
 from avbench.packing.recipes.files import NO_VIDEO_SUFFIXES, suffix_of
 from avbench.packing.recipes.left_out import LeftOut
-from avbench.packing.recipes.list_config import expected_counts
 from avbench.packing.recipes.recipe import STFT_SUFFIX, Recipe, stored
 from avbench.packing.recipes.videos import Videos, cut_clips, videos_of
 from avbench.packing.shard_task import CLIP_SECONDS_LIMIT, ShardTask
@@ -58,7 +57,7 @@ from avbench.packing.splits import check_splits
 from avbench.packing.splits import per_class as _per_class
 from avbench.packing.summary import plan_lines
 from avbench.packing.tar import TarShard
-from avbench.packing.workers import Beat
+from avbench.packing.workers import Beat, is_importing_main
 from avbench.records import atomic_path, write_json, write_text
 from avbench.vocabulary import SPLITS
 
@@ -83,6 +82,7 @@ def pack(
     RecipeError where the recipe, the list or the media cannot become a dataset; DatasetError where `out` holds
     something else, the disk is full or workers die at no clip.
     """
+    check_options(workers, clip_seconds_limit)
     check_ours(out, overwrite=overwrite)
     packed = _pack(recipe, media, out, WHOLE, workers, overwrite, clip_seconds_limit)
     assert isinstance(packed, Dataset), "the whole waits for all of its shards"
@@ -103,6 +103,7 @@ def pack_part(
     Parts may run at once, on one machine or on many, and again where they were killed; a part of a finished dataset has
     nothing to do. Raises as `pack` does, and DatasetError where the folder holds another plan.
     """
+    check_options(workers, clip_seconds_limit)
     check_ours(out, overwrite=False, may_be_finished=True)
     return _pack(recipe, media, out, part, workers, False, clip_seconds_limit)
 
@@ -110,7 +111,6 @@ def pack_part(
 def _pack(
     recipe: Recipe, media: Path, out: Path, part: Part, workers: int, overwrite: bool, clip_seconds_limit: float
 ) -> Dataset | Unfinished:
-    check_options(workers, clip_seconds_limit)
     with room(out):
         # Before anything is made or removed: a recipe that cannot become clips leaves everything as it was.
         videos, clips = planned(recipe, media, out=out, workers=workers)
@@ -129,7 +129,11 @@ def _pack(
 
 
 def check_options(workers: int, clip_seconds_limit: float) -> None:
-    """Raise UsageError for numbers that make no sense."""
+    """Raise UsageError for numbers that make no sense, and where a script's guard is missing."""
+    if is_importing_main():
+        raise UsageError(
+            "a script that calls pack, which starts processes, needs `if __name__ == '__main__':` around it"
+        )
     if workers < 1:
         raise UsageError(f"workers is {workers}; expected 1 or more")
     if not clip_seconds_limit > 0:
@@ -443,7 +447,7 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
             {reject["key"]: reject["reason"] for reject in rejects},
             media=listed.media,
             not_used=listed.not_used,
-            published=_published(recipe),
+            published=published_counts(recipe),
         ),
         **write_quality(out, [(rows.column("key"), facts["quality"]) for _, rows, facts in filled]),
         "index_sha256": sha256_of(out / INDEX_FILE),
@@ -451,12 +455,6 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
     description[DIGEST] = contents_digest(description)
     remove_half_written(out)
     write_json(out / DESCRIPTION_FILE, description)
-
-
-def _published(recipe: Recipe) -> dict[str, int]:
-    """How many clips the authors of the list count in each split, where the recipe says so."""
-    is_cut_anew = bool(recipe.window_seconds) or bool(getattr(recipe.source, "split_by", ""))
-    return {} if is_cut_anew else expected_counts(getattr(recipe.source, "expected", ()))
 
 
 def _moved(task: ShardTask) -> Path:

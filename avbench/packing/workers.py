@@ -86,12 +86,13 @@ class Death:
     """How a worker ended without a word.
 
     begun: how many units of its task it had begun. unit: which one it was at, from 0; None where it was at none. cause:
-    a signal's name, such as SIGSEGV, TOO_LONG, OUT_OF_MEMORY, or a status in words.
+    a signal's name, such as SIGSEGV, TOO_LONG, OUT_OF_MEMORY, or a status in words. is_at_start: it never came to work.
     """
 
     begun: int
     unit: int | None
     cause: str
+    is_at_start: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,10 +220,10 @@ class _Place:
         return Ended(number, result, error)
 
     def _death(self) -> Death:
-        begun, is_at_one = self.state[0], self.state[1] == _AT_A_UNIT
+        begun, is_at_one, is_at_start = self.state[0], self.state[1] == _AT_A_UNIT, self.state[1] == _STARTING
         status = self._bury()
         cause = TOO_LONG if self._is_too_long and is_at_one else cause_of(status)
-        return Death(begun, begun - 1 if is_at_one and begun else None, cause)
+        return Death(begun, begun - 1 if is_at_one and begun else None, cause, is_at_start)
 
     def _bury(self) -> int | None:
         """The exit status of a worker that is gone, or is to be."""
@@ -246,6 +247,14 @@ class _Place:
             self._process.kill()
         self.task = None
         self._bury()  # a worker that waits ends with its connection
+
+
+def is_importing_main() -> bool:
+    """Whether this is a child process that runs its parent's script anew, to know what that defines.
+
+    Whatever starts processes must not do so there: the script lacks `if __name__ == "__main__":`.
+    """
+    return bool(getattr(multiprocessing.current_process(), "_inheriting", False))
 
 
 def cause_of(status: int | None) -> str:
