@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import webdataset
@@ -70,6 +71,26 @@ def test_the_webdataset_library_reads_a_written_view(view: Dataset, written: Dat
         assert (told["label"], told["split"]) == clips_of(view)[clip][1:]
         assert sample["flac"] == view.audio_bytes(clip).tobytes()
         assert sample["000.jpg"] == view.frame_bytes(clip, 0).tobytes()
+
+
+def test_dalis_own_reader_reads_a_written_view_by_its_indexes(view: Dataset, written: Dataset) -> None:
+    dali = pytest.importorskip("nvidia.dali")
+    from nvidia.dali import fn
+
+    paths = [str(written.shard_path(number)) for number in range(len(written.packed_shards))]
+    indexes = [path.replace(".tar", ".idx") for path in paths]
+
+    @dali.pipeline_def(batch_size=len(view), num_threads=1, device_id=None)
+    def graph() -> object:
+        suffixes = ["flac", "000.jpg"]
+        return tuple(
+            fn.readers.webdataset(paths=paths, index_paths=indexes, ext=suffixes, missing_component_behavior="error")
+        )
+
+    sounds, pictures = graph().run()
+    for clip in range(len(view)):
+        assert np.array(sounds[clip]).tobytes() == view.audio_bytes(clip).tobytes()
+        assert np.array(pictures[clip]).tobytes() == view.frame_bytes(clip, 0).tobytes()
 
 
 def test_the_bytes_do_not_depend_on_workers_or_on_where_a_view_lies(
