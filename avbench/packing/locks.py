@@ -25,6 +25,7 @@ _BEAT_SECONDS = 15.0
 # Eight beats; network file systems show a change after a minute at worst.
 _STALE_SECONDS = 120.0
 _WAIT_SECONDS = 0.2
+_TRIES = 3
 # Fields of /proc/PID/stat behind the command's name: the state and the start in clock ticks since the machine's.
 _STATE, _BEGAN = 0, 19
 
@@ -59,15 +60,16 @@ class Locks:
 
     def take(self, path: Path) -> bool:
         """Take a lock; False where another process holds it. Raises OSError where it cannot be written."""
-        for _ in range(2):
+        for _ in range(_TRIES):
             with suppress(FileExistsError):
                 write_new(path, self._text)
                 self._held.add(path)
                 return True
-            text = _text_of(path)
-            if not self.is_left_behind(path):
-                return False
-            self._set_aside(path, text)
+            with suppress(FileNotFoundError):  # given back just now
+                text = _text_of(path)
+                if not self._is_left_behind(path, text):
+                    return False
+                self._take_away(path, text)
         return False
 
     def release(self, path: Path) -> None:
@@ -89,11 +91,14 @@ class Locks:
 
     def is_left_behind(self, path: Path) -> bool:
         """Whether a lock that another process made is none any more."""
-        text = _text_of(path)
         try:
-            beat = path.stat().st_mtime_ns
+            return self._is_left_behind(path, _text_of(path))
         except FileNotFoundError:
             return True
+
+    def _is_left_behind(self, path: Path, text: str) -> bool:
+        """Whether whoever wrote this text into the lock is gone. Raises FileNotFoundError where the lock is gone."""
+        beat = path.stat().st_mtime_ns
         holder = _holder(text)
         if holder.get("machine") == _machine():
             return not _is_alive(holder.get("process"), holder.get("began"))
@@ -104,15 +109,25 @@ class Locks:
             return False
         return now - since > _STALE_SECONDS
 
-    def _set_aside(self, path: Path, text: str) -> None:
-        """Remove a lock that was left behind with this text; what another process has put there by now is put back."""
-        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-        with suppress(FileNotFoundError):
-            path.rename(aside)
-            if _text_of(aside) != text:
-                with suppress(OSError):
-                    path.hardlink_to(aside)
-            aside.unlink()
+    def _take_away(self, path: Path, text: str) -> None:
+        """Remove a lock that was left behind with this text.
+
+        Only one may at once, by a lock of its own: what another has taken over meanwhile must not be removed, nor be
+        away for a moment. One that died at it is removed without such care, since it was at it for a moment only.
+        """
+        guard = path.with_name(f"{path.name}.taken-away")
+        try:
+            write_new(guard, self._text)
+        except FileExistsError:
+            with suppress(FileNotFoundError):
+                if self._is_left_behind(guard, _text_of(guard)):
+                    guard.unlink()
+            return
+        try:
+            if _text_of(path) == text:
+                path.unlink(missing_ok=True)
+        finally:
+            guard.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._done.wait(_BEAT_SECONDS):
