@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from avbench.packing.clips import encoded_key
+from avbench.wording import first_of
 
 _MOST_NAMED = 5
 _MOST_COMPARED = 2000  # names that begin alike
@@ -69,8 +70,7 @@ def near_text(name: str, known: Iterable[str]) -> str:
 
 def few(names: Sequence[str]) -> str:
     """The first of some names, on a line."""
-    more = [f"and {len(names) - _MOST_NAMED} more"] if len(names) > _MOST_NAMED else []
-    return ", ".join([*map(repr, names[:_MOST_NAMED]), *more])
+    return first_of([*map(repr, names)], _MOST_NAMED)
 
 
 def _numbers(texts: pa.ChunkedArray, names: Sequence[str], numbers: Sequence[int]) -> np.ndarray:
