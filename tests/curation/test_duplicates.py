@@ -382,7 +382,8 @@ def test_real_clips_that_were_encoded_again_are_found_and_no_others(real_clips, 
     for number, video in enumerate(sorted(real_clips.glob("*.mp4"))):
         (media / video.name).symlink_to(video)
         reencode(video, media / f"upload-{number}.mp4", shift_seconds=1.3, size=(320, 180))
-        listed += [f"{video.stem},a,train", f"upload-{number},a,test"]
+        label = "ab"[number % 2]  # a dataset has two classes or more
+        listed += [f"{video.stem},{label},train", f"upload-{number},{label},test"]
         pairs.add((video.stem, f"upload-{number}"))
     (media / "labels.csv").write_text("\n".join(listed) + "\n")
     pack(load_recipe("folder"), media, out=tmp_path / "data", workers=2)
