@@ -201,7 +201,11 @@ def _differ(what: str, found: object, packed: object) -> Iterator[str]:
         yield f"{what}: found {_few(found)}, {DESCRIPTION_FILE} says {_few(packed)}"
 
 
+def _seen(name: str) -> str:
+    return name if name and name == name.strip() else repr(name)
+
+
 def _few(value: object) -> str:
-    """A value on one line; of hundreds of classes the first."""
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    """A value on one line; of hundreds of classes the first, those in quotes whose spaces would not be seen."""
+    text = ", ".join(map(_seen, value)) if isinstance(value, tuple) else str(value)
     return text if len(text) <= 400 else f"{text[:397]}..."

@@ -96,6 +96,10 @@ def test_verify_says_what_a_quarantine_can_mend(tmp_path: Path, capsys: pytest.C
     main(["pack", "folder", "--media", str(tmp_path / "videos"), "--out", str(path), "--workers", "1"])
     main(["verify", str(path)])
     assert "whole" in capsys.readouterr().out
+    listed = (path / "clips.csv").read_bytes()
+    (path / "clips.csv").unlink()
+    assert "no clip and no shard is damaged" in line_of(capsys, "verify", str(path))
+    (path / "clips.csv").write_bytes(listed)
     dataset = Dataset(path)
     with (path / shard_name(0)).open("rb+") as shard:
         shard.seek(int(dataset.audio_offsets[1]) + 100)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from avbench.cli import COMMANDS
 from tests.conftest import REPOSITORY
 
 
@@ -18,7 +19,6 @@ def test_no_command_imports_torchs_compiler_before_it_is_asked_to_compile(module
 HEAVY = ("torch", "nvidia.dali", "scipy", "pyarrow", "numpy", "av", "matplotlib")
 
 
-COMMANDS = ["train", "pack", "verify", "duplicates", "evaluate", "subsets", "demo", "bench", "doctor", "methods"]
 OF_RECIPES = [
     ["pack", "folder", "--help"],
     ["pack", "planted", "--help"],
@@ -30,7 +30,8 @@ OF_RECIPES = [
 
 
 @pytest.mark.parametrize(
-    "words", [*([name, *more] for name in COMMANDS for more in (["--help"], ["--no-such-option", "3"])), *OF_RECIPES]
+    "words",
+    [*([name, *more] for name in sorted(COMMANDS) for more in (["--help"], ["--no-such-option", "3"])), *OF_RECIPES],
 )
 def test_help_and_a_typo_wait_for_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('kind = "list"\n[list]\npath = "{id}.mp4"\n')

@@ -180,6 +180,23 @@ def circles(imports: Mapping[str, Set[str]]) -> list[str]:
     return sorted(left)
 
 
+def test_functions_and_modules_can_be_read_at_one_go() -> None:
+    long_functions, long_modules, many_arguments = [], [], []
+    for module in MODULES:
+        if len((PACKAGE / module).read_text().splitlines()) > 500:
+            long_modules.append(module)
+        for node in ast.walk(tree_of(module)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                named = f"{module}:{node.lineno} {node.name}"
+                if node.end_lineno is not None and node.end_lineno - node.lineno >= 80:
+                    long_functions.append(named)
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                if len([each for each in arguments if each.arg != "self"]) >= 8:
+                    many_arguments.append(named)
+    assert (long_functions, long_modules) == ([], [])
+    assert len(many_arguments) < 10, many_arguments
+
+
 def test_no_modules_import_each_other_in_a_circle_not_even_for_types() -> None:
     assert circles(imports_of_modules()) == []
 

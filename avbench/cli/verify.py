@@ -94,10 +94,14 @@ def _verify(args: VerifyArgs) -> None:
                 f"mends; restore it, mend it with --repair or --reindex, or pack the dataset again"
             )
         if not args.quarantine:
-            raise UsageError(
-                f"{args.dataset}: {count}, listed above; --repair --media VIDEOS mends shards, --quarantine sets clips "
-                f"aside that are not whole"
+            are_of_shards = any(problem.shard is not None or problem.key is not None for problem in problems)
+            way_out = (
+                "--repair --media VIDEOS mends shards, --quarantine sets clips aside that are not whole"
+                if are_of_shards
+                else "no clip and no shard is damaged, so training may go on; restore the files that are named, or "
+                "move away what is not of the dataset, or pack it again"
             )
+            raise UsageError(f"{args.dataset}: {count}, listed above; {way_out}")
         if not aside.clips and not aside.shards:
             raise UsageError(
                 f"{args.dataset}: {count}, none of a clip, so nothing was set aside; mend it with --repair or pack the "

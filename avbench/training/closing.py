@@ -14,6 +14,7 @@ from avbench.records import described_divergence, write_json
 from avbench.training.checkpoint import keep_only_best
 from avbench.training.held_folder import HeldFolder
 from avbench.training.run import DIVERGED, Run
+from avbench.wording import counted
 
 
 def divergence(run: Run) -> str:
@@ -114,7 +115,7 @@ def is_without_checkpoints(folder: HeldFolder, *, epochs: int, keep_checkpoints:
     is_removed = finished.get("checkpoints") == "removed"
     if is_removed and finished["epochs"] != epochs:
         raise RunError(
-            f"{folder.path}: ended after {finished['epochs']} epochs, and its checkpoints were then removed "
+            f"{folder.path}: ended after {counted(finished['epochs'], 'epoch')}, and its checkpoints were then removed "
             f"(--keep-checkpoints 0), so it cannot be gone on with to {epochs}; train anew, in another folder or with "
             f"--overwrite"
         )

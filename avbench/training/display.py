@@ -73,7 +73,7 @@ class Display:
             self._live.update(self._latest)
         elif self._line.is_due():
             numbers = "; ".join(f"{run.name} {_run_text(latest.get(run.name, {}))}" for run in runs if run.is_training)
-            self.say(f"{status}: {numbers}")
+            self.say(f"{status}: {numbers}" if numbers else status)
 
     def _time_left(self, done: float) -> str:
         if self._done_at_start is None:

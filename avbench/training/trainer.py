@@ -49,7 +49,7 @@ from avbench.training.passes import Passes, prepare
 from avbench.training.profile import Profiler
 from avbench.training.run import Run, modalities_read
 from avbench.training.stores import stores_for
-from avbench.training.training import Training
+from avbench.training.training import Training, runs_of
 from avbench.training.watchdog import Watchdog
 from avbench.vocabulary import SPLITS
 
@@ -94,21 +94,7 @@ class Trainer:
             folder=folder,
             buffer_bytes=config.exchange_megabytes << 20,
         )
-        self.runs = [
-            Run(
-                spec,
-                seed=seed,
-                classes=len(dataset.classes),
-                optimizer=training.optimizer,
-                engine=engine,
-                device=device,
-                dtype=self.dtype,
-                width=config.width,
-                store=self.stores.get((spec.name, seed)),
-            )
-            for seed in training.seeds
-            for spec in training.specs
-        ]
+        self.runs = runs_of(training, dtype=self.dtype, stores=self.stores)
         self.bad_clips = BadClips(
             dataset,
             folder.path,

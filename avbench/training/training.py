@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from avbench.confidence.store import ConfidenceStore
 from avbench.dataset import Dataset
 from avbench.engine.config import EngineConfig, OptimizerConfig
 from avbench.loading.presets import Preset
 from avbench.methods.choice import RunSpec
 from avbench.training.config import TrainerConfig
+from avbench.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,22 @@ class Training:
     optimizer: OptimizerConfig
     engine: EngineConfig
     device: torch.device
+
+
+def runs_of(training: Training, *, dtype: torch.dtype, stores: Mapping[tuple[str, int], ConfidenceStore]) -> list[Run]:
+    """A run for every seed and method, in this order. stores: of unimodal runs, by name and seed."""
+    return [
+        Run(
+            spec,
+            seed=seed,
+            classes=len(training.dataset.classes),
+            optimizer=training.optimizer,
+            engine=training.engine,
+            device=training.device,
+            dtype=dtype,
+            width=training.config.width,
+            store=stores.get((spec.name, seed)),
+        )
+        for seed in training.seeds
+        for spec in training.specs
+    ]

@@ -1,5 +1,8 @@
 """What a value of somebody's own file means as a class: a name, a place, or one line that says why neither."""
 
+import os
+import subprocess
+import sys
 from decimal import Decimal
 
 import numpy as np
@@ -99,6 +102,22 @@ def test_names_that_nobody_listed(tmp_path):
     assert class_names(["2", "1", ""], width=5, path=tmp_path) == ("0", "1", "2", "3", "4")
     assert class_names(["01", "10"], width=0, path=tmp_path) == ("01", "10")
     assert class_names([-1, 1, 10], width=0, path=tmp_path) == ("-1", "1", "10")
+    assert class_names(["10.5", "2.5", "0.5"], width=0, path=tmp_path) == ("0.5", "2.5", "10.5")
+
+
+def test_names_of_one_value_have_one_order_and_a_number_may_be_long(tmp_path):
+    names = ["01", "1", "2", "1.0", "+1", "001"]
+    ordered = ("+1", "001", "01", "1", "1.0", "2")
+    assert {class_names(names[turn:] + names[:turn], width=0, path=tmp_path) for turn in range(6)} == {ordered}
+    code = f"from avbench.analysis.reading.class_labels import class_names as c; print(c({names}, width=0, path='x'))"
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True
+        ).stdout.strip()
+        for seed in ("1", "2", "3")
+    }
+    assert said == {str(ordered)}
+    assert class_names(["9" * 5000, "1"], width=0, path=tmp_path) == ("1", "9" * 5000)
     assert stand_in_order(NATURAL)
     assert stand_in_order(("1", "5", "10"))
     assert not stand_in_order(TEXT_ORDER)

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from avbench.analysis.measures.accuracy import Labels
 from avbench.analysis.reading.columns import shown
+from avbench.class_names import are_whole_numbers, in_order
 from avbench.errors import RunError, unknown
 
 _MOST_CLASSES = 100_000  # a larger class number is something else's number
@@ -29,6 +30,7 @@ _MOST_CLASSES = 100_000  # a larger class number is something else's number
 _NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.(0*|[0-9]+))?")
 _LIKE_A_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 _EXACT = 2**53  # whole numbers beyond are not all told apart in a float
+_MOST_DIGITS = 4000  # int() refuses texts of more than 4,300
 
 
 def composed(name: str) -> str:
@@ -55,8 +57,9 @@ def class_names(labels: Iterable[object], *, width: int, path: Path) -> tuple[st
     present = {label for label in labels if label is not None and label != "" and label == label}  # NaN is none
     numbers = [_whole(label) for label in present]
     if any(number is None or number < 0 for number in numbers):
-        names = {_plain(label) for label in present}
-        return tuple(sorted(names, key=float) if are_numbers(tuple(names)) else sorted(names))
+        names = in_order(_plain(label) for label in present)
+        # Numbers with a fraction ascend too; the order of equal ones must not hang on that of a set.
+        return tuple(sorted(names, key=float)) if are_numbers(names) and not are_whole_numbers(names) else names
     highest = max((number for number in numbers if number is not None), default=0)
     if highest >= _MOST_CLASSES:
         raise RunError(f"{path}: column 'label' holds {highest}, expected class numbers from 0 on, or names")
@@ -163,7 +166,7 @@ def _whole(value: object) -> int | None:
     if isinstance(value, float | Decimal):
         number = float(value)
         return int(number) if number.is_integer() and abs(number) < _EXACT else None
-    match = _NUMBER.fullmatch(value) if isinstance(value, str) else None
+    match = _NUMBER.fullmatch(value) if isinstance(value, str) and len(value) <= _MOST_DIGITS else None
     return int(match[1]) if match and not (match[2] or "").strip("0") else None
 
 
