@@ -1,4 +1,4 @@
-"""Clips are chosen so that their discrepancy is uniform: the most that are possible, or the bound that binds is named."""
+"""Clips are chosen so that their discrepancy is uniform: as many as possible, or the bound that binds is named."""
 
 import itertools
 from dataclasses import replace

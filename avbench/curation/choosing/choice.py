@@ -22,8 +22,8 @@ _NO_MORE_THAN_ROUNDING = 2e-6
 class Loosened:
     """A bound that was loosened.
 
-    bound: `minimum`, `overall`, `share` or `class`. name: of the class or pool, empty for all clips. asked, reached: the
-    bound, and what the choice has; clips, a distance, or a share.
+    bound: `minimum`, `overall`, `share` or `class`. name: of the class or pool, empty for all clips. asked, reached:
+    the bound, and what the choice has; clips, a distance, or a share.
     """
 
     bound: str

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from avbench.curation.choosing.program import Banded, Cells, Limits, distances, evened, widened
+from avbench.curation.choosing.program import ROOM, Banded, Cells, Limits, distances, evened, widened
 from avbench.curation.choosing.rounding import least_distance, whole_totals
 
 GAP = 0.01
@@ -53,9 +53,8 @@ def count(cells: Cells, asked: Limits) -> Counted:
     if found is None:
         whole = len(cells.capacity) <= _SMALL
         limits = Banded(cells, limits, gap=GAP).loosened(whole=whole)
-        found = _largest(cells, limits)
-    if found is None:
-        found = _nearest(cells, limits)
+        roomy = replace(limits, overall=limits.overall + ROOM, of_class=limits.of_class + ROOM)
+        found = _largest(cells, limits) or _largest(cells, roomy) or _nearest(cells, roomy)
     return found
 
 
@@ -71,7 +70,7 @@ def _largest(cells: Cells, limits: Limits) -> Counted | None:
 
 
 def _nearest(cells: Cells, limits: Limits) -> Counted:
-    """The choice of whole counts that is nearest to the largest one of the linear program, with limits that it keeps."""
+    """The whole counts that are nearest to the largest choice of the linear program, with limits that they keep."""
     totals = Banded(cells, limits, gap=GAP).largest()
     assert totals is not None, "the loosened limits were measured on a choice"
     counts = evened(cells, limits, whole_totals(cells, limits, totals), elastic=True)

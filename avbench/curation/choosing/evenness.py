@@ -48,7 +48,7 @@ def bins_of(discrepancies: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def _area(values: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Between each value and the part of the uniform quantile function, from `before` to `after`, that it stands for."""
+    """Between each value and the part of the uniform quantile function, `before` to `after`, that it stands for."""
     inside = ((values - before) ** 2 + (after - values) ** 2) / 2
     outside = np.abs(values - (before + after) / 2) * (after - before)
     return np.where((before <= values) & (values <= after), inside, outside)
