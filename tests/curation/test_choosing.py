@@ -169,6 +169,38 @@ def test_a_class_that_cannot_keep_its_bound_even_alone_gets_the_least_that_it_ca
         assert every.distance_of_class[row, number] <= max(least, limits.of_class[number]) + 1e-5
 
 
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    audio_share=st.floats(0.5, 1.0),
+    minimum=st.sampled_from([1, 40, 150]),
+    bounds=st.sampled_from([(0.02, 0.05), (0.05, 0.15), (0.2, 0.1)]),
+    shares=st.sampled_from([{}, {"crawled": (0.3, 0.4)}]),
+)
+def test_of_larger_pools_as_many_are_kept_and_what_is_exceeded_is_listed(
+    seed: int, audio_share: float, minimum: int, bounds: tuple[float, float], shares: dict[str, tuple[float, float]]
+) -> None:
+    candidates = pool_of(2_000, seed=seed, classes=3, audio_share=audio_share)
+    constraints = Constraints(minimum=minimum, overall=bounds[0], of_class=bounds[1], size=700, shares=shares)
+    choice = choose(candidates, constraints, seed=0)
+    assert 0.95 * choice.possible <= len(choice.rows) <= min(choice.possible, 700)
+    listed = {(each.bound, each.name): each.reached for each in choice.loosened}
+    kept, edges = discrepancies(candidates, choice.rows), np.linspace(-0.6, 0.6, 121)
+    groups = {("overall", ""): (np.ones(len(kept), bool), bounds[0])}
+    for number, name in enumerate(candidates.classes):
+        of_class = candidates.class_of[choice.rows] == number
+        groups["class", name] = (of_class, bounds[1])
+        assert (("minimum", name) in listed) == (of_class.sum() < minimum)
+    for bound, (mask, asked) in groups.items():
+        below = np.array([(kept[mask] < edge).mean() for edge in edges])
+        reached = np.abs(below - np.linspace(0, 1, 121)).max()
+        assert (bound in listed) == (reached > asked + 1e-5)
+        assert bound not in listed or listed[bound] == pytest.approx(reached)
+    for name, (least, most) in shares.items():
+        share = (candidates.pool_of[choice.rows] == candidates.pools.index(name)).mean()
+        assert (("share", name) in listed) != (least - 1e-5 <= share <= most + 1e-5)
+
+
 # Candidates
 
 

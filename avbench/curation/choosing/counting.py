@@ -29,7 +29,7 @@ from avbench.curation.choosing.rounding import least_distance, whole_totals
 GAP = 0.01
 """How many clips fewer than possible a choice may have, as a share."""
 
-_MARGINS = (0.0, 1.0, 4.0, 16.0, 64.0)  # clips
+_MARGINS = (1.0, 4.0, 16.0, 64.0)  # clips
 _SMALL = 200  # cells of pools for which the integer program is solved: within seconds
 
 
@@ -53,9 +53,18 @@ def count(cells: Cells, asked: Limits) -> Counted:
     if found is None:
         whole = len(cells.capacity) <= _SMALL
         limits = Banded(cells, limits, gap=GAP).loosened(whole=whole)
-        roomy = replace(limits, overall=limits.overall + ROOM, of_class=limits.of_class + ROOM)
-        found = _largest(cells, limits) or _largest(cells, roomy) or _nearest(cells, roomy)
+        found = _largest_with_room(cells, limits)
     return found
+
+
+def _largest_with_room(cells: Cells, limits: Limits) -> Counted:
+    """The largest choice within limits that a solution of the program just kept, but for its rounding."""
+    of_class = replace(limits, of_class=limits.of_class + ROOM)
+    roomy = replace(of_class, overall=of_class.overall + ROOM)
+    for each in (limits, of_class, roomy):
+        if (found := _largest(cells, each)) is not None:
+            return found
+    return _nearest(cells, roomy)
 
 
 def _largest(cells: Cells, limits: Limits) -> Counted | None:
@@ -65,7 +74,7 @@ def _largest(cells: Cells, limits: Limits) -> Counted | None:
     if totals is None:
         return None
     possible = float(totals.sum())
-    best = max(_choices(cells, limits, program, possible), key=lambda counts: counts.sum(), default=None)
+    best = max(_choices(cells, limits, program, totals), key=lambda counts: counts.sum(), default=None)
     return None if best is None else Counted(best, limits, possible)
 
 
@@ -78,22 +87,23 @@ def _nearest(cells: Cells, limits: Limits) -> Counted:
     return Counted(counts, _exceeded(cells, limits, counts), max(float(totals.sum()), float(counts.sum())))
 
 
-def _choices(cells: Cells, limits: Limits, program: Banded, possible: float) -> Iterator[np.ndarray]:
-    """Counts that keep the limits, until some are within the gap."""
+def _choices(cells: Cells, limits: Limits, program: Banded, largest: np.ndarray) -> Iterator[np.ndarray]:
+    """Counts that keep the limits, until some are within the gap. largest: totals of the linear program."""
     tried: set[bytes] = set()
-    for totals in _totals(cells, program):
+    for totals in _totals(cells, program, largest):
         whole = whole_totals(cells, limits, totals)
         if whole.tobytes() not in tried and whole.sum() > 0:
             tried.add(whole.tobytes())
             counts = evened(cells, limits, whole)
             if counts is not None:
                 yield counts
-                if counts.sum() >= (1 - GAP) * possible:
+                if counts.sum() >= (1 - GAP) * largest.sum():
                     return
 
 
-def _totals(cells: Cells, program: Banded) -> Iterator[np.ndarray]:
+def _totals(cells: Cells, program: Banded, largest: np.ndarray) -> Iterator[np.ndarray]:
     """Totals of classes that may be tried, float64 [classes]."""
+    yield largest
     for margin in _MARGINS:
         totals = program.largest(margin=margin)
         if totals is None:

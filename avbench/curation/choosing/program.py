@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, linprog, milp
 from scipy.sparse import csr_array, vstack
 
@@ -117,6 +118,10 @@ class _Columns:
         return int(self.of_all[-1]) + 2 + self.pools + self.classes
 
 
+_Entry = tuple[ArrayLike, ArrayLike, ArrayLike]
+"""Rows, columns and coefficients."""
+
+
 class _Rows:
     """Rows of a sparse matrix, some at a time, with their bounds."""
 
@@ -126,7 +131,7 @@ class _Rows:
         self.lower: list[np.ndarray] = []
         self.upper: list[np.ndarray] = []
 
-    def add(self, count: int, *entries: tuple[object, object, object], lower: object, upper: object) -> None:
+    def add(self, count: int, *entries: _Entry, lower: ArrayLike, upper: ArrayLike) -> None:
         """entries: (row within the block, column, coefficient), arrays that fit each other."""
         arrays = [np.broadcast_arrays(*entry) for entry in entries]
         rows, columns, values = (np.concatenate([np.ravel(entry[part]) for entry in arrays]) for part in range(3))
@@ -360,7 +365,7 @@ class _EvenedColumns:
         groups, bins = self.shape
         table, own = np.arange(groups * bins).reshape(self.shape), np.arange(self.cells)
         rows = _Rows(self.cells + 5 * table.size + 2 * self.pools)
-        entries: list[tuple[object, object, object]] = []
+        entries: list[_Entry] = []
         for number, sign in enumerate((1.0, 1.0, 1.0, -1.0, -1.0)):
             part = self.part(number)
             entries += [(table, part, sign), (table[:, 1:], part[:, :-1], -sign)]
