@@ -7,7 +7,7 @@ e, overall and in each class, although N is itself unknown. Two programs are mad
 
 * `Banded`: the totals N of the classes are unknown. What is wanted is the largest choice or, where there is none, the
   one of which the fewest clips stand out of the bounds. As a linear program (counts need not be whole) it is solved
-  within a second or two; as an integer program it may take minutes, so that this is for small pools only.
+  within seconds; as an integer program it may take minutes, so that this is for small pools only.
 * `evened`: the totals are known. Of all choices with these totals, the one is wanted whose bins are most even: the sum
   of |C_j - F_j N| over the bins, overall and in each class, is the least. The bounds are whole numbers here. The first
   bins of the classes are nested sets, and so are those of all clips; with two such families every corner of the linear
