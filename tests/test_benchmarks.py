@@ -425,6 +425,16 @@ def test_evaluates_benchmark_refuses_a_size_that_is_none():
     assert "'1000x1x3': expected CLIPSxRUNSxSEEDS with two runs or more" in refused.stderr
 
 
+def test_choosings_benchmark_says_what_was_kept_and_how_uniform_it_is(tmp_path):
+    few = ("--clips", 3000, "--classes", 2, 3, "--size", 300, "--minimum", 20)
+    output = run("choose.py", *few, "--json", tmp_path / "out.json")
+    assert "2 classes" in output and "3 classes" in output
+    for result in json.loads((tmp_path / "out.json").read_text())["results"]:
+        assert 0.95 * result["possible"] <= result["kept"] <= min(result["possible"], 300)
+        assert result["ks_after"] <= 0.1 + 1 / 120 < result["ks_before"]
+        assert result["cpu_seconds"] > 0 and result["loosened"] == []
+
+
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_the_engines_benchmark_times_modulation_under_each(tmp_path):
