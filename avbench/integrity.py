@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,14 @@ def row_problems(dataset: Dataset) -> Iterator[tuple[int, str]]:
             yield clip_id, f"its split is {split}, and {shard_name(shard)} holds {SPLITS[splits[shard]]}"
     for clip_id in np.flatnonzero(np.diff(dataset.frames.first) < 1).tolist():
         yield clip_id, "it has no frames"
+
+
+def file_problem(file: Path, packed: str) -> str:
+    """What is wrong with a file beside the index that was packed with this SHA-256; empty where nothing is."""
+    if not file.is_file():
+        return f"{file.name} is missing; restore it or pack the dataset again"
+    found = sha256_of(file)
+    return "" if found == packed else f"SHA-256 of {file.name}: found {found}, {DESCRIPTION_FILE} says {packed}"
 
 
 def stray_shards(dataset: Dataset) -> Iterator[str]:

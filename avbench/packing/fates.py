@@ -25,6 +25,7 @@ from typing import Any
 
 from avbench.dataset import sha256_of
 from avbench.description import DESCRIPTION_FILE
+from avbench.integrity import file_problem
 from avbench.packing.clips import Clip
 from avbench.packing.recipes.base import NotUsed
 from avbench.packing.recipes.list_config import expected_counts
@@ -158,12 +159,8 @@ def fate_problems(path: Path, description: Mapping[str, Any]) -> Iterator[str]:
     if packed is None:
         return
     file = path / CLIPS_FILE
-    if not file.is_file():
-        yield f"{CLIPS_FILE} is missing; restore it or pack the dataset again"
-        return
-    found = sha256_of(file)
-    if found != packed:
-        yield f"SHA-256 of {CLIPS_FILE}: found {found}, {DESCRIPTION_FILE} says {packed}"
+    if problem := file_problem(file, packed):
+        yield problem
         return
     with file.open(encoding="utf-8", newline="") as text:
         fates = Counter(row["fate"] for row in csv.DictReader(text))

@@ -406,11 +406,10 @@ def _finish(recipe: Recipe, classes: tuple[str, ...], tasks: Sequence[ShardTask]
         _move(task, number)
         shard = pa.array(np.full(rows.num_rows, number, np.int32))
         tables.append(rows.set_column(INDEX_SCHEMA.get_field_index("shard"), INDEX_SCHEMA.field("shard"), shard))
-    counts = counts_of(tables, classes)
+    per_class = _per_class(counts_of(tables, classes), classes)
     where = f"{out} ({len(rejects)} clips were rejected, see {REJECTS_FILE})" if rejects else str(out)
-    check_splits(_per_class(counts, classes), classes, where=where)
+    check_splits(per_class, classes, where=where)
     write_index(out / INDEX_FILE, tables, classes)
-    per_class = _per_class(counts, classes)
     spectrogram = _spectrogram(recipe)
     description = {
         "format": FORMAT,

@@ -41,6 +41,7 @@ import pyarrow.parquet as pq
 import simplejpeg
 
 from avbench.dataset import DESCRIPTION_FILE, QUALITY_FILE, sha256_of
+from avbench.integrity import file_problem
 from avbench.packing.media import ClipMedia
 from avbench.packing.pictures import FROZEN_DIFFERENCE
 from avbench.records import atomic_path
@@ -178,12 +179,8 @@ def quality_problems(path: Path, description: Mapping[str, Any]) -> Iterator[str
     if packed is None:
         return
     file = path / QUALITY_FILE
-    if not file.is_file():
-        yield f"{QUALITY_FILE} is missing; restore it or pack the dataset again"
-        return
-    found = sha256_of(file)
-    if found != packed:
-        yield f"SHA-256 of {QUALITY_FILE}: found {found}, {DESCRIPTION_FILE} says {packed}"
+    if problem := file_problem(file, packed):
+        yield problem
         return
     counts = _counts(pq.read_table(file))
     if counts != description.get("quality"):
